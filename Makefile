@@ -1,0 +1,144 @@
+# Every target makes what it needs, from nothing: `make bench` on a fresh clone is enough.
+# GNU make 3.81 (macOS) or later and a POSIX shell; no sudo is ever called.
+#
+#   PYTHON=…   the interpreter to build .venv with (3.11 or later)
+#   ARGS=…     passed on: make bench ARGS="run --profile full", make test ARGS="-k names -x"
+
+.DEFAULT_GOAL := help
+.PHONY: help bench test lab check clean lock rabbitmq chromium FORCE
+
+ARGS    ?=
+PYTHON  ?=
+PYTHONS := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet
+UV_LOCK := --universal --generate-hashes --no-emit-index-url --python-version 3.11
+# All that a deployed producer or consumer needs; the rest starts brokers, measures, or draws.
+APP     := aio-pika aiokafka
+
+help:
+	@echo "make bench   measure the three designs on real brokers       (ARGS=... is passed on)"
+	@echo "make test    every test and every notebook                   (ARGS=... is passed on)"
+	@echo "make lab     the notebooks, in JupyterLab"
+	@echo "make check   ruff, mypy --strict, and which way imports run"
+	@echo "make lock    write the locks anew from pyproject.toml        (needs uv)"
+	@echo "make clean   remove .venv and the caches; results/ stays"
+
+bench: $(STAMP) rabbitmq
+	@$(BIN)/python -m bench $(ARGS)
+
+test: $(STAMP) rabbitmq chromium
+	@$(BIN)/python -m pytest $(ARGS)
+
+lab: $(STAMP) rabbitmq
+	@mkdir -p $(VENV)/share/jupyter/lab/settings
+	@echo '{"@jupyterlab/apputils-extension:notification":{"fetchNews":"false","checkForUpdates":false}}' \
+	  > $(VENV)/share/jupyter/lab/settings/overrides.json
+	@root=; [ "$$(id -u)" != 0 ] || root=--allow-root; \
+	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" $$root \
+	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
+
+check: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy --strict greet bench tests
+	@$(BIN)/python -m pytest -q tests/test_house.py
+
+clean:
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	@find . -name .git -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	@[ ! -d results ] || echo "results/ holds your own runs and was kept; remove it by hand"
+
+lock:
+	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
+	@uv pip compile --quiet pyproject.toml --all-extras $(UV_LOCK) $(ARGS) -o requirements.lock
+	@printf '%s\n' $(APP) | uv pip compile --quiet - -c requirements.lock $(UV_LOCK) \
+	  --custom-compile-command "make lock" -o requirements-app.lock
+
+# --- the virtual environment -------------------------------------------------------------------
+
+# A copied or moved tree must not go on using the old one's kit: the stamp holds where it was made.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+$(STAMP): FORCE
+endif
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(call find_python); \
+	if ! $(BIN)/python -c 'import pip' 2>/dev/null || ! [ -f $(STAMP) ]; then \
+	  echo "setup: .venv with $$("$$python" --version)"; \
+	  "$$python" -m venv --clear $(VENV); \
+	fi
+	@echo "setup: the locked dependencies (about a minute, the first time)"
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@echo "$(CURDIR)" > $@
+
+# Sets $$python to the first that really runs, can make a virtual environment, and is 3.11 or later.
+# The shims of pyenv exist for versions that are not there, and Debian keeps ensurepip in a package.
+define find_python
+python=; bare=; \
+for p in $(PYTHONS); do \
+  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+  if "$$p" -c 'import ensurepip, venv' 2>/dev/null; then python=$$p; break; fi; \
+  bare=$${bare:-$$p}; \
+done; \
+if [ -z "$$python" ] && [ -n "$$bare" ]; then \
+  package="$$("$$bare" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"; \
+  if $(is_root_on_debian); then \
+    echo "setup: $$package"; $(call apt_install,$$package) || exit 1; python=$$bare; \
+  else \
+    echo "$$bare cannot make virtual environments: sudo apt-get install $$package" >&2; exit 1; \
+  fi; \
+fi; \
+if [ -z "$$python" ]; then \
+  echo "No Python 3.11 or later among: $(PYTHONS). Name one: make PYTHON=/path/to/python3" >&2; exit 1; \
+fi
+endef
+
+# --- what is not Python ------------------------------------------------------------------------
+
+# Never fails: where no broker can be had, the kit itself names it, and the rest goes on.
+rabbitmq:
+	@if [ -n "$$GREET_RABBITMQ_URL" ] || ( \
+	  PATH="$$PATH:/usr/sbin:/usr/lib/rabbitmq/bin:/usr/local/sbin:/opt/homebrew/sbin:/opt/homebrew/opt/rabbitmq/sbin:$${CONDA_PREFIX:-/usr}/bin"; \
+	  command -v rabbitmq-server ) >/dev/null 2>&1; then :; \
+	elif $(is_root_on_debian); then \
+	  echo "setup: rabbitmq-server from the system's packages (its service is left off)"; \
+	  units="rabbitmq-server"; command -v epmd >/dev/null || units="$$units epmd.socket epmd.service"; \
+	  epmds="$$($(list_epmd))"; \
+	  $(call apt_install,rabbitmq-server) \
+	    || echo "RabbitMQ could not be installed; with Docker instead: docker compose up -d --wait" >&2; \
+	  ! command -v systemctl >/dev/null || systemctl disable --quiet $$units 2>/dev/null || :; \
+	  [ -n "$$epmds" ] || [ -z "$$($(list_epmd))" ] || epmd -kill >/dev/null 2>&1 || :; \
+	elif command -v brew >/dev/null; then echo "RabbitMQ is not installed: brew install rabbitmq" >&2; \
+	elif command -v apt-get >/dev/null; then echo "RabbitMQ is not installed: sudo apt-get install rabbitmq-server" >&2; \
+	else echo "RabbitMQ is not installed; with Docker: docker compose up -d --wait" >&2; fi
+
+# For the test that opens the notebooks in a browser. Only a build machine gets it unasked.
+chromium:
+	@if command -v chromium >/dev/null || [ "$$CI" != true ]; then :; \
+	elif $(is_root_on_debian); then \
+	  echo "setup: chromium from the system's packages"; \
+	  $(call apt_install,chromium) || echo "Chromium could not be installed" >&2; \
+	else echo "Chromium is not installed: sudo apt-get install chromium" >&2; fi
+
+is_root_on_debian = { [ "$$(id -u)" = 0 ] && [ -f /etc/debian_version ] && command -v apt-get >/dev/null; }
+list_epmd = grep -lx epmd /proc/[0-9]*/comm 2>/dev/null
+
+# apt, without questions, and without starting any service: policy-rc.d is how Debian is told so.
+# The lists are fetched only when they are missing or too old for the package.
+define apt_install
+( policy=/usr/sbin/policy-rc.d; log="$$(mktemp)"; trap 'rm -f "$$log"' EXIT; \
+  export DEBIAN_FRONTEND=noninteractive; \
+  if [ ! -e $$policy ]; then \
+    trap 'rm -f "$$log" /usr/sbin/policy-rc.d' EXIT; trap 'exit 130' INT TERM; \
+    printf '#!/bin/sh\nexit 101\n' > $$policy; chmod 755 $$policy; \
+  fi; \
+  apt="apt-get -y --no-install-recommends -o DPkg::Lock::Timeout=120"; \
+  { $$apt install $(1) || { $$apt update && $$apt install $(1); }; } </dev/null >"$$log" 2>&1 \
+    || { tail -n 5 "$$log" >&2; exit 1; } )
+endef
+
+FORCE:

@@ -1,0 +1,279 @@
+"""The command line of the instrument: `python -m bench`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bench import contenders, questions, report, results, run
+from greet import Guarantee
+
+WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status is 0, 1 something measured is wrong, 2 wrong use, 3 a broker is missing."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words.insert(0, "run")
+    options = _parser().parse_args(words)
+    try:
+        return int(options.command(options))
+    except OSError as error:
+        print(f"bench: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        return USE
+    except ValueError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return USE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m bench", description="Measure the designs side by side: run is the default."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _run_parser(commands)
+    report_ = commands.add_parser("report", help="show a run again, as text, Markdown or HTML")
+    report_.add_argument("run", nargs="?", help="its folder; the newest of results/ if left out", type=Path)
+    form = report_.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="the block of the README")
+    form.add_argument("--html", action="store_true", help="a page with pictures that needs no other file")
+    report_.set_defaults(command=_report)
+    list_ = commands.add_parser("list", help="the questions and the contenders that there are")
+    list_.set_defaults(command=_list)
+    return parser
+
+
+def _run_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="measure, print the answers and keep them (the default)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Carry names through every design that can be had, count each one, and time it.",
+        epilog="examples:\n"
+        "  python -m bench                                   the main questions, all designs, under 3 minutes\n"
+        "  python -m bench run --designs kafka --questions latency\n"
+        "  python -m bench run --profile full --contenders all\n"
+        "  python -m bench run --json | jq .names_per_s\n"
+        "status: 0 all well, 1 a name was lost or a repetition failed, 2 wrong use,\n"
+        "        3 a broker that was asked for cannot be had, 130 interrupted",
+    )
+    parser.add_argument(
+        "--designs", type=_words(contenders.DESIGNS), help="some of asyncio,rabbitmq,kafka (all that can be had)"
+    )
+    parser.add_argument("--questions", type=_words(questions.NAMES), help="some of those that `list` shows")
+    parser.add_argument(
+        "--profile", choices=("quick", "full"), default="quick", help="the main questions, or all at length"
+    )
+    parser.add_argument(
+        "--contenders", choices=("greet", "all"), help="with the peers or not (full: all, quick: greet)"
+    )
+    parser.add_argument(
+        "--guarantee", type=_guarantee, help="at_most_once, at_least_once or durable (as the question needs)"
+    )
+    parser.add_argument("--seconds", type=_positive(float), help="how long a repetition lasts (quick 0.5, full 2)")
+    parser.add_argument("--rounds", type=_positive(int), default=5, help="repetitions (5)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order in the rounds (0)")
+    parser.add_argument(
+        "--loop", choices=("asyncio", "uvloop"), default="asyncio", help="event loop of the workers (asyncio)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results"), help="where runs are kept (results)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line for each repetition, nothing else")
+    parser.set_defaults(command=_run)
+
+
+def _words(known: Sequence[str]) -> Any:
+    def words(text: str) -> tuple[str, ...]:
+        found = tuple(dict.fromkeys(text.split(",")))
+        if unknown := [word for word in found if word not in known]:
+            raise argparse.ArgumentTypeError(f"there is no {unknown[0]!a}: choose from {', '.join(known)}")
+        return found
+
+    return words
+
+
+def _positive(kind: Any) -> Any:
+    def number(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < 1e6:
+            raise argparse.ArgumentTypeError(f"{text!a} is no positive number")
+        return value
+
+    return number
+
+
+def _guarantee(text: str) -> Guarantee:
+    try:
+        return Guarantee[text.upper().replace("-", "_")]
+    except KeyError:
+        raise argparse.ArgumentTypeError(
+            f"there is no {text!a}: choose from {', '.join(g.name for g in Guarantee).lower()}"
+        ) from None
+
+
+def _run(options: argparse.Namespace) -> int:
+    full = options.profile == "full"
+    chosen = options.contenders or ("all" if full else "greet")
+    settings = run.Settings(
+        designs=options.designs or contenders.DESIGNS,
+        contenders=tuple(one for one in contenders.every() if chosen == "all" or one.name == "greet"),
+        profile=options.profile,
+        guarantee=options.guarantee,
+        seconds=options.seconds or (2.0 if full else 0.5),
+        rounds=options.rounds,
+        loop=options.loop,
+        seed=options.seed,
+    )
+    asked = options.questions or (questions.NAMES if full else questions.QUICK)
+    required = options.designs or (contenders.DESIGNS if os.environ.get("GREET_REQUIRE") == "all" else ())
+    return Runner(settings, asked, required, options.out, json_lines=options.json).main()
+
+
+class Runner:
+    """One `run`: it measures, keeps and prints."""
+
+    def __init__(
+        self, settings: run.Settings, asked: Sequence[str], required: Sequence[str], out: Path, *, json_lines: bool
+    ) -> None:
+        self.settings = settings
+        self.asked = asked
+        self.required = required
+        self.json_lines = json_lines
+        self.missing: dict[str, str] = {}
+        self.wrong = False
+        self.aside = Console(stderr=True)
+        facts: dict[str, Any] = {"settings": _told(settings), "questions": list(asked), "brokers": {}, "elapsed_s": {}}
+        self.writer = results.Writer(out, {**results.surroundings(), **facts})
+
+    def main(self) -> int:
+        """Measure, whatever happens keep it, and print what there is."""
+        complete, began = False, perf_counter()
+        try:
+            asyncio.run(self._measure())
+            complete = True
+        except KeyboardInterrupt:
+            pass
+        self.writer.note(complete=complete, missing=self.missing, total_s=round(perf_counter() - began, 1))
+        if not self.json_lines:
+            rows, about = results.load(self.writer.folder), results.about(self.writer.folder)
+            report.terminal(rows, about, _paper())
+            print(f"kept in {self.writer.folder}" + ("" if complete else ": interrupted, so INCOMPLETE"))
+        for design, what in self.missing.items():
+            self.aside.print(f"bench: {design} is left out: {what}", markup=False, highlight=False, soft_wrap=True)
+        if not complete:
+            return INTERRUPTED
+        if any(design in self.required for design in self.missing):
+            return MISSING
+        return WRONG if self.wrong else WELL
+
+    async def _measure(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.aside,
+        )
+        progress.disable = not self.aside.is_terminal
+        with progress:
+            bar = progress.add_task("starting the brokers", total=None)
+            async with run.session(self.settings) as session:
+                self.missing = session.missing
+                brokers = {name: site.broker.version if site.broker else None for name, site in session.sites.items()}
+                brokers.pop("asyncio", None)
+                self.writer.note(brokers=brokers, clock_shared=await session.clock_is_shared())
+                settings = session.settings = replace(
+                    self.settings, designs=tuple(d for d in self.settings.designs if d in session.sites)
+                )
+                work = {name: questions.question(name).cells(settings) for name in self.asked}
+                progress.update(bar, total=sum(map(len, work.values())) * settings.rounds)
+                for name, cells in work.items():
+                    progress.update(bar, description=name)
+                    began = perf_counter()
+                    async for row, details in run.rounds(session, name, cells, self.writer.run):
+                        self._keep(row, details)
+                        progress.advance(bar)
+                    elapsed = results.about(self.writer.folder)["elapsed_s"] | {name: round(perf_counter() - began, 1)}
+                    self.writer.note(elapsed_s=elapsed)
+
+    def _keep(self, row: results.Measurement, details: Any) -> None:
+        self.writer.append(row, details)
+        self.wrong |= row.wrong
+        if self.json_lines:
+            print(json.dumps(asdict(row)), flush=True)
+        if row.wrong:
+            said = row.error or f"{row.lost} lost, {row.duplicates} twice, {row.reordered} out of order"
+            self.aside.print(
+                f"bench: {row.question}, {row.design} {row.contender}: {said}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _paper() -> Console:
+    """Standard output; a pipe or file has lines of a fixed width."""
+    return Console() if sys.stdout.isatty() else Console(width=report.WIDTH)
+
+
+def _told(settings: run.Settings) -> dict[str, Any]:
+    """The settings for run.json, with what decides each contender's figures."""
+    return {
+        "profile": settings.profile,
+        "designs": settings.designs,
+        "guarantee": settings.guarantee and settings.guarantee.name,
+        "seconds": settings.seconds,
+        "rounds": settings.rounds,
+        "loop": settings.loop,
+        "seed": settings.seed,
+        "defaults": {f"{one.design} {one.label}": one.defaults for one in settings.of()},
+    }
+
+
+def _report(options: argparse.Namespace) -> int:
+    folder = options.run or results.newest(Path("results"))
+    if folder is None:
+        raise ValueError("there is no run in results: start one with `python -m bench`")
+    rows, about = results.load(folder), results.about(folder)
+    if options.markdown:
+        print(report.markdown(rows, about), end="")
+    elif options.html:
+        print(report.page(rows, about), end="")
+    else:
+        report.terminal(rows, about, _paper())
+    return WELL
+
+
+def _list(_: argparse.Namespace) -> int:
+    console = _paper()
+    for name in questions.NAMES:
+        console.print(f"{name:<14}{'quick ' if name in questions.QUICK else '      '}{questions.asked(name)}")
+    for one in contenders.every():
+        console.print(f"{one.design:<10}{one.label:<20}{one.defaults}")
+    for name, command in contenders.missing().items():
+        console.print(f"{name} is not installed: {command}")
+    return WELL
+
+
+if __name__ == "__main__":
+    sys.exit(main())

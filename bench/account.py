@@ -1,0 +1,128 @@
+"""Who was sent, accepted and received: names that carry their number, and the count afterwards.
+
+A name is 16 characters, then a filling up to the size that is asked for:
+
+    t a g 4 | 0 0 | 0 0 0 0 0 1 2 3 4 5 | ......
+    tag       publisher  number           filling
+
+The tag is of one repetition, so a late name of an earlier one is a stranger and not counted as
+received. Nothing here runs in a timed loop: `codes` turns the names into numbers afterwards, and
+`count` compares the numbers with what the publishers had accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+HEADER = 16
+STRANGER = -1
+SHIFT = 40  # a code is publisher << 40 | number
+_BLOCK = 1 << 24  # characters that are looked at in one go
+
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Series:
+    """The names of one publisher: `number` of them, each of `size` bytes (16 at least)."""
+
+    tag: str
+    publisher: int
+    number: int
+    size: int = 18
+
+    def __post_init__(self) -> None:
+        if len(self.tag) != 4 or not 0 <= self.publisher < 100 or self.size < HEADER or self.number >= 10**10:
+            raise ValueError(f"a tag has 4 characters, a name {HEADER} or more, publishers are 0 to 99: {self}")
+
+    def names(self) -> list[str]:
+        """All names in order, made before the clock starts."""
+        head, fill = f"{self.tag}{self.publisher:02d}", "." * (self.size - HEADER)
+        return [f"{head}{number:010d}{fill}" for number in range(self.number)]
+
+
+@dataclass(frozen=True)
+class Count:
+    """What became of the names, over all groups; `reordered` is None where no order is promised.
+
+    `received` counts each name once a group; `strangers` are names that nobody sent or that
+    arrived altered.
+    """
+
+    received: int
+    lost: int
+    duplicates: int
+    reordered: int | None
+    strangers: int
+
+
+def codes(names: Sequence[str], tag: str, size: int) -> Codes:
+    """The code of each name, in order of receipt; `STRANGER` for what is none of this repetition."""
+    result = np.full(len(names), STRANGER, np.int64)
+    step = max(1, _BLOCK // size)
+    for start in range(0, len(names), step):
+        block = names[start : start + step]
+        result[start : start + len(block)] = _block(block, tag, size)
+    return result
+
+
+def _block(names: Sequence[str], tag: str, size: int) -> Codes:
+    fits = np.fromiter((len(name) == size and name.isascii() for name in names), bool, len(names))
+    result = np.full(len(names), STRANGER, np.int64)
+    text = "".join(names if fits.all() else [name for name, fit in zip(names, fits, strict=True) if fit])
+    letters = np.frombuffer(text.encode(), np.uint8).reshape(-1, size)
+    digits = letters[:, 4:HEADER] - np.uint8(ord("0"))
+    good = (letters[:, :4] == np.frombuffer(tag.encode(), np.uint8)).all(axis=1)
+    good &= (digits < 10).all(axis=1) & (letters[:, HEADER:] == ord(".")).all(axis=1)
+    found = np.zeros(len(letters), np.int64)
+    for place in range(2, 12):
+        found = found * 10 + digits[:, place]
+    found |= (digits[:, 0].astype(np.int64) * 10 + digits[:, 1]) << SHIFT
+    result[fits] = np.where(good, found, STRANGER)
+    return result
+
+
+def numbers(received: Codes) -> Codes:
+    """The number of each name within its publisher's series."""
+    return received & ((1 << SHIFT) - 1)
+
+
+def accepted_codes(publisher: int, number: int, lanes: Sequence[int]) -> Codes:
+    """The codes that `publisher` surely got accepted: in lane k of n, the first `lanes[k]` of k, k + n, k + 2n …
+
+    A lane is a task that awaits each of its names, so its names keep their order.
+    """
+    of_lane = [np.arange(lane, number, len(lanes), dtype=np.int64)[:done] for lane, done in enumerate(lanes)]
+    return np.sort(np.concatenate(of_lane)) | (publisher << SHIFT) if of_lane else np.empty(0, np.int64)
+
+
+def count(accepted: Codes, sent: Codes, groups: Sequence[Codes], lanes: int = 1, *, ordered: bool = True) -> Count:
+    """Compare what each group received with what was accepted.
+
+    `sent` has what was handed to a publisher, accepted or not: such a name is no stranger.
+    Order is looked at within each lane of each publisher, among first receipts: a name counts as
+    reordered when a later one of its lane came before it.
+    """
+    received = lost = duplicates = reordered = strangers = 0
+    for group in groups:
+        known = group[np.isin(group, sent)]
+        strangers += len(group) - len(known)
+        unique, first = np.unique(known, return_index=True)
+        received += len(unique)
+        duplicates += len(known) - len(unique)
+        lost += len(np.setdiff1d(accepted, unique, assume_unique=True))
+        reordered += _reordered(known[np.sort(first)], lanes)
+    return Count(received, lost, duplicates, reordered if ordered else None, strangers)
+
+
+def _reordered(arrivals: Codes, lanes: int) -> int:
+    if not len(arrivals):
+        return 0
+    lane = (arrivals >> SHIFT) * lanes + numbers(arrivals) % lanes
+    by_lane = np.argsort(lane, kind="stable")
+    ranked = (lane[by_lane] << SHIFT) | numbers(arrivals)[by_lane]
+    return int((ranked < np.maximum.accumulate(ranked)).sum())

@@ -1,0 +1,114 @@
+"""Who is measured: greet's designs and their peers, behind one small interface.
+
+A contender is data that can be sent to another process. It opens a `Publisher` and a consumer. A
+consumer is an async iterator of names, or for `way="many"` of lists of names, which settles what
+it gave when the next is asked for or its `async with` ends.
+
+To add one: a file here with a subclass of `Contender` and a list `CONTENDERS` of its instances, and
+its name in `MODULES`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from greet import Guarantee
+
+MODULES = ("greets",)
+DESIGNS = ("asyncio", "rabbitmq", "kafka")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how the names travel; `url` may hold a password and is not shown."""
+
+    url: str = field(repr=False)
+    topic: str
+    guarantee: Guarantee
+    partitions: int = 1
+    window: int = 1
+    """How many names a publisher that sends them one by one has unconfirmed at a time."""
+    options: tuple[tuple[str, str], ...] = ()
+    """What the question adds to greet's URL, such as ("queue_type", "quorum")."""
+
+
+class Publisher:
+    """One publisher; after `publish_all`, also a failed one, `accepted` tells how far each lane came."""
+
+    def __init__(self, publish: Callable[[str], Awaitable[object]], window: int = 1) -> None:
+        self.publish = publish
+        """Return once the name is accepted."""
+        self.window = window
+        self.accepted: list[int] = []
+
+    async def publish_all(self, names: Sequence[str]) -> None:
+        """Have at most `window` names unconfirmed: as many tasks, each with every `window`-th name."""
+        self.accepted = [0] * self.window
+        async with asyncio.TaskGroup() as lanes:
+            for lane in range(self.window):
+                lanes.create_task(self._lane(lane, names[lane :: self.window]))
+
+    async def _lane(self, lane: int, names: Sequence[str]) -> None:
+        publish, done = self.publish, 0
+        try:
+            for done, name in enumerate(names):  # noqa: B007, the number so far is told below
+                await publish(name)
+            done = len(names)
+        finally:
+            self.accepted[lane] = done
+
+
+@dataclass(frozen=True)
+class Contender(ABC):
+    """One way to carry names."""
+
+    design: str
+    way: Literal["name", "many"]
+    guess: int
+    """Names a second that the first warm-up counts on; what it measures takes its place."""
+    defaults: str
+    """The settings that decide the figure, stated beside it."""
+    window: int = 1
+    """Names unconfirmed at a time, where they are published one by one."""
+    name: str = "greet"
+    guarantees: tuple[Guarantee, ...] = tuple(Guarantee)
+    needs: str = ""
+    """The module of a peer, which is an extra."""
+
+    @property
+    def label(self) -> str:
+        """Its name in tables and pictures: "greet, many"."""
+        return f"{self.name}, many" if self.way == "many" else self.name
+
+    @abstractmethod
+    def publisher(self, place: Place) -> AbstractAsyncContextManager[Publisher]:
+        """Connect a publisher."""
+
+    @abstractmethod
+    def consumer(self, place: Place, group: str) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+        """Join `group`: once entered, every name published from then on reaches it."""
+
+
+def every() -> list[Contender]:
+    """All contenders whose libraries are installed, greet's first."""
+    return [one for one in _known() if not one.needs or find_spec(one.needs)]
+
+
+def missing() -> dict[str, str]:
+    """The peers that are not installed, and the command that gets them."""
+    lacking = {one.name for one in _known() if one.needs and not find_spec(one.needs)}
+    return dict.fromkeys(sorted(lacking), "pip install 'greet[peers]'")
+
+
+def _known() -> list[Contender]:
+    found: list[Contender] = []
+    for name in MODULES:
+        found += import_module(f"bench.contenders.{name}").CONTENDERS
+    return found

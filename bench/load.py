@@ -1,0 +1,350 @@
+"""The load: what runs in the worker processes. Nothing but stamping happens in a timed loop.
+
+Closed loop: a bounded window of unconfirmed names, as fast as it goes. Open loop: name i is due at
+`start + i / rate`, whatever became of the one before; all that is due at a wake-up is sent at once,
+and what was intended, sent and confirmed is stamped apart.
+
+Stamps are nanoseconds of `time.perf_counter_ns`, which on Linux, macOS and Windows counts from the
+same moment in every process of a machine (`shared_clock` checks it).
+
+A consumer tells that it is ready through the broker, as a name on a topic of its own, so any
+`concurrent.futures.Executor` can place it, also on another machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import selectors
+import threading
+import time
+from array import array
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import repeat
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+import greet
+from bench.account import Codes, Series, codes
+from bench.contenders import Contender, Place, Publisher
+
+now = time.perf_counter_ns
+Stamps = NDArray[np.int64]
+NO_STAMPS: Stamps = np.empty(0, np.int64)
+
+
+def _no_stamps() -> Stamps:
+    return NO_STAMPS
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process used between two moments: its CPU clock in ns at both, memory in MB at the second."""
+
+    pid: int
+    cpu_from: int
+    cpu_to: int
+    rss_mb: float
+
+
+@dataclass(frozen=True)
+class Send:
+    """The work of one publisher."""
+
+    contender: Contender
+    place: Place
+    series: Series
+    rate: float | None = None
+    """Names a second of the open loop, `math.inf` for all due at once; None is the closed loop."""
+    start_ns: int = 0
+    """When to start, at the earliest: publishers of one repetition start together."""
+
+
+@dataclass(frozen=True)
+class Receive:
+    """The work of one consumer."""
+
+    contender: Contender
+    place: Place
+    group: str
+    tag: str
+    size: int
+    expected: int
+    """It ends when it has so many names, or when nothing came for `quiet_s` after some did."""
+    ready: str = ""
+    """What to publish on the topic `ready_topic` once names can reach it."""
+    ready_topic: str = ""
+    stamped: bool = False
+    """Stamp each receipt: for latencies, and for the last one where several members share."""
+    quiet_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a publisher did; the three stamps of each name only for the open loop."""
+
+    series: Series
+    lanes: tuple[int, ...]
+    """How many names each lane surely got accepted."""
+    started_ns: int
+    ended_ns: int
+    usage: Usage
+    error: str | None = None
+    intended: Stamps = field(default_factory=_no_stamps, repr=False)
+    actual: Stamps = field(default_factory=_no_stamps, repr=False)
+    confirmed: Stamps = field(default_factory=_no_stamps, repr=False)
+
+
+@dataclass(frozen=True)
+class Received:
+    """What a consumer got, in order of receipt; `stamps` only where they were asked for."""
+
+    group: str
+    codes: Codes = field(repr=False)
+    started_ns: int
+    last_ns: int
+    usage: Usage
+    error: str | None = None
+    stamps: Stamps = field(default_factory=_no_stamps, repr=False)
+    progress: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    """(stamp, names so far), four times a second."""
+
+
+def work(jobs: Sequence[Send | Receive], loop: str, deadline_s: float) -> list[Sent | Received]:
+    """Do `jobs` side by side in this process, on an event loop of its own. Picklable: an executor runs it.
+
+    A worker that hangs past its deadline, also in C code, ends its process: its parent sees a broken
+    executor and not an endless wait.
+    """
+    names = [job.series.names() if isinstance(job, Send) else [] for job in jobs]
+    last_resort = threading.Timer(deadline_s + 20, os._exit, [70])
+    last_resort.daemon = True
+    last_resort.start()
+    try:
+        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+            return runner.run(_together(jobs, names, deadline_s))
+    finally:
+        last_resort.cancel()
+
+
+def _precise_loop() -> asyncio.AbstractEventLoop:
+    """asyncio's loop, but on select: epoll and uvloop round each sleep up to a millisecond."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
+def _uvloop() -> asyncio.AbstractEventLoop:
+    import uvloop  # noqa: PLC0415, Windows has none
+
+    return uvloop.new_event_loop()
+
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "select": _precise_loop,
+    "uvloop": _uvloop,
+}
+
+
+async def _together(
+    jobs: Sequence[Send | Receive], names: Sequence[list[str]], deadline_s: float
+) -> list[Sent | Received]:
+    """In one process publishers wait until its consumers are ready; there may be none."""
+    waiting = [asyncio.Event() for job in jobs if isinstance(job, Receive)]
+    ready = iter(waiting)
+    async with asyncio.TaskGroup() as group:
+        tasks: list[asyncio.Task[Sent | Received]] = []
+        for job, series in zip(jobs, names, strict=True):
+            if isinstance(job, Receive):
+                tasks.append(group.create_task(receive(job, deadline_s, next(ready))))
+            else:
+                tasks.append(group.create_task(send(job, series, deadline_s, waiting)))
+    return [task.result() for task in tasks]
+
+
+async def send(job: Send, names: list[str], deadline_s: float, consumers: Sequence[asyncio.Event] = ()) -> Sent:
+    """Publish the series of `job`, each name once. An error is told in the result, not raised."""
+    place, error, started, ended = job.place, None, 0, 0
+    publisher, pace, cpu = None, None, time.process_time_ns()
+    try:
+        async with asyncio.timeout(deadline_s), job.contender.publisher(place) as publisher:
+            for consumer in consumers:
+                await consumer.wait()
+            await asyncio.sleep(max(0, job.start_ns - now()) / 1e9)
+            with _undisturbed():
+                cpu, started = time.process_time_ns(), now()
+                if job.rate is None:
+                    await publisher.publish_all(names)
+                else:
+                    pace = Pace(publisher, names, max(started, job.start_ns), job.rate)
+                    await pace.run()
+                ended = now()
+    except Exception as trouble:  # noqa: BLE001, of any driver: it is told with the figures
+        error, ended = _said(trouble), ended or now()
+    lanes = tuple(publisher.accepted) if publisher else (0,)
+    stamps = (pace.intended, np.asarray(pace.actual), np.asarray(pace.confirmed)) if pace else (NO_STAMPS,) * 3
+    return Sent(job.series, lanes, started or ended, ended, _usage(cpu), error, *stamps)
+
+
+class Pace:
+    """An open loop over `publisher`: lane k of its window has each k-th name, and waits until it is due."""
+
+    def __init__(self, publisher: Publisher, names: Sequence[str], start_ns: int, rate: float) -> None:
+        self._publisher = publisher
+        self._names = names
+        self.intended: Stamps = start_ns + (np.arange(len(names)) * (1e9 / rate)).astype(np.int64)
+        self._due = self.intended.tolist()
+        self.actual = array("q", bytes(8 * len(names)))
+        self.confirmed = array("q", bytes(8 * len(names)))
+
+    async def run(self) -> None:
+        """Publish every name when it is due, or at once when it is late."""
+        self._publisher.accepted = [0] * self._publisher.window
+        async with asyncio.TaskGroup() as lanes:
+            for lane in range(self._publisher.window):
+                lanes.create_task(self._lane(lane))
+
+    async def _lane(self, lane: int) -> None:
+        names, due, actual, confirmed = self._names, self._due, self.actual, self.confirmed
+        publish, step, done = self._publisher.publish, self._publisher.window, 0
+        try:
+            for i in range(lane, len(names), step):
+                while (early := due[i] - now()) > 0:  # noqa: ASYNC110, a moment is awaited, no state
+                    await asyncio.sleep(early / 1e9)
+                actual[i] = now()
+                await publish(names[i])
+                confirmed[i] = now()
+                done += 1
+        finally:
+            self._publisher.accepted[lane] = done
+
+
+async def receive(job: Receive, deadline_s: float, ready: asyncio.Event) -> Received:
+    """Take names until all are there or no more come. An error is told in the result, not raised."""
+    receipts, error, cpu, began, last = Receipts(job.stamped), None, time.process_time_ns(), now(), 0
+    try:
+        async with asyncio.timeout(deadline_s) as limit, job.contender.consumer(job.place, job.group) as names:
+            if job.ready:
+                await _tell(job)
+            ready.set()
+            with _undisturbed(), receipts.watched(limit, job.quiet_s):
+                cpu, began = time.process_time_ns(), now()
+                take = receipts.take_lists if job.contender.way == "many" else receipts.take_names
+                await take(names, job.expected)
+                last = now()
+    except TimeoutError as trouble:
+        error = None if receipts.quiet else _said(trouble)
+    except Exception as trouble:  # noqa: BLE001, of any driver: it is told with the figures
+        error = _said(trouble)
+    ready.set()
+    used = _usage(cpu)
+    stamps = receipts.each()
+    last = int(stamps[-1]) if len(stamps) else last or receipts.progress[-1][0] if receipts.progress else last
+    found = codes(receipts.names, job.tag, job.size)
+    return Received(job.group, found, began, last, used, error, stamps, tuple(receipts.progress))
+
+
+class Receipts:
+    """The names as they came, and when."""
+
+    def __init__(self, stamped: bool) -> None:
+        self.names: list[str] = []
+        self.progress: list[tuple[int, int]] = []
+        self.quiet = False
+        self._stamps = array("q")
+        self._sizes: list[int] | None = None
+        self._stamped = stamped
+
+    async def take_names(self, names: AsyncIterator[str], expected: int) -> None:
+        """One by one, as `async for` does."""
+        keep, one, stamp = self.names.append, names.__anext__, self._stamps.append
+        if self._stamped:
+            for _ in repeat(None, expected):
+                name = await one()
+                stamp(now())
+                keep(name)
+        else:
+            for _ in repeat(None, expected):
+                keep(await one())
+
+    async def take_lists(self, batches: AsyncIterator[list[str]], expected: int) -> None:
+        """List by list; a stamp is of the list that a name came in."""
+        self._sizes = sizes = []
+        names, stamp = self.names, self._stamps.append
+        while len(names) < expected:
+            batch = await batches.__anext__()
+            stamp(now())
+            sizes.append(len(batch))
+            names.extend(batch)
+
+    def each(self) -> Stamps:
+        """The stamp of each name, in order; empty when none were asked for."""
+        stamps = np.asarray(self._stamps, np.int64)
+        return stamps if self._sizes is None else np.repeat(stamps, self._sizes[: len(stamps)])
+
+    @contextmanager
+    def watched(self, limit: asyncio.Timeout, quiet_s: float) -> Iterator[None]:
+        """Note the progress, and end the wait by `limit` when nothing came for `quiet_s` after some did."""
+        loop, moved = asyncio.get_running_loop(), now()
+        handle: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal handle, moved
+            if len(self.names) != (self.progress[-1][1] if self.progress else 0):
+                moved = now()
+                self.progress.append((moved, len(self.names)))
+            if self.names and now() - moved > quiet_s * 1e9:
+                self.quiet = True
+                limit.reschedule(loop.time())
+            else:
+                handle = loop.call_later(0.25, look)
+
+        handle = loop.call_later(0.25, look)
+        try:
+            yield
+        finally:
+            handle.cancel()
+
+
+async def _tell(job: Receive) -> None:
+    async with greet.connect(job.place.url, job.ready_topic) as line:
+        await line.publish(job.ready)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """The garbage collector need not look at what was there before."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _usage(cpu_from: int) -> Usage:
+    return Usage(os.getpid(), cpu_from, time.process_time_ns(), psutil.Process().memory_info().rss / 1e6)
+
+
+def _said(trouble: BaseException) -> str:
+    while isinstance(trouble, BaseExceptionGroup):
+        trouble = trouble.exceptions[0]
+    text = " ".join(str(trouble).split())
+    return f"{type(trouble).__name__}: {text}" if text else type(trouble).__name__
+
+
+def moment() -> int:
+    """The clock as a worker sees it."""
+    return now()
+
+
+async def shared_clock(run: Callable[[Callable[[], int]], Awaitable[int]]) -> bool:
+    """Whether a worker's clock lies between two looks at ours: stamps of both can be subtracted."""
+    await run(moment)  # the worker starts
+    before = now()
+    theirs = await run(moment)
+    return before <= theirs <= now()

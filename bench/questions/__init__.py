@@ -1,0 +1,24 @@
+"""The questions that a reader asks, a file each.
+
+A file has a docstring, the question in plain words; `cells(settings)`, its work as data;
+`table(rows)`, its answer as a DataFrame of at most ten columns; `picture(rows)`, its figure. `rows`
+is what `bench.load` gives, of this question only. To add a question, add its file and its name here.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+NAMES = ("throughput", "latency")
+QUICK = ("throughput", "latency")
+
+
+def question(name: str) -> Any:
+    """The module of a question."""
+    return import_module(f"bench.questions.{name}")
+
+
+def asked(name: str) -> str:
+    """The question in plain words: the first line of its docstring."""
+    return str(question(name).__doc__).partition("\n")[0]

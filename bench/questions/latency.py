@@ -1,0 +1,44 @@
+"""How long does a name take from its publisher to its consumer?
+
+Open loop: name i is due at `start + i / rate`, whatever became of the one before, at shares of the
+most that the same contender carried in this run. Latency counts from when a name was due (what a user
+waits); from the actual send, and the publish delay, are in the details. At 1.05 more is due than the
+design can carry: the cliff.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from bench import plots, report
+from bench.run import Cell, Settings
+from greet import Guarantee
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+QUICK = (0.1, 0.5, 0.9)
+FULL = (0.1, 0.25, 0.5, 0.75, 0.9, 1.05)
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """Every contender, name by name: a name that waits for others to make a batch is not this question."""
+    usual = (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE) if settings.full else (Guarantee.AT_LEAST_ONCE,)
+    return [
+        Cell(one, guarantee, load=load, seconds=max(settings.seconds, 1.0))
+        for one in settings.of(way="name")
+        for guarantee in settings.guarantees(one, *usual)
+        for load in (FULL if settings.full else QUICK)
+    ]
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Percentiles in milliseconds: the median over the repetitions of each."""
+    return report.latencies(rows, "params.load")
+
+
+def picture(rows: pd.DataFrame) -> Figure:
+    """Median and p99 against load."""
+    return plots.latency_against_load(rows)

@@ -1,0 +1,264 @@
+"""The answers as text: tables for a terminal, the block of the README, a page that stands alone."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench import contenders, questions, stats
+from greet import Guarantee
+
+BREACHES = ("lost", "duplicates", "reordered")
+WIDTH = 120  # of a table that does not go to a terminal
+
+
+def ordered(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows by guarantee, design and contender, not in the random order of their measurement."""
+    grades = [one.name for one in Guarantee]
+    places = {"guarantee": grades.index, "design": contenders.DESIGNS.index}
+    rank = rows.assign(**{key: rows[key].map(place) for key, place in places.items()})
+    rank["own"] = rank["contender"] != "greet"
+    keys = [str(key) for key in rows if str(key).startswith("params.") and rows[key].map(type).nunique() == 1]
+    return rows.loc[rank.sort_values(["guarantee", "design", "own", "contender", *keys], kind="stable").index]
+
+
+def labelled(rows: pd.DataFrame) -> pd.Series[Any]:
+    """What a line of a table is called: "kafka greet, many"."""
+    label = rows["design"] + " " + rows["contender"] + ", " + rows["params.way"]
+    return label + rows["params.phase"].map(lambda phase: "" if phase == "together" else f", {phase}")
+
+
+def summary(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
+    """Names a second with their spread, the cost of a million names, and the count, a line for each of `keys`.
+
+    CPU is in seconds for a million names, memory in MB, each the median of the repetitions.
+    """
+    found = []
+    for line, part in _lines(rows, *keys):
+        speed = part["names_per_s"].astype(float).dropna()
+        millions = _figures(part, "accepted").replace(0, float("nan")) / 1e6
+        line |= {
+            "names/s": short(speed.median()),
+            "min–max": f"{short(speed.min())}–{short(speed.max())}" if len(speed) else "",
+            "CPU s/M, client + broker": _both(_figures(part, f"cpu_s.{side}") / millions for side in SIDES),
+            "MB, client + broker": _both(_figures(part, f"rss_mb.{side}") for side in SIDES),
+            "count": counted(part),
+        }
+        found.append(line)
+    return pd.DataFrame(found)
+
+
+def latencies(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
+    """Percentiles in milliseconds, each the median of the repetitions, a line for each of `keys`."""
+    found = []
+    for line, part in _lines(rows, *keys):
+        line["names/s"] = short(_figures(part, "target_rate").median())
+        for name in stats.PERCENTILES:
+            line[f"{name.replace('_', '.')} ms"] = short(_figures(part, f"latency_ms.{name}").median())
+        line["count"] = counted(part)
+        found.append(line)
+    return pd.DataFrame(found)
+
+
+SIDES = ("client", "broker")
+
+
+def _both(columns: Iterable[pd.Series[float]]) -> str:
+    """The medians of client and broker; a broker that was not looked at is left out."""
+    return " + ".join(short(column.median()) for column in columns).removesuffix(" + –")
+
+
+def _figures(part: pd.DataFrame, name: str) -> pd.Series[float]:
+    """A column of figures, which is not there when nothing of it was measured."""
+    return part[name].astype(float) if name in part else pd.Series(float("nan"), part.index)
+
+
+def _lines(rows: pd.DataFrame, *keys: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """A line for each guarantee, contender and `keys`, with its repetitions."""
+    rows = ordered(rows[rows["params.again"].eq(False)])
+    by = ["guarantee", rows["design"], labelled(rows).rename("contender"), *keys]
+    for (guarantee, _, label, *values), part in rows.groupby(by, sort=False, dropna=False):
+        given = {key.removeprefix("params."): value for key, value in zip(keys, values, strict=True)}
+        yield {"guarantee": guarantee, "contender": label, **given}, part
+
+
+def counted(part: pd.DataFrame) -> str:
+    """What became of the names of some rows: "5 × all" or what is wrong."""
+    wrong = [f"{int(part[what].sum())} {what}" for what in BREACHES if part[what].sum() > 0]
+    failed = part["error"].notna().sum()
+    return ", ".join([*wrong, f"{failed} failed"] if failed else wrong) or f"{len(part)} × all"
+
+
+def floor(rows: pd.DataFrame) -> tuple[float, stats.Ratio | None]:
+    """The noise floor of a run: its widest A/A ratio; infinite when nothing was measured twice."""
+    found = [pair for _, pair in _pairs(rows, "params.again", True, False)]
+    widest = max(found, key=stats.floor, default=None)
+    return (stats.floor(widest), widest) if widest else (float("inf"), None)
+
+
+def compared(rows: pd.DataFrame, contender: str, other: str) -> dict[tuple[Any, ...], stats.Ratio]:
+    """Names a second of one contender to another's, paired by round, for each design, way and guarantee."""
+    return dict(_pairs(rows, "contender", contender, other))
+
+
+def _pairs(rows: pd.DataFrame, column: str, one: Any, other: Any) -> Iterable[tuple[tuple[Any, ...], stats.Ratio]]:
+    if rows.empty or "params.again" not in rows:
+        return
+    params = [name for name in rows if str(name).startswith("params.")]
+    keys = [key for key in ["question", "design", "contender", "guarantee", *params] if key != column]
+    good = rows[rows["names_per_s"].notna() & rows["params.load"].isna()]
+    if column != "params.again":
+        good = good[good["params.again"].eq(False)]
+    for values, part in good.groupby(keys, sort=False, dropna=False):
+        sides = [part[part[column] == side].set_index("repetition")["names_per_s"] for side in (one, other)]
+        both = sorted(set(sides[0].index) & set(sides[1].index))
+        if both:
+            yield values, stats.ratio(sides[0][both].tolist(), sides[1][both].tolist())
+
+
+def conclusion(rows: pd.DataFrame) -> list[str]:
+    """What the run says, each sentence with its figure."""
+    found = []
+    total = rows["received"].sum()
+    wrong = rows[[*BREACHES]].sum()
+    failed = int(rows["error"].notna().sum())
+    if not wrong.any() and not failed:
+        found.append(f"Every name arrived, once and in order: {total:,.0f} names in {len(rows)} repetitions.")
+    else:
+        said = ", ".join(f"{int(value)} {what}" for what, value in wrong.items() if value)
+        found.append(f"Not all went well: {said or 'nothing lost'}; {failed} of {len(rows)} repetitions failed.")
+    found += _fastest(rows)
+    noise, pair = floor(rows)
+    if pair:
+        found.append(f"Noise floor (A/A): {noise:.0%}; a smaller difference is none. The same twice: {pair}.")
+    return found
+
+
+def _fastest(rows: pd.DataFrame) -> list[str]:
+    found = []
+    own = rows[
+        (rows["question"] == "throughput") & (rows["contender"] == "greet") & rows["params.phase"].eq("together")
+    ]
+    own = own[own["params.again"].eq(False)]
+    for (guarantee, way), part in own.groupby(["guarantee", "params.way"], sort=False):
+        speeds = part.groupby("design", sort=False)["names_per_s"].median().dropna().sort_values(ascending=False)
+        if len(speeds) > 1:
+            said = ", ".join(f"{design} {short(speed)}" for design, speed in speeds.items())
+            found.append(f"Names a second, {guarantee}, {'many at a time' if way == 'many' else 'one by one'}: {said}.")
+    return found
+
+
+def errors(rows: pd.DataFrame) -> list[str]:
+    """Each error that occurred, once."""
+    bad = rows[rows["error"].notna()]
+    said = bad["question"] + ", " + bad["design"] + " " + bad["contender"] + ": " + bad["error"]
+    return list(dict.fromkeys(said))
+
+
+def answers(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The table of each question that was measured."""
+    names = dict.fromkeys(rows["question"]) if len(rows) else {}
+    return {name: questions.question(name).table(rows[rows["question"] == name]) for name in names}
+
+
+def terminal(rows: pd.DataFrame, about: Mapping[str, Any], console: Console) -> None:
+    """Print the answers, the conclusion and what it stands on."""
+    for name, table in answers(rows).items():
+        console.print(rich_table(table, f"{name}: {questions.asked(name)}"))
+    for sentence in [*conclusion(rows), *errors(rows)] if len(rows) else ["Nothing was measured."]:
+        console.print(f"• {sentence}", markup=False, highlight=False)
+    for line in ground(about):
+        console.print(line, style="dim", markup=False, highlight=False)
+
+
+def ground(about: Mapping[str, Any]) -> list[str]:
+    """Where and how it was measured."""
+    machine, settings = about["machine"], about["settings"]
+    versions = [about["python"], *(f"{name} {found}" for name, found in about["brokers"].items())]
+    versions += [f"{name} {found}" for name, found in about["clients"].items() if name in ("aio-pika", "aiokafka")]
+    return [
+        f"{machine['cpu']}, {machine['usable']} cores, {machine['memory_gb']} GB, {machine['os']}; "
+        f"load {machine['load_average'][0]:.1f}",
+        f"{', '.join(versions)}; loop {settings['loop']}; {settings['rounds']} rounds, seed {settings['seed']}",
+    ]
+
+
+def rich_table(frame: pd.DataFrame, title: str = "") -> Table:
+    """A DataFrame for the terminal; what is the same as in the line above is left out in the first column."""
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in frame.columns:
+        table.add_column(
+            str(name), justify="right" if {"/", " ", "–"} & set(name) else "left", no_wrap=name == "contender"
+        )
+    above = ""
+    for first, *rest in frame.itertuples(index=False):
+        table.add_row("" if first == above else _text(first), *map(_text, rest))
+        above = first
+    return table
+
+
+def markdown(rows: pd.DataFrame, about: Mapping[str, Any]) -> str:
+    """The block of the README."""
+    parts = []
+    for name, table in answers(rows).items():
+        head = "| " + " | ".join(map(str, table.columns)) + " |\n|" + "---|" * len(table.columns)
+        body = "\n".join("| " + " | ".join(map(_text, line)) + " |" for line in table.itertuples(index=False))
+        parts.append(f"**{questions.asked(name)}**\n\n{head}\n{body}")
+    said = "\n".join(f"- {sentence}" for sentence in [*conclusion(rows), *errors(rows)])
+    return "\n\n".join([*parts, said, "\n".join(f"<sub>{line}</sub>  " for line in ground(about))]) + "\n"
+
+
+def page(rows: pd.DataFrame, about: Mapping[str, Any]) -> str:
+    """An HTML page that needs no other file, with the pictures."""
+    parts = [f"<h1>Hello, three ways: run {html.escape(about['run'])}</h1>"]
+    parts += ["<ul>", *(f"<li>{html.escape(line)}</li>" for line in [*conclusion(rows), *errors(rows)]), "</ul>"]
+    for name, table in answers(rows).items():
+        asked = html.escape(questions.asked(name))
+        picture = png(questions.question(name).picture(rows[rows["question"] == name]))
+        parts += [f"<h2>{asked}</h2>", f'<img alt="{asked}" src="data:image/png;base64,{picture}">']
+        parts.append(table.map(_text).to_html(index=False, border=0))
+    parts += [f"<p><small>{html.escape(line)}</small></p>" for line in ground(about)]
+    return PAGE.format("\n".join(parts))
+
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Hello, three ways</title>
+<style>body{{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}}img{{max-width:100%}}
+table{{border-collapse:collapse;font-size:.85rem}}td,th{{padding:.2rem .6rem}}
+th{{text-align:left}}tr{{border-bottom:1px solid #ddd}}
+</style>
+{}
+</html>
+"""
+
+
+def png(figure: Any) -> str:
+    """A picture in base64."""
+    held = io.BytesIO()
+    figure.savefig(held, format="png", dpi=120)
+    return base64.b64encode(held.getvalue()).decode()
+
+
+def short(value: float | None) -> str:
+    """Three digits, and k or M for thousands and millions; "–" for what was not measured."""
+    if value is None or pd.isna(value):
+        return "–"
+    for factor, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor * 0.9995:
+            return f"{_digits(value / factor)}{unit}"
+    return _digits(value)
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

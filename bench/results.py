@@ -1,0 +1,205 @@
+"""A run as files: `run.json`, `measurements.jsonl` and the small `details.jsonl`; and back as a DataFrame.
+
+Each row is on the disk as soon as it is measured, so a run that is interrupted keeps what it has;
+its run.json says `"complete": false`. A figure that was not measured is null, never zero.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+
+CLIENTS = ("aio-pika", "aiormq", "aiokafka", "confluent-kafka", "faststream", "uvloop", "numpy", "pandas")
+KEY = ("question", "design", "contender", "guarantee", "params", "repetition")
+MEASUREMENTS, DETAILS, RUN = "measurements.jsonl", "details.jsonl", "run.json"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One repetition: a row. Units are in the names; what was not measured is None.
+
+    `names_per_s` counts a name once, however many groups it reached; `received`, `lost` and
+    `duplicates` are summed over the groups. `latency_ms` is from the moment a name was meant to be
+    sent; latency from the actual send and the publish delay are in the details.
+    """
+
+    run: str
+    question: str
+    design: str
+    contender: str
+    guarantee: str
+    params: Mapping[str, Any]
+    repetition: int
+    sent: int | None = None
+    accepted: int | None = None
+    received: int | None = None
+    lost: int | None = None
+    duplicates: int | None = None
+    reordered: int | None = None
+    elapsed_s: float | None = None
+    names_per_s: float | None = None
+    latency_ms: Mapping[str, float | None] | None = None
+    target_rate: float | None = None
+    cpu_s: Mapping[str, float | None] | None = None
+    rss_mb: Mapping[str, float | None] | None = None
+    survives: str | None = None
+    error: str | None = None
+
+    @property
+    def wrong(self) -> bool:
+        """Whether a promise was broken or the measurement failed."""
+        return bool(self.error or self.lost or self.duplicates or self.reordered)
+
+
+class Writer:
+    """The folder of one run.
+
+    Raises:
+        OSError: by any method, when the folder cannot be written or the disk is full.
+    """
+
+    def __init__(self, out: Path, about: Mapping[str, Any]) -> None:
+        moment = datetime.now(UTC)
+        self.run = f"{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self.folder = out / self.run
+        self.folder.mkdir(parents=True)
+        self._about: dict[str, Any] = {"run": self.run, "started": f"{moment:%Y-%m-%dT%H:%M:%SZ}", **about}
+        (self.folder / MEASUREMENTS).touch()
+        self.note(complete=False)
+
+    def note(self, **facts: Any) -> None:
+        """Add to run.json, which is replaced as a whole."""
+        self._about |= facts
+        partial = self.folder / f"{RUN}.partial"
+        partial.write_text(json.dumps(self._about, indent=1) + "\n")
+        partial.replace(self.folder / RUN)
+
+    def append(self, row: Measurement, details: Mapping[str, Any] | None = None) -> None:
+        """Keep a row, and what is too long for it: curves of latency, names over time."""
+        _append(self.folder / MEASUREMENTS, asdict(row))
+        if details:
+            _append(self.folder / DETAILS, {key: getattr(row, key) for key in KEY} | dict(details))
+
+
+def _append(path: Path, record: Mapping[str, Any]) -> None:
+    """One write for one line: it is there as a whole or not at all, unless the disk is full."""
+    line = (json.dumps(record) + "\n").encode()
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        if os.write(handle, line) < len(line):
+            raise OSError(28, "No space left on device", str(path))
+    finally:
+        os.close(handle)
+
+
+def load(path: str | Path) -> pd.DataFrame:
+    """The measurements of a run: its folder, or a measurements.jsonl. Nested fields become "cpu_s.client".
+
+    Raises:
+        FileNotFoundError: there is no such run.
+        ValueError: a line is no row of a run.
+    """
+    return _frame(Path(path), MEASUREMENTS)
+
+
+def details(path: str | Path) -> pd.DataFrame:
+    """What `load` has no room for, keyed like it: curves of latency, names over time; empty if there is none."""
+    return _frame(Path(path), DETAILS, flat=False) if (Path(path) / DETAILS).exists() else pd.DataFrame()
+
+
+def about(path: str | Path) -> dict[str, Any]:
+    """The run.json of a run. Raises as `load` does."""
+    found: dict[str, Any] = json.loads((Path(path) / RUN).read_text())
+    return found
+
+
+def _frame(path: Path, name: str, *, flat: bool = True) -> pd.DataFrame:
+    file = path / name if path.is_dir() else path
+    lines = file.read_text().splitlines()
+    if lines and not _whole(lines[-1]):
+        lines.pop()  # the disk was full, or the power went, in the middle of a line
+    rows = [json.loads(line) for line in lines]
+    if flat:
+        return pd.json_normalize(rows, max_level=1) if rows else pd.DataFrame()
+    for row in rows:
+        row |= {f"params.{key}": value for key, value in row.pop("params").items()}
+    return pd.DataFrame(rows)
+
+
+def _whole(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def newest(out: Path) -> Path | None:
+    """The newest run in `out`."""
+    return max((file.parent for file in out.glob(f"*/{RUN}")), default=None, key=lambda folder: folder.name)
+
+
+def surroundings() -> dict[str, Any]:
+    """The machine, the versions and the commit; no host name, user or path."""
+    clock = time.get_clock_info("perf_counter")
+    return {
+        "machine": {
+            "cpu": _cpu(),
+            "cores": psutil.cpu_count(logical=False),
+            "threads": os.cpu_count(),
+            "usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+            "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+            "load_average": psutil.getloadavg(),
+        },
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "clients": {name: found for name in CLIENTS if (found := _version(name))},
+        "clock": {"name": clock.implementation, "resolution_s": clock.resolution, "monotonic": clock.monotonic},
+        "commit": _commit(),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    if sys.platform == "darwin":
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of this kit, with "+" when something is changed; None outside of a repository."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

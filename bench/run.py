@@ -1,0 +1,478 @@
+"""A run: the cells of each question warmed up, then repeated in interleaved rounds, each counted."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any, TypeVar
+
+import numpy as np
+
+from bench import account, stats
+from bench.contenders import Contender, Place
+from bench.load import NO_STAMPS, Receive, Received, Send, Sent, Stamps, Usage, now, shared_clock, work
+from bench.pool import processes
+from bench.results import Measurement
+from bench.sites import Site, sites
+from greet import Guarantee
+
+T = TypeVar("T")
+SETTLING = 0.1
+"""The share of an open loop's names, its first, that are counted but left out of the latencies."""
+LEAD_NS = 200_000_000
+"""How far ahead a common start is set."""
+MOST_NAMES = 1_000_000
+"""Names of one repetition, if nothing else is said: each takes some 100 bytes at either end."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a question, measured once a round."""
+
+    contender: Contender
+    guarantee: Guarantee
+    size: int = 18
+    """Bytes of a name."""
+    publishers: int = 1
+    groups: int = 1
+    members: int = 1
+    """Consumers that share each group."""
+    partitions: int = 1
+    """Of the topic; only Kafka has them."""
+    phase: str = "together"
+    """"together", or "apart": publish with nobody reading, then read; that makes two rows."""
+    load: float | None = None
+    """The share of the measured maximum at which names are due; None is the closed loop."""
+    again: bool = False
+    """The same once more, for the noise floor (A/A)."""
+    idle_s: float = 0.0
+    """How long everybody is connected and idle before the first name."""
+    names: int | None = None
+    """How many; left out, what the warm-up says that fit in the run's seconds."""
+    seconds: float | None = None
+    """How long a repetition is to take; left out, what the run says."""
+    loop: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
+    """What is added to the query of greet's URL."""
+    measure: Callable[[Session, Cell, int], Awaitable[list[Figures]]] | None = None
+    """Where a question measures in its own way: the session, the cell and the number of names."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What tells this cell from others of its contender and guarantee: `params` of its rows."""
+        kept = ("size", "publishers", "groups", "members", "partitions", "phase", "load", "again", "loop")
+        return {"way": self.contender.way} | {key: getattr(self, key) for key in kept} | dict(self.options)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one repetition gave: fields of its `Measurement`, `params` to add, and details for their own file."""
+
+    fields: Mapping[str, Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for."""
+
+    designs: tuple[str, ...]
+    contenders: tuple[Contender, ...]
+    profile: str = "quick"
+    guarantee: Guarantee | None = None
+    """None is what each question thinks best."""
+    seconds: float = 0.6
+    rounds: int = 5
+    loop: str = "asyncio"
+    seed: int = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether there is time for all of it."""
+        return self.profile == "full"
+
+    def of(self, **wanted: str) -> list[Contender]:
+        """The contenders with these properties, such as `of(way="many")`."""
+        return [
+            one
+            for one in self.contenders
+            if one.design in self.designs and all(getattr(one, key) == value for key, value in wanted.items())
+        ]
+
+    def guarantees(self, contender: Contender, *usual: Guarantee) -> list[Guarantee]:
+        """Those to measure `contender` with: the one that was asked for or else `usual`, as far as it has them."""
+        return [one for one in ((self.guarantee,) if self.guarantee else usual) if one in contender.guarantees]
+
+
+class Session:
+    """Brokers, workers, and the speeds that the warm-up found, for as long as the run goes on."""
+
+    def __init__(self, settings: Settings, found: dict[str, Site], missing: dict[str, str], seat: _Seat) -> None:
+        self.settings = settings
+        self.sites = found
+        self.missing = missing
+        self._seat = seat
+        self._speeds: dict[Cell, float] = {}
+        self._topic = f"bench-{secrets.token_hex(4)}"
+        self._tags = (f"{number:04x}" for number in count(secrets.randbelow(4096)))
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        """Run `function` in a worker process."""
+        return asyncio.wrap_future(self._seat.executor().submit(function, *arguments))
+
+    async def clock_is_shared(self) -> bool:
+        """Whether the stamps of two workers can be subtracted."""
+        return await shared_clock(self.submit)
+
+    async def names_for(self, cell: Cell) -> int:
+        """How many names a repetition of `cell` takes; the first time, a warm-up finds out and is thrown away.
+
+        Raises:
+            Failed: the warm-up did.
+        """
+        if cell.names:
+            await self.maximum(cell)
+            return cell.names
+        rate = await self.maximum(cell) * (cell.load or 1)
+        return max(100, min(MOST_NAMES, int(rate * (cell.seconds or self.settings.seconds))))
+
+    async def maximum(self, cell: Cell) -> float:
+        """Names a second that `cell` can do, whatever its load: measured once a run, in the loop that it uses."""
+        key = replace(cell, load=cell.load and math.inf, again=False, idle_s=0, names=None, seconds=None, measure=None)
+        if key not in self._speeds:
+            speed: float = cell.contender.guess * min(1, 2000 / cell.size)
+            for seconds in (0.25, 0.5) if cell.load else (0.25,):
+                for figures in await self.deliver(key, max(100, min(MOST_NAMES, int(speed * seconds)))):
+                    if figures.fields["error"]:
+                        raise Failed(figures)
+                    speed = figures.fields["names_per_s"] or speed
+            self._speeds[key] = speed
+        return self._speeds[key]
+
+    async def deliver(self, cell: Cell, names: int) -> list[Figures]:
+        """Carry `names` names once, from publishers to consumers, and count them."""
+        here = self.sites[cell.contender.design]
+        try:
+            if here.lost:
+                return [failure(f"the broker is gone: {here.lost}")]
+            return await Delivery(self, here, cell, names, f"{self._topic}-{(tag := next(self._tags))}", tag).run()
+        except BrokenProcessPool:
+            self._seat.vacate()
+            return [failure("a worker process died")]
+        except TimeoutError:
+            return [failure("a worker did not answer by its deadline")]
+
+
+class Failed(Exception):
+    """A warm-up went wrong; its figures tell how."""
+
+    def __init__(self, figures: Figures) -> None:
+        super().__init__(figures.fields["error"])
+        self.figures = figures
+
+
+class _Seat:
+    """The executor in use; a broken one is replaced."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[Executor]]) -> None:
+        self._make = make
+        self._open = ExitStack()
+        self._executor: Executor | None = None
+
+    def executor(self) -> Executor:
+        self._executor = self._executor or self._open.enter_context(self._make())
+        return self._executor
+
+    def vacate(self) -> None:
+        self._executor = None
+        self._open.close()
+
+
+@asynccontextmanager
+async def session(
+    settings: Settings, executor: Callable[[], AbstractContextManager[Executor]] = processes
+) -> AsyncIterator[Session]:
+    """Brokers up and workers at hand; another `executor` may place the workers elsewhere."""
+    seat = _Seat(executor)
+    try:
+        async with sites(settings.designs) as (found, missing):
+            yield Session(settings, found, missing, seat)
+    finally:
+        seat.vacate()
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One repetition: who sends, who receives, and what came of it."""
+
+    session: Session
+    here: Site
+    cell: Cell
+    names: int
+    topic: str
+    tag: str
+
+    async def run(self) -> list[Figures]:
+        """Carry the names."""
+        rate = await self._rate()
+        if self.cell.phase == "apart":
+            return await self._apart()
+        before = self.here.used()
+        sends, receives = self._sends(rate), self._receives(rate is not None)
+        if self.here.control:
+            consumers = [self._start([one], self._loop) for one in receives]
+            await self._gathered(consumers, receives)
+            if any(one.done() for one in consumers):
+                return [failure(_errors(await self._finish(consumers)))]
+            if self.cell.idle_s:
+                await asyncio.sleep(self.cell.idle_s)
+            before = self.here.used()
+            outcomes = await self._publish(sends, rate)
+            outcomes += await self._finish(consumers)
+        else:
+            loop = self._loop if rate is None else "select"
+            outcomes = await self._finish([self._start([*receives, *sends], loop)])
+        return [self._figures(outcomes, before, rate)]
+
+    async def _apart(self) -> list[Figures]:
+        receives = self._receives(stamped=False)
+        makers = [self._start([replace(one, expected=0)], self._loop) for one in receives[:: self.cell.members]]
+        await self._gathered(makers, receives[:: self.cell.members])
+        await self._finish(makers)
+        before = self.here.used()
+        sent = await self._publish(self._sends(None), None)
+        middle = self.here.used()
+        got = await self._finish([self._start([replace(one, ready="")], self._loop) for one in receives])
+        return [
+            self._figures([*sent, *got], before, None, phase="publish"),
+            self._figures([*sent, *got], middle, None, phase="consume"),
+        ]
+
+    async def _rate(self) -> float | None:
+        load = self.cell.load
+        return load if load in (None, math.inf) else load * await self.session.maximum(self.cell)
+
+    @property
+    def _loop(self) -> str:
+        return self.cell.loop or self.session.settings.loop
+
+    @property
+    def _limit(self) -> float:
+        """The deadline of each wait, in seconds: thirty times what it is likely to take, and 30 more."""
+        cell = self.cell
+        slowest = cell.contender.guess * min(1, 2000 / cell.size) / cell.groups
+        return 30 + 30 * self.names / slowest + 3 * self.names / (slowest * (cell.load or 1))
+
+    def _place(self) -> Place:
+        cell = self.cell
+        return Place(self.here.url, self.topic, cell.guarantee, cell.partitions, cell.contender.window, cell.options)
+
+    def _sends(self, rate: float | None) -> list[Send]:
+        cell, n = self.cell, self.cell.publishers
+        shares = [self.names // n + (k < self.names % n) for k in range(n)]
+        return [
+            Send(cell.contender, self._place(), account.Series(self.tag, k, share, cell.size), rate and rate / n)
+            for k, share in enumerate(shares)
+        ]
+
+    def _receives(self, stamped: bool) -> list[Receive]:
+        cell = self.cell
+        shared = cell.members > 1
+        return [
+            Receive(
+                cell.contender,
+                self._place(),
+                f"g{group}",
+                self.tag,
+                cell.size,
+                self.names,
+                f"{self.tag}-{group}-{member}" if self.here.control else "",
+                self.here.control,
+                stamped or shared,
+                quiet_s=2.0 if shared else 10.0,
+            )
+            for group in range(cell.groups)
+            for member in range(cell.members)
+        ]
+
+    def _start(self, jobs: Sequence[Send | Receive], loop: str) -> asyncio.Future[list[Sent | Received]]:
+        return self.session.submit(work, jobs, loop, self._limit)
+
+    async def _finish(self, started: Sequence[asyncio.Future[list[Sent | Received]]]) -> list[Sent | Received]:
+        async with asyncio.timeout(self._limit + 60):
+            return [one for outcome in await asyncio.gather(*started) for one in outcome]
+
+    async def _gathered(
+        self, consumers: Sequence[asyncio.Future[list[Sent | Received]]], receives: Sequence[Receive]
+    ) -> None:
+        """Wait until all are ready, or one of them ended, which it should not have."""
+        ready = asyncio.ensure_future(self.here.wait_ready(one.ready for one in receives))
+        waiting: list[asyncio.Future[Any]] = [ready, *consumers]
+        try:
+            async with asyncio.timeout(self._limit):
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+
+    async def _publish(self, sends: Sequence[Send], rate: float | None) -> list[Sent | Received]:
+        start = now() + LEAD_NS if rate is not None or len(sends) > 1 else 0
+        loop = self._loop if rate is None else "select"
+        return await self._finish([self._start([replace(one, start_ns=start)], loop) for one in sends])
+
+    def _figures(
+        self,
+        outcomes: Sequence[Sent | Received],
+        before: tuple[float | None, float | None],
+        rate: float | None,
+        phase: str | None = None,
+    ) -> Figures:
+        """The row, from what publishers and consumers report."""
+        sent = [one for one in outcomes if isinstance(one, Sent)]
+        received = [one for one in outcomes if isinstance(one, Received)]
+        counted, accepted = self._count(sent, received)
+        first, last = min(one.started_ns for one in sent), max(one.last_ns for one in received)
+        if phase == "publish":
+            last = max(one.ended_ns for one in sent)
+        elif phase == "consume":
+            first = min(one.started_ns for one in received)
+        elapsed = (last - first) / 1e9 if last > first else None
+        timed: Sequence[Sent | Received] = sent if phase == "publish" else received if phase == "consume" else outcomes
+        cpu, memory = self.here.used()
+        error = _errors(outcomes)
+        if counted.strangers:
+            error = f"{counted.strangers} names came that nobody had sent; {error}".removesuffix("; ")
+        latencies = _latencies(sent, received) if rate is not None else {}
+        done = accepted if phase == "publish" else counted.received / self.cell.groups
+        return Figures(
+            {
+                "sent": self.names,
+                "accepted": accepted,
+                "received": counted.received,
+                "lost": counted.lost,
+                "duplicates": counted.duplicates,
+                "reordered": counted.reordered,
+                "elapsed_s": elapsed,
+                "names_per_s": done / elapsed if elapsed and done else None,
+                "latency_ms": stats.percentiles(latencies["intended"]) if latencies else None,
+                "target_rate": rate if rate != math.inf else None,
+                "cpu_s": {
+                    "client": _client_cpu([one.usage for one in timed]),
+                    "broker": None if cpu is None or before[0] is None else cpu - before[0],
+                },
+                "rss_mb": {
+                    "client": sum({one.usage.pid: one.usage.rss_mb for one in timed}.values()),
+                    "broker": memory,
+                },
+                "survives": self.cell.guarantee.value,
+                "error": error or None,
+            },
+            {"phase": phase} if phase else {},
+            {
+                "latencies": {
+                    what: {**stats.percentiles(samples), "samples": len(samples), "tail": stats.tail(samples)}
+                    for what, samples in latencies.items()
+                },
+                "progress_s": [
+                    [((stamp - first) / 1e9, names) for stamp, names in one.progress]
+                    for one in received
+                    if one.progress
+                ],
+            },
+        )
+
+    def _count(self, sent: Sequence[Sent], received: Sequence[Received]) -> tuple[account.Count, int]:
+        series = [one.series for one in sent]
+        accepted = np.concatenate(
+            [account.accepted_codes(one.series.publisher, one.series.number, one.lanes) for one in sent]
+        )
+        handed = np.concatenate([account.accepted_codes(one.publisher, one.number, (one.number,)) for one in series])
+        groups = [
+            np.concatenate([one.codes for one in received if one.group == f"g{group}"])
+            for group in range(self.cell.groups)
+        ]
+        ordered = self.cell.members == 1 and self.cell.partitions == 1
+        lanes = max(len(one.lanes) for one in sent)
+        return account.count(accepted, handed, groups, lanes, ordered=ordered), len(accepted)
+
+
+def failure(text: str) -> Figures:
+    """A repetition of which nothing but the error is known."""
+    return Figures({"error": text})
+
+
+def _errors(outcomes: Sequence[Sent | Received]) -> str:
+    return "; ".join(dict.fromkeys(one.error for one in outcomes if one.error))
+
+
+def _client_cpu(usages: Sequence[Usage]) -> float:
+    by_process: dict[int, list[Usage]] = {}
+    for usage in usages:
+        by_process.setdefault(usage.pid, []).append(usage)
+    spans = [(min(u.cpu_from for u in own), max(u.cpu_to for u in own)) for own in by_process.values()]
+    return sum(end - start for start, end in spans) / 1e9
+
+
+def _latencies(sent: Sequence[Sent], received: Sequence[Received]) -> dict[str, Stamps]:
+    """Nanoseconds from the intended and from the actual send to the first receipt of each name, over all
+    groups; the publish delay (from actual send to acceptance), and how late names were sent."""
+    found: dict[str, list[Stamps]] = {"intended": [], "service": [], "publish": [], "late": []}
+    for one in sent:
+        settled = int(len(one.actual) * SETTLING)
+        accepted = one.confirmed[settled:] > 0
+        found["publish"].append((one.confirmed - one.actual)[settled:][accepted])
+        found["late"].append((one.actual - one.intended)[settled:][accepted])
+        for group in dict.fromkeys(receipt.group for receipt in received):
+            codes = np.concatenate([receipt.codes for receipt in received if receipt.group == group])
+            stamps = np.concatenate([receipt.stamps for receipt in received if receipt.group == group])
+            mine = (codes >> account.SHIFT) == one.series.publisher
+            numbers, first = np.unique(account.numbers(codes[mine]), return_index=True)
+            late = numbers >= settled
+            stamps, numbers = stamps[mine][first][late], numbers[late]
+            found["intended"].append(stamps - one.intended[numbers])
+            found["service"].append(stamps - one.actual[numbers])
+    return {what: np.concatenate(parts) if parts else NO_STAMPS for what, parts in found.items()}
+
+
+async def rounds(session: Session, question: str, cells: Sequence[Cell], run: str) -> AsyncIterator[Row]:
+    """Warm every cell up, then repeat all of them in rounds, each in an order of its own; each row as it comes.
+
+    The order depends on the seed and the question. A cell that fails is left out from then on, as is
+    what needs a broker that is lost.
+    """
+    shuffle = random.Random(f"{session.settings.seed} {question}").shuffle  # noqa: S311
+    names: dict[Cell, int] = {}
+    for cell in cells:
+        if (lost := session.sites[cell.contender.design].lost) is None:
+            try:
+                names[cell] = await session.names_for(cell)
+            except Failed as failed:
+                yield _row(run, question, cell, 0, failed.figures)
+        else:
+            yield _row(run, question, cell, 0, failure(f"the broker is gone: {lost}"))
+    for repetition in range(1, session.settings.rounds + 1):
+        order = list(names)
+        shuffle(order)
+        for cell in order:
+            for figures in await (cell.measure or Session.deliver)(session, cell, names[cell]):
+                yield _row(run, question, cell, repetition, figures)
+                if figures.fields["error"]:
+                    names.pop(cell, None)
+
+
+Row = tuple[Measurement, Mapping[str, Any]]
+
+
+def _row(run: str, question: str, cell: Cell, repetition: int, figures: Figures) -> Row:
+    contender = cell.contender
+    params = {**cell.params, **figures.params}
+    key = (run, question, contender.design, contender.name, cell.guarantee.name, params, repetition)
+    return Measurement(*key, **figures.fields), figures.details

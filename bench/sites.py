@@ -1,0 +1,105 @@
+"""The brokers of a run, and the line on which consumers tell that they are ready."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import psutil
+
+import greet
+from greet import BrokerMissing, GreetError
+from greet.brokers import PRIVATE, VARIABLES, Broker, by_default
+
+
+@dataclass
+class Site:
+    """Where a design is: its broker, ours or not. `asyncio` has none."""
+
+    url: str = field(repr=False)
+    broker: Broker | None = None
+    """None where the broker is not ours: what it costs is then not known."""
+    control: str = ""
+    """The topic on which consumers tell that they are ready; empty for asyncio."""
+    lost: str | None = None
+    """Why it cannot be used any more."""
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    ready: set[str] = field(default_factory=set)
+
+    async def wait_ready(self, who: Iterable[str]) -> None:
+        """Return when all of `who` have told that they are ready, or the site is lost."""
+        wanted = set(who)
+        async with self.changed:
+            await self.changed.wait_for(lambda: wanted <= self.ready or self.lost)
+        self.ready -= wanted
+
+    async def listen(self, line: greet.Line) -> None:
+        """Hear who is ready, until cancelled; when this fails, the site is lost."""
+        try:
+            async with line.subscribe("bench") as names:
+                await self._heard("")
+                async for name in names:
+                    await self._heard(name)
+        except GreetError as error:
+            self.lost = f"{type(error).__name__}: {error}"
+            await self._heard("")
+
+    async def _heard(self, name: str) -> None:
+        async with self.changed:
+            self.ready.add(name)
+            self.changed.notify_all()
+
+    def used(self) -> tuple[float | None, float | None]:
+        """The broker's CPU seconds so far and its resident memory in MB; None if it is not ours or gone."""
+        if self.broker:
+            with suppress(psutil.Error):
+                found = [psutil.Process(pid) for pid in self.broker.pids]
+                times = [one.cpu_times() for one in found]
+                if found:
+                    memory = sum(one.memory_info().rss for one in found) / 1e6
+                    return sum(one.user + one.system for one in times), memory
+        return None, None
+
+
+@asynccontextmanager
+async def sites(designs: Iterable[str]) -> AsyncIterator[tuple[dict[str, Site], dict[str, str]]]:
+    """The sites of `designs`, started side by side, and for each that cannot be had, what to do."""
+    found: dict[str, Site] = {}
+    missing: dict[str, str] = {}
+
+    async def enter(design: str, stack: AsyncExitStack) -> None:
+        try:
+            found[design] = await _site(design, stack)
+        except GreetError as error:
+            missing[design] = str(error)
+
+    async with AsyncExitStack() as stack:
+        await asyncio.gather(*(enter(design, stack) for design in designs))
+        yield found, missing
+
+
+async def _site(design: str, stack: AsyncExitStack) -> Site:
+    if design == "asyncio":
+        return Site("asyncio:")
+    if url := os.environ.get(VARIABLES[design]) or await by_default(design):
+        found = Site(url)
+    else:
+        broker = await stack.enter_async_context(PRIVATE[design]())
+        found = Site(broker.url, broker)
+    found.control = f"bench-ready-{secrets.token_hex(4)}"
+    line = await stack.enter_async_context(greet.connect(found.url, found.control))
+    hearing = asyncio.create_task(found.listen(line))
+    stack.push_async_callback(_end, hearing)
+    await found.wait_ready([""])
+    if found.lost:
+        raise BrokerMissing(found.lost)
+    return found
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

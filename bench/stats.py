@@ -1,0 +1,98 @@
+"""Samples to figures: pure functions, no asyncio, no files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999, "max": 1.0}
+TAIL = 10_000
+"""The fewest samples of which a p99.9 is told: ten lie above it."""
+RESAMPLES = 10_000
+
+# Student's t at 97.5 %, for 1 to 30 degrees of freedom.
+_T = [float(t) for t in ["12.706", "4.303", "3.182", "2.776", "2.571", "2.447", "2.365", "2.306", "2.262", "2.228", "2.201", "2.179", "2.160", "2.145", "2.131", "2.120", "2.110", "2.101", "2.093", "2.086", "2.080", "2.074", "2.069", "2.064", "2.060", "2.056", "2.052", "2.048", "2.045", "2.042"]]  # fmt: skip
+
+
+def percentiles(samples_ns: ArrayLike) -> dict[str, float | None]:
+    """p50, p90, p99, p99_9 and max in milliseconds, each a sample that occurred (nearest rank).
+
+    A figure that the samples cannot carry is None: all of no samples, p99_9 of fewer than `TAIL`.
+    """
+    samples = np.asarray(samples_ns, np.int64)
+    if not samples.size:
+        return dict.fromkeys(PERCENTILES)
+    found = np.quantile(samples, list(PERCENTILES.values()), method="inverted_cdf") / 1e6
+    figures: dict[str, float | None] = {name: float(value) for name, value in zip(PERCENTILES, found, strict=True)}
+    if samples.size < TAIL:
+        figures["p99_9"] = None
+    return figures
+
+
+def tail(samples_ns: ArrayLike, points: int = 60) -> list[tuple[float, float]]:
+    """The complementary distribution: (share of samples at or above, milliseconds), for a log-log plot."""
+    samples = np.sort(np.asarray(samples_ns, np.int64))
+    if not samples.size:
+        return []
+    ranks = np.unique(np.geomspace(1, samples.size, points).astype(np.int64))
+    return [(float(rank / samples.size), float(samples[-rank] / 1e6)) for rank in ranks[::-1]]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as much: the geometric mean of paired ratios and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    rounds: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Ratio:
+    """Paired within rounds: `ours[i]` and `theirs[i]` were measured one after the other.
+
+    The interval is the expanded bootstrap percentile interval: the plain one is too narrow for the
+    few rounds of a benchmark (T. Hesterberg, What Teachers Should Know About the Bootstrap, 2015,
+    section 4.3). Fewer than two rounds have no interval: it is from 0 to infinity.
+
+    Raises:
+        ValueError: the lengths differ, or a figure is not positive.
+    """
+    if len(ours) != len(theirs) or not ours or min(*ours, *theirs) <= 0:
+        raise ValueError("a paired ratio needs as many positive figures on both sides")
+    logs = np.log(np.asarray(ours, float) / np.asarray(theirs, float))
+    value, n = float(np.exp(logs.mean())), len(logs)
+    if n < 2:
+        return Ratio(value, 0.0, math.inf, n)
+    low, high = np.exp(_interval(logs, seed))
+    return Ratio(value, float(low), float(high), n)
+
+
+def _interval(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    n = len(values)
+    student = _T[n - 2] if n - 2 < len(_T) else 1.96 + 2.4 / (n - 1)
+    edge = NormalDist().cdf(-math.sqrt(n / (n - 1)) * student)
+    means = np.random.default_rng(seed).choice(values, (RESAMPLES, n)).mean(axis=1)
+    edges: NDArray[np.float64] = np.quantile(means, [edge, 1 - edge])
+    return edges
+
+
+def floor(same: Ratio) -> float:
+    """The noise floor, from a ratio of a contender to itself: 0.05 says that 5 % is no difference."""
+    return max(same.high, 1 / same.low if same.low else math.inf) - 1
+
+
+def verdict(found: Ratio, noise: float = 0.0) -> str:
+    """`more`, `less` or `no difference`: the interval must exclude 1, and the value clear the noise floor."""
+    away = max(found.value, 1 / found.value) - 1
+    if found.low <= 1 <= found.high or away <= noise:
+        return "no difference"
+    return "more" if found.value > 1 else "less"

@@ -1,0 +1,76 @@
+"""hello and goodbye through queues of three architectures, with the same promises.
+
+    import greet
+
+    async with greet.connect("kafka://127.0.0.1:9092", topic="names") as line:
+        async with line.subscribe("hello") as names:
+            await line.publish("Ada")
+            async for name in names:
+                print(greet.hello(name))  # hello Ada
+
+Read `greet.line` for the promises, then `greet.designs` for the three ways to keep them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from greet.errors import (
+    BadName,
+    BadURL,
+    BrokerMissing,
+    ConnectFailed,
+    ConnectionLost,
+    GreetError,
+    PublishFailed,
+    PublishUnknown,
+    Unsupported,
+)
+from greet.line import Guarantee, Line, Subscription
+from greet.names import goodbye, hello
+
+__all__ = [
+    "BadName",
+    "BadURL",
+    "BrokerMissing",
+    "ConnectFailed",
+    "ConnectionLost",
+    "GreetError",
+    "Guarantee",
+    "Line",
+    "PublishFailed",
+    "PublishUnknown",
+    "Subscription",
+    "Unsupported",
+    "connect",
+    "goodbye",
+    "hello",
+]
+
+# A design is imported when it is first asked for: nobody waits for a library that is not used.
+_DESIGNS = {
+    "asyncio": "greet.designs.asyncio_queue:AsyncioLine",
+    "amqp": "greet.designs.rabbitmq:RabbitMQLine",
+    "amqps": "greet.designs.rabbitmq:RabbitMQLine",
+    "kafka": "greet.designs.kafka:KafkaLine",
+    "kafka+ssl": "greet.designs.kafka:KafkaLine",
+}
+
+
+def connect(url: str, topic: str = "names", *, guarantee: Guarantee | None = None) -> Line:
+    """A line to `topic` over the design that the scheme of `url` names, opened by `async with`.
+
+    What only one design has is said in the URL's query: `kafka://host:9092?partitions=4`,
+    `amqp://host/?queue_type=quorum`. Without a `guarantee` it is the strongest of the design.
+
+    Raises:
+        BadURL: the URL or the topic cannot be understood.
+        Unsupported: the design cannot give that guarantee.
+        ConnectFailed: by `async with`, when no connection comes about by the deadline.
+    """
+    scheme = url.partition(":")[0]
+    if scheme not in _DESIGNS:
+        raise BadURL(f"no design has the scheme {scheme[:40]!a}: use one of {', '.join(_DESIGNS)}")
+    module, _, name = _DESIGNS[scheme].partition(":")
+    design: type[Line] = getattr(import_module(module), name)
+    return design(url, topic, guarantee)

@@ -1,0 +1,66 @@
+"""Keep private brokers up until interrupted: `python -m greet.brokers --help`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from greet.brokers import PRIVATE, VARIABLES
+from greet.brokers.process import together
+from greet.errors import BrokerMissing
+
+DESCRIPTION = """\
+Keeps a private RabbitMQ and a private Kafka up until it is interrupted, with Ctrl-C or SIGTERM.
+
+Prints a line `export VARIABLE=URL` for each on standard output once it serves: in another terminal,
+give them to the shell, and `python -m greet`, `python -m bench`, the tests and the notebooks use these
+brokers instead of starting their own. A URL may hold a password: it is of use to nobody afterwards.
+"""
+STATUS = "Exit status: 0 when interrupted, 2 for wrong use, 3 when a broker that was asked for cannot be had."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until interrupted; returns the exit status."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m greet.brokers", None, DESCRIPTION, STATUS, formatter_class=form)
+    parser.add_argument("--only", choices=PRIVATE, help="start this one alone; it is an error if it cannot be had")
+    only = parser.parse_args(arguments).only
+    required = only is not None or os.environ.get("GREET_REQUIRE") == "all"
+    return asyncio.run(keep([only] if only else list(PRIVATE), required=required))
+
+
+async def keep(designs: Sequence[str], *, required: bool) -> int:
+    """Keep the brokers of `designs` up; 0 once interrupted, 3 if none, or a `required` one, cannot be had."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await together(*(keep_one(design, required=required) for design in designs))
+    except asyncio.CancelledError:
+        return 0
+    except BrokerMissing:
+        pass  # it was named already
+    return 3
+
+
+async def keep_one(design: str, *, required: bool) -> None:
+    """Keep one broker up until cancelled; if it cannot be had says why, and raises that only if `required`."""
+    print(f"{design}: starting …", file=sys.stderr)
+    try:
+        async with PRIVATE[design]() as broker:
+            print(f"export {VARIABLES[design]}={broker.url}", flush=True)
+            print(f"{design}: {broker.version} serves until Ctrl-C", file=sys.stderr)
+            await asyncio.Event().wait()
+    except BrokerMissing as error:
+        print(f"{design}: {error}", file=sys.stderr)
+        if required:
+            raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""A private RabbitMQ: `rabbitmq-server` of this system, with everything that it has in one folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from greet.brokers.process import Broker, Node, environment, free_ports, launched, together
+from greet.errors import BrokerMissing
+
+# Debian's /usr/sbin/rabbitmq-server is a wrapper that becomes another user, so it comes last.
+FOLDERS = (
+    "/usr/lib/rabbitmq/bin",
+    "/opt/homebrew/sbin",
+    "/opt/homebrew/opt/rabbitmq/sbin",
+    "/usr/local/sbin",
+    "/usr/local/opt/rabbitmq/sbin",
+    "/usr/sbin",
+)
+VERSION = re.compile(r"RabbitMQ (\d+\.\d+\.\d+\S*)")
+
+
+@asynccontextmanager
+async def rabbitmq(nodes: int = 1, *, config: Mapping[str, str] | None = None) -> AsyncIterator[Broker]:
+    """A private RabbitMQ of `nodes` members on loopback, ready for use, and gone afterwards.
+
+    `config` has lines for rabbitmq.conf that replace the kit's own of the same key.
+
+    Raises:
+        BrokerMissing: RabbitMQ is not installed, or does not start.
+    """
+    server = find_server()
+
+    def build(folder: Path) -> Broker:
+        return prepare(folder, server, nodes, config or {})
+
+    async with launched(build, begin) as broker:
+        yield broker
+
+
+def prepare(folder: Path, server: str, count: int, config: Mapping[str, str]) -> Broker:
+    """Write the configuration of all members, with credentials of their own."""
+    user, password, cookie = f"greet-{secrets.token_hex(4)}", secrets.token_urlsafe(24), secrets.token_hex(24)
+    epmd, *ports = free_ports(1 + 2 * count)
+    nodes = []
+    for number, (port, distribution) in enumerate(zip(ports[::2], ports[1::2], strict=True), start=1):
+        home = folder / f"node{number}"
+        home.mkdir()
+        settings = {
+            "listeners.tcp.1": f"127.0.0.1:{port}",
+            "default_user": user,
+            "default_pass": password,
+            "log.console": "true",
+            "log.file": "false",
+        }
+        if number > 1:
+            settings["cluster_formation.classic_config.nodes.1"] = "greet1@localhost"
+            settings["cluster_formation.classic_config.nodes.2"] = f"greet{number}@localhost"
+        settings |= config
+        private(home / "rabbitmq.conf", "".join(f"{key} = {value}\n" for key, value in settings.items()))
+        private(home / ".erlang.cookie", cookie)
+        (home / "enabled_plugins").write_text("[].\n")
+        nodes.append(
+            Node(
+                url=f"amqp://{user}:{password}@127.0.0.1:{port}/",
+                port=port,
+                command=[server],
+                environment=environment(folder, "RABBITMQ_", "ERL_") | variables(home, number, epmd, distribution),
+                log=home / "log",
+                program="beam.smp",
+            )
+        )
+    return Broker(nodes[0].url, "unknown", folder, nodes)
+
+
+async def begin(broker: Broker) -> None:
+    """Start the first member alone, then the others, which join it; return when all serve."""
+    first, *others = broker.nodes
+    first.start()
+    await first.serving(1)
+    for node in others:
+        node.start()
+    await together(*(node.serving(number) for number, node in enumerate(others, start=2)))
+    if found := VERSION.search(first.text()):
+        broker.version = found[1]
+
+
+def variables(home: Path, number: int, epmd: int, distribution: int) -> dict[str, str]:
+    """What keeps a node to its folder and to loopback: `rabbitmq-server` takes all of it from the environment."""
+    return {
+        "HOME": str(home),  # where Erlang looks for the cookie
+        "TMPDIR": str(home),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_EPMD_PORT": str(epmd),
+        "RABBITMQ_NODENAME": f"greet{number}@localhost",
+        "RABBITMQ_DIST_PORT": str(distribution),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
+        "RABBITMQ_CONFIG_FILES": str(home / "conf.d"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(home / "advanced.config"),
+        "RABBITMQ_CONF_ENV_FILE": str(home / "rabbitmq-env.conf"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
+        "RABBITMQ_MNESIA_BASE": str(home / "data"),
+        "RABBITMQ_GENERATED_CONFIG_DIR": str(home / "generated"),
+        "RABBITMQ_LOG_BASE": str(home / "logs"),
+    }
+
+
+def private(path: Path, text: str) -> None:
+    """Write a file that only this user can read from its first byte on."""
+    path.touch(0o600, exist_ok=False)
+    path.write_text(text)
+
+
+def find_server() -> str:
+    """The path of `rabbitmq-server`; raises `BrokerMissing`, which names the command that gets it."""
+    if sys.platform == "win32":
+        raise BrokerMissing("RabbitMQ is not started on Windows: use the asyncio design, or set GREET_RABBITMQ_URL")
+    conda = os.environ.get("CONDA_PREFIX")
+    folders = [*([f"{conda}/bin", f"{conda}/sbin"] if conda else []), *FOLDERS, os.environ.get("PATH", "")]
+    found = shutil.which("rabbitmq-server", path=os.pathsep.join(folders))
+    if found is None:
+        raise BrokerMissing(f"rabbitmq-server was not found: get it with `{how_to_get()}`, or set GREET_RABBITMQ_URL")
+    return found
+
+
+def how_to_get() -> str:
+    """The one command that gets RabbitMQ on this system."""
+    if os.environ.get("CONDA_PREFIX"):
+        return "conda install -c conda-forge rabbitmq-server"
+    if sys.platform == "darwin" and shutil.which("brew"):
+        return "brew install rabbitmq"
+    if shutil.which("apt-get"):
+        return f"{'' if os.geteuid() == 0 else 'sudo '}apt-get install rabbitmq-server"
+    return "docker compose up -d --wait"

@@ -1,0 +1,153 @@
+"""One process: a bounded `asyncio.Queue` for each group, and nothing else.
+
+                       ┌─► Queue "hello"   ─► its members
+    publish ─► topic ──┤
+                       └─► Queue "goodbye" ─► its members
+
+An entry of a queue is a list of names: one name from `publish`, up to 100 from `publish_many`,
+which so wakes a consumer once for a hundred names. A queue holds at most `maxsize` entries
+(1,000) of at most 65,536 characters each, so it cannot fill the memory: a publisher waits.
+
+All of it lives as long as the process and its event loop: nothing survives them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self
+from weakref import WeakKeyDictionary
+
+from greet.errors import GreetError, PublishFailed, PublishUnknown, Unsupported
+from greet.line import Guarantee, Line, Subscription, chunks, plain
+from greet.names import check
+
+
+ENTRY = 100  # names, at most, that one entry of a queue holds
+PREFETCH = 100  # entries, at most, that a member takes at once: its fair share of what waits
+
+
+class _Group:
+    """The queue of one group, and what its members gave back."""
+
+    def __init__(self, maxsize: int) -> None:
+        self.queue: asyncio.Queue[list[str]] = asyncio.Queue(maxsize)
+        self.returned: deque[list[str]] = deque()
+        self.members = 0
+
+    def give_back(self, names: list[str]) -> None:
+        """What a member did not settle comes next, also to a member that already waits."""
+        if self.queue.empty():
+            self.queue.put_nowait(names)
+        else:
+            self.returned.append(names)
+
+
+# The topics of each event loop: two lines to one topic share its groups, as with a broker.
+_topics: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, dict[str, _Group]]] = WeakKeyDictionary()
+
+
+class AsyncioLine(Line):
+    """`asyncio:`, or with the size of each queue, `asyncio:?maxsize=1000`."""
+
+    guarantees = (Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE)
+    port = 0
+    keys = ("maxsize",)
+    _groups: dict[str, _Group]
+
+    def __init__(self, url: str, topic: str, guarantee: Guarantee | None) -> None:
+        super().__init__(url, topic, guarantee)
+        self._maxsize = int(self.address.number("maxsize", 1000))
+
+    async def __aenter__(self) -> Self:
+        topics = _topics.setdefault(asyncio.get_running_loop(), {})
+        self._groups = topics.setdefault(self.topic, {})
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The groups keep their names as long as the loop lives."""
+
+    async def publish(self, name: str) -> None:
+        check(name)
+        entry = [name]
+        if full := self._put(entry):
+            await self._wait_and_put(full, entry)
+
+    async def publish_many(self, names: Iterable[str]) -> int:
+        accepted = 0
+        try:
+            for chunk in chunks(names, ENTRY):
+                if full := self._put(chunk):
+                    await self._wait_and_put(full, chunk)
+                accepted += len(chunk)
+        except GreetError as error:
+            error.accepted = accepted
+            raise
+        return accepted
+
+    def _put(self, entry: list[str]) -> Sequence[_Group]:
+        """Put `entry` into each queue that has room; the groups whose queue has none."""
+        if not self._groups:
+            raise PublishFailed(f"no group has ever read {self.topic}, so a name has nowhere to go: subscribe first")
+        full: Sequence[_Group] = ()
+        for group in self._groups.values():
+            try:
+                group.queue.put_nowait(entry)
+            except asyncio.QueueFull:
+                full = [*full, group]
+        return full
+
+    async def _wait_and_put(self, full: Sequence[_Group], entry: list[str]) -> None:
+        failure = PublishFailed if len(full) == len(self._groups) else PublishUnknown
+        for group in full:
+            try:
+                async with asyncio.timeout(self.timeout):
+                    await group.queue.put(entry)
+            except TimeoutError:
+                raise failure(f"a group of {self.topic} was full for {self.timeout:g} s: read it") from None
+            failure = PublishUnknown  # from here on, some group has it
+
+    def group(self, name: str) -> _Group:
+        """The group of that name, which is made when it is first asked for."""
+        return self._groups.setdefault(name, _Group(self._maxsize))
+
+    def subscribe(self, group: str, *, replay: bool = False) -> AsyncioSubscription:
+        if replay:
+            raise Unsupported("asyncio keeps no name that was read, so it cannot replay: use kafka")
+        return AsyncioSubscription(self, plain("group", group))
+
+
+class AsyncioSubscription(Subscription):
+    """A member of a group: it takes entries from the group's queue."""
+
+    _group: _Group
+
+    def __init__(self, line: AsyncioLine, group: str) -> None:
+        super().__init__()
+        self._line = line
+        self._name = group
+
+    async def __aenter__(self) -> Self:
+        self._group = self._line.group(self._name)
+        self._group.members += 1
+        return self
+
+    async def _receive(self) -> list[str]:
+        group = self._group
+        if group.returned:
+            return group.returned.popleft()
+        batch = list(await group.queue.get())
+        for _ in range(min(group.queue.qsize() // group.members, PREFETCH)):
+            batch += group.queue.get_nowait()
+        return batch
+
+    async def _leave(self) -> None:
+        rest = self._batch[self._taken if self._line.guarantee is Guarantee.AT_MOST_ONCE else self._settled :]
+        self._batch = []
+        self._group.members -= 1
+        if rest:
+            self._group.give_back(rest)

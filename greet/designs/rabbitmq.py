@@ -1,0 +1,523 @@
+"""RabbitMQ: an exchange copies each name to one durable queue per group; the broker keeps them.
+
+                                         ┌─► queue "names:hello"   ─► its members ─┐
+    publish ─► exchange "names" (fanout) ┤                                         ├ no name: rejected
+                                         └─► queue "names:goodbye" ─► its members ─┘
+                                                                                   ▼
+                                                                           queue "names.dead"
+
+A publisher knows the exchange and no group; a group is a queue bound to it. What a group has not
+settled waits in its queue on the broker, whether or not a member is there.
+
+    guarantee      publish returns              message     a member acknowledges
+    AT_MOST_ONCE   when it is written           transient   names as they are handed out
+    AT_LEAST_ONCE  when the broker confirms it  transient   names that are handled
+    DURABLE        when the broker confirms it  persistent  names that are handled
+
+AT_MOST_ONCE does without the broker's own automatic acknowledgement. That knows no limit: a million
+waiting names would be pushed into the memory of the first member that comes, and be lost with it.
+
+This file is the architecture, in aio-pika's terms; `rabbitmq_wire.py` makes it fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from random import uniform
+from types import TracebackType
+from typing import Self, TypeVar
+from urllib.parse import quote
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.exceptions import (
+    CONNECTION_EXCEPTIONS,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    DeliveryError,
+    ProbableAuthenticationError,
+)
+from pamqp.common import FieldTable
+from yarl import URL
+
+from greet.designs.rabbitmq_wire import Delivery, Inbox, NotSent, Outbox, Wire, message_id, nowhere
+from greet.errors import (
+    BadName,
+    BadURL,
+    ConnectFailed,
+    ConnectionLost,
+    GreetError,
+    PublishFailed,
+    Unsupported,
+    one_line,
+)
+from greet.line import DeadLetter, Guarantee, Line, Subscription, chunks, plain
+from greet.names import check, check_all, decode
+
+PARCEL = 100
+"""How many names of `publish_many` go together."""
+AHEAD = 10
+"""How many such parcels go before the first of them is confirmed."""
+SETTLE = 0.2
+"""How many seconds a name may be handled and not yet acknowledged."""
+REMEMBER = 5000
+"""How many handled names a member knows again."""
+CLOSING = 5
+"""How many seconds a farewell may take."""
+
+# What aio-pika raises when a connection fails. It does not wrap all of it in errors of its own.
+DRIVER = (*CONNECTION_EXCEPTIONS, TimeoutError, EOFError)
+T = TypeVar("T")
+
+# What goes wrong is raised here; that the drivers log it too is shown where logging is configured.
+for _driver in ("aio_pika", "aiormq"):
+    logging.getLogger(_driver).addHandler(logging.NullHandler())
+
+
+class RabbitMQLine(Line):
+    """`amqp://user:password@host:port/vhost`, or `amqps://…` over TLS; several hosts are a cluster.
+
+    The keys of the query: `queue_type`: classic (the default), or quorum, which is kept by a
+    majority of a cluster; `prefetch`: how many unsettled names a member may hold (500);
+    `heartbeat`: a connection that is silent for three times as many seconds is dead (5); `ca`:
+    the file of the authority that signed the broker's certificate; `cert` and `key`: the files of
+    our own certificate; `timeout`; `cleartext`.
+    """
+
+    port = 5672
+    keys = ("queue_type", "prefetch", "heartbeat", "ca", "cert", "key")
+
+    def __init__(self, url: str, topic: str, guarantee: Guarantee | None) -> None:
+        if url.startswith("amqps:"):
+            self.port = 5671  # type: ignore[misc]
+        super().__init__(url, topic, guarantee)
+        if len(topic) > 100:
+            raise BadURL(f"topic {topic[:40]!a}… is too long for RabbitMQ: use up to 100 characters")
+        self.queue_type = self.address.choice("queue_type", "classic", "quorum")
+        self.prefetch = int(self.address.number("prefetch", 500))
+        self.heartbeat = int(self.address.number("heartbeat", 5))
+        self.context = self._tls() if self.address.tls else None
+        self._link = _Link(self, "publisher")
+        self._outbox: Outbox | None = None
+        self._opening = asyncio.Lock()
+        self._closed = False
+
+    def _tls(self) -> ssl.SSLContext:
+        files = self.address.options
+        try:
+            context = ssl.create_default_context(cafile=files.get("ca"))
+            if "cert" in files:
+                context.load_cert_chain(files["cert"], files.get("key"))
+        except OSError as error:
+            raise BadURL(f"cannot read the files ca, cert and key of the URL: {one_line(error)}") from error
+        return context
+
+    async def __aenter__(self) -> Self:
+        try:
+            async with asyncio.timeout(self.address.timeout):
+                await self._link.open()
+        except DRIVER as error:
+            raise self.unusable(error) from error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        await self._link.close()
+        if self._outbox:
+            self._outbox.close("the line was closed")
+            if self._outbox.returned and error is None:
+                raise PublishFailed(f"{self._outbox.returned} names were lost: {nowhere(self.topic)}")
+
+    # Publishing
+
+    async def publish(self, name: str) -> None:
+        check(name)
+        bodies = [name.encode()]
+        while True:
+            outbox = self._outbox if self._outbox and self._outbox.open else await self._reopened()
+            try:
+                await outbox.send(bodies)
+            except NotSent:
+                continue  # over the next connection
+            return
+
+    async def publish_many(self, names: Iterable[str]) -> int:
+        accepted = 0
+        failure: GreetError | None = None
+        parcels: deque[asyncio.Future[int]] = deque()
+        try:
+            for chunk in chunks(names, PARCEL):
+                outbox = self._outbox if self._outbox and self._outbox.open else await self._reopened()
+                parcels.append(outbox.send([name.encode() for name in chunk]))
+                if len(parcels) == AHEAD:
+                    accepted += await parcels[0]
+                    parcels.popleft()
+        except GreetError as error:
+            failure = error
+        for parcel in parcels:
+            try:
+                accepted += await parcel
+            except GreetError as error:
+                accepted += error.accepted
+                failure = failure or error
+        if failure:
+            failure.accepted = accepted
+            raise failure
+        return accepted
+
+    async def _reopened(self) -> Outbox:
+        """The outbox; a new one where there is none yet, or its connection was lost."""
+        if self._closed:
+            raise PublishFailed("this line is closed: connect again")
+        deadline = asyncio.get_running_loop().time() + self.address.timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._opening.acquire()
+            try:
+                if not (self._outbox and self._outbox.open):
+                    self._outbox = await keep_trying(self._open_outbox, deadline)
+                return self._outbox
+            finally:
+                self._opening.release()
+        except DRIVER as error:
+            raise PublishFailed(f"not sent: {self.unusable(error)}") from error
+
+    async def _open_outbox(self) -> Outbox:
+        if not self._link.usable():
+            await self._link.close()
+            await self._link.open()
+        confirms = self.guarantee is not Guarantee.AT_MOST_ONCE
+        channel = await self._link.channel(confirms=confirms)
+        try:
+            # Groups declare the exchange, publishers do not: so it is there if a group ever was.
+            await channel.get_exchange(self.topic)
+        except ChannelNotFoundEntity as error:
+            raise PublishFailed(nowhere(self.topic)) from error
+        underlay = await channel.get_underlay_channel()
+        outbox = Outbox(
+            self._link.wire,
+            underlay.number,
+            self.topic,
+            self.address.timeout,
+            confirms=confirms,
+            persistent=self.guarantee is Guarantee.DURABLE,
+        )
+        underlay.closing.add_done_callback(lambda _: outbox.close("the connection was lost"))
+        return outbox
+
+    # Reading
+
+    def subscribe(self, group: str, *, replay: bool = False) -> RabbitMQSubscription:
+        if replay:
+            raise Unsupported("a queue of RabbitMQ keeps no name that was settled, so it cannot replay: use kafka")
+        if len(group) > 100:
+            raise BadURL(f"group {group[:40]!a}… is too long for RabbitMQ: use up to 100 characters")
+        return RabbitMQSubscription(self, plain("group", group))
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        letters = []
+
+        async def read(_: AbstractChannel, message: AbstractIncomingMessage) -> None:
+            origin, reason = _origin(message)
+            group = origin.removeprefix(f"{self.topic}:")
+            letters.append(DeadLetter(message.body, group, f"queue {origin}", _complaint(message.body) or reason))
+
+        await self._visit_dead_letters(read)
+        return letters
+
+    async def resend_dead_letters(self) -> int:
+        sent = 0
+
+        async def send(channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
+            # To the group that could not read it, not to the exchange: the others have had it.
+            nonlocal sent
+            origin, _ = _origin(message)
+            again = aio_pika.Message(message.body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+            await channel.default_exchange.publish(again, origin, mandatory=True)
+            await message.ack()
+            sent += 1
+
+        try:
+            await self._visit_dead_letters(send)
+        except GreetError as error:
+            error.accepted = sent
+            raise
+        return sent
+
+    async def _visit_dead_letters(
+        self, visit: Callable[[AbstractChannel, AbstractIncomingMessage], Awaitable[None]]
+    ) -> None:
+        """Get each of them once. What `visit` does not acknowledge goes back when the channel closes."""
+        link = _Link(self, "dead letters")
+        timeout = self.address.timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await link.open()
+                channel = await link.channel(confirms=True)
+                queue = await channel.get_queue(f"{self.topic}.dead")
+            for _ in range(queue.declaration_result.message_count or 0):
+                async with asyncio.timeout(timeout):
+                    if message := await queue.get(fail=False):
+                        await visit(channel, message)
+        except ChannelNotFoundEntity:
+            return  # no group has ever read the topic
+        except DeliveryError as error:
+            raise PublishFailed(f"a dead letter of {self.topic} was not taken, and stays: {one_line(error)}") from error
+        except DRIVER as error:
+            raise self.unusable(error) from error
+        finally:
+            await link.close()
+
+    def unusable(self, error: BaseException) -> ConnectFailed:
+        """What to say of a connection that does not come about."""
+        match error:
+            case TimeoutError():
+                why = f"it did not answer as RabbitMQ within {self.address.timeout:g} s"
+            case ssl.SSLCertVerificationError():
+                why = f"its certificate is refused ({error.verify_message}); ?ca=FILE names an authority to trust"
+            case ProbableAuthenticationError():
+                why = "it refuses this user and password: check them"
+            case ChannelPreconditionFailed():
+                why = f"use another topic, or the arguments that this one has: {one_line(error)}"
+            case _:
+                why = one_line(error)
+        return ConnectFailed(f"cannot use {self.address}: {why}")
+
+
+class RabbitMQSubscription(Subscription):
+    """A member of a group: a consumer of its queue, on a connection of its own."""
+
+    _inbox: Inbox
+
+    def __init__(self, line: RabbitMQLine, group: str) -> None:
+        super().__init__()
+        self._line = line
+        self._queue = f"{line.topic}:{group}"
+        self._link = _Link(line, f"member of {group}")
+        self._early = line.guarantee is Guarantee.AT_MOST_ONCE
+        self._left = False
+        self._deliveries: list[Delivery] = []  # of the names in `_batch`, one for one
+        self._acknowledged = 0  # how many of them are
+        self._timer: asyncio.TimerHandle | None = None
+        self._handled: deque[bytes] = deque(maxlen=REMEMBER)  # the headers of the names handled last
+        self._known: set[str | None] = set()  # their ids, as long as they may come again
+
+    async def __aenter__(self) -> Self:
+        try:
+            async with asyncio.timeout(self._line.address.timeout):
+                await self._join()
+        except DRIVER as error:
+            await self._link.close()
+            raise self._line.unusable(error) from error
+        return self
+
+    async def _join(self) -> None:
+        """Connect, make what is not there yet, and consume: when this returns, the group is live."""
+        line = self._line
+        await self._link.close()
+        await self._link.open()
+        channel = await self._link.channel()
+        await channel.set_qos(line.prefetch)
+        kind: FieldTable = {"x-queue-type": line.queue_type}
+        dead = await channel.declare_queue(f"{line.topic}.dead", durable=True, arguments=kind)
+        # What is rejected goes to the exchange "", which hands it to the queue of that name.
+        rejected: FieldTable = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead.name}
+        queue = await channel.declare_queue(self._queue, durable=True, arguments=kind | rejected)
+        exchange = await channel.declare_exchange(line.topic, aio_pika.ExchangeType.FANOUT, durable=True)
+        await queue.bind(exchange)
+
+        underlay = await channel.get_underlay_channel()
+        inbox = self._inbox = Inbox(self._link.wire, underlay.number)
+        underlay.closing.add_done_callback(lambda _: self._lost(inbox))
+        underlay.on_consumer_cancel_callbacks.add(lambda _: self._lost(inbox))  # as when the queue is deleted
+        await queue.consume(_taken_by_the_inbox)
+
+    def _lost(self, inbox: Inbox) -> None:
+        """Drop what was not handed out yet: the broker delivers it again, to whoever reads."""
+        inbox.close()
+        if inbox is self._inbox:
+            del self._batch[self._taken :]
+
+    async def _receive(self) -> list[str]:
+        self._settle(len(self._batch))
+        self._handled.extend(delivery.header for delivery in self._deliveries[: len(self._batch)])
+        self._batch, self._deliveries, self._taken = [], [], 0
+        names: list[str] = []
+        while not names:
+            if deliveries := await self._inbox.take():
+                names = self._names(deliveries)
+            elif not self._inbox.open:
+                await self._rejoin()
+        if self._early:
+            self._settle(len(names))
+        elif not self._timer:
+            self._timer = asyncio.get_running_loop().call_later(SETTLE, self._settle_in_time)
+        return names
+
+    def _names(self, deliveries: list[Delivery]) -> list[str]:
+        """The names in `deliveries`, which become those of the batch, without what holds none."""
+        if self._known:
+            deliveries = [delivery for delivery in deliveries if not self._knows(delivery)]
+        try:
+            names = [delivery.body.decode() for delivery in deliveries]  # type: ignore[union-attr]
+            check_all(names)
+        except (AttributeError, UnicodeDecodeError, BadName):
+            good = []
+            for delivery in deliveries:
+                if _complaint(delivery.body):
+                    self._inbox.reject(delivery.tag)
+                else:
+                    good.append(delivery)
+            deliveries = good
+            names = [decode(delivery.body or b"") for delivery in deliveries]
+        self._deliveries, self._acknowledged = deliveries, 0
+        return names
+
+    def _knows(self, delivery: Delivery) -> bool:
+        """Whether it was handled before its connection was lost, and the acknowledgement with it."""
+        if not delivery.redelivered or message_id(delivery.header) not in self._known:
+            return False
+        self._inbox.acknowledge(delivery.tag, multiple=False)
+        return True
+
+    def _settle(self, count: int) -> None:
+        """Acknowledge the first `count` names of the batch, as far as they are not."""
+        if count > self._acknowledged:
+            self._acknowledged = count
+            if self._inbox.open:
+                self._inbox.acknowledge(self._deliveries[count - 1].tag, multiple=True)
+
+    def _settle_in_time(self) -> None:
+        """A slow handler does not keep to itself what it has handled until the batch is done."""
+        self._timer = None
+        self._settle(self._settled)
+        if self._acknowledged < len(self._batch):
+            self._timer = asyncio.get_running_loop().call_later(SETTLE, self._settle_in_time)
+
+    async def _rejoin(self) -> None:
+        """The connection was lost: begin again, where the broker knows us to be."""
+        if self._left:
+            raise ConnectionLost("this member has left its group: subscribe again")
+        self._known = {message_id(header) for header in self._handled} - {None}
+        try:
+            await keep_trying(self._join, asyncio.get_running_loop().time() + self._line.address.timeout)
+        except DRIVER as error:
+            raise ConnectionLost(f"the line was lost and is not back in time: {self._line.unusable(error)}") from error
+
+    async def _leave(self) -> None:
+        self._left = True
+        if self._timer:
+            self._timer.cancel()
+        self._settle(self._settled)
+        self._inbox.close()
+        await self._link.close()  # and the broker takes back what is not settled, in its order
+
+
+class _Link:
+    """A connection to the broker: the publisher has one, and so has each member of a group.
+
+    They do not share one, as a broker that runs out of memory stops reading from connections that
+    publish, and would not see the acknowledgements that free it.
+
+    It is aio-pika's plain connection, not its robust one. That one restores itself in the
+    background, and hides from those who use it that their unsettled names come again and that
+    their iterator ended. Here they are told, and begin again with all of it.
+    """
+
+    def __init__(self, line: RabbitMQLine, role: str) -> None:
+        self._line = line
+        self._role = role
+        self._channel: AbstractChannel | None = None
+        self.wire: Wire
+        self.connection: aio_pika.Connection
+
+    def usable(self) -> bool:
+        """Whether the connection is up, as far as can be known."""
+        return self.connection.connected.is_set()
+
+    async def open(self) -> None:
+        """Connect to the first host that lets us; each has its share of the time."""
+        hosts = self._line.address.hosts
+        last: BaseException = ConnectionError("no host")
+        for host, port in hosts:
+            try:
+                async with asyncio.timeout(self._line.address.timeout / len(hosts)):
+                    return await self._open(host, port)
+            except DRIVER as error:
+                last = error
+        raise last
+
+    async def _open(self, host: str, port: int) -> None:
+        address = self._line.address
+        login = f"{quote(address.user, safe='')}:{quote(address.password, safe='')}@" if address.user else ""
+        where = f"[{host}]" if ":" in host else host
+        url = URL(f"{address.scheme}://{login}{where}:{port}{address.path}?heartbeat={self._line.heartbeat}")
+        name = f"greet: {self._role}, {self._line.topic}"
+        self.connection = aio_pika.Connection(url, client_properties={"connection_name": name})
+        self.wire = self.connection.kwargs["transport_factory"] = Wire(host, port, self._line.context)
+        try:
+            await self.connection.connect()
+        except BaseException:
+            self.wire.abort()
+            raise
+
+    async def channel(self, *, confirms: bool = False) -> AbstractChannel:
+        """A channel of the connection."""
+        self._channel = await self.connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
+        return self._channel
+
+    async def close(self) -> None:
+        """Say farewell, so that the broker has seen all that was written; then cut the connection."""
+        if not hasattr(self, "connection"):
+            return
+        try:
+            async with asyncio.timeout(min(CLOSING, self._line.address.timeout)):
+                if self._channel:  # the answer to this comes when all before it is done
+                    await self._channel.close()
+                await self.connection.close()
+        except DRIVER:
+            pass  # it is gone already
+        finally:
+            self.wire.abort()
+
+
+async def keep_trying(attempt: Callable[[], Awaitable[T]], deadline: float) -> T:
+    """The result of the first `attempt` that succeeds; when the time is over, the error of the last."""
+    pause = 0.05
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await attempt()
+        except DRIVER:
+            pause = min(2 * pause, 2) * uniform(0.5, 1)  # noqa: S311 - so that not all come back at once
+            if asyncio.get_running_loop().time() + pause >= deadline:
+                raise
+        await asyncio.sleep(pause)
+
+
+def _complaint(body: bytes | None) -> str:
+    """Why `body` holds no name; "" if it holds one."""
+    try:
+        if body is None:
+            return "too long"
+        decode(body)
+    except BadName as error:
+        return str(error)
+    return ""
+
+
+def _origin(message: AbstractIncomingMessage) -> tuple[str, str]:
+    """The queue that a dead letter comes from and why the broker moved it, both as the broker says."""
+    deaths = message.headers.get("x-death")
+    first = deaths[0] if isinstance(deaths, list) and deaths else {}
+    return (str(first.get("queue", "")), str(first.get("reason", ""))) if isinstance(first, dict) else ("", "")
+
+
+async def _taken_by_the_inbox(_: AbstractIncomingMessage) -> None:
+    """What aio-pika would call for each delivery that it sees, and it sees none."""

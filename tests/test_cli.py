@@ -1,0 +1,233 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+NAMES = ["Ada", "José", "Zoë", "O'Brien", "Nguyễn Thị Minh", "李小龙", "Владимир", "محمد", "שָׂרָה", "नेहा"]
+
+
+def greet(*arguments: str | bytes, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "greet", *arguments]
+    env = os.environ | environment
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=60, env=env, check=False)
+
+
+def greetings(names: list[str]) -> list[str]:
+    return sorted(f"{word} {name}" for word in ("hello", "goodbye") for name in names)
+
+
+def lines(output: bytes) -> list[str]:
+    return sorted(output.decode().splitlines())
+
+
+def failed(result: subprocess.CompletedProcess[bytes], status: int, says: str) -> None:
+    """One line on standard error that says it, and no traceback."""
+    message = result.stderr.decode()
+    assert (result.returncode, message.count("\n")) == (status, 1), message
+    assert says in message
+    assert message.removesuffix("\n").isprintable()
+
+
+@pytest.fixture(params=["asyncio", "rabbitmq", "kafka"])
+def where(request: pytest.FixtureRequest, topic: str) -> list[str]:
+    """The options for one of the designs."""
+    if request.param == "asyncio":
+        return ["--via", "asyncio", "--topic", topic]
+    return ["--url", request.getfixturevalue(f"{request.param}_url"), "--topic", topic]
+
+
+@pytest.fixture(params=["rabbitmq", "kafka"])
+def apart(request: pytest.FixtureRequest, topic: str) -> list[str]:
+    """The options for one of the designs whose processes can be apart."""
+    return ["--url", request.getfixturevalue(f"{request.param}_url"), "--topic", topic]
+
+
+def test_run_greets_every_name_twice(where: list[str]) -> None:
+    result = greet("run", *where, *NAMES)
+    assert (result.returncode, lines(result.stdout)) == (0, greetings(NAMES))
+    assert result.stderr == b""
+
+
+def test_run_reads_standard_input(where: list[str]) -> None:
+    result = greet("run", *where, "-", stdin="\r\n".join(NAMES).encode())
+    assert (result.returncode, lines(result.stdout)) == (0, greetings(NAMES))
+
+
+@pytest.mark.parametrize("guarantee", ["at-most-once", "at-least-once", "durable"])
+def test_a_guarantee_can_be_asked_for(rabbitmq_url: str, topic: str, guarantee: str) -> None:
+    result = greet("run", "--url", rabbitmq_url, "--topic", topic, "--guarantee", guarantee, "Ada")
+    assert (result.returncode, lines(result.stdout)) == (0, greetings(["Ada"]))
+
+
+def test_a_design_is_found_by_its_name(rabbitmq_url: str, topic: str) -> None:
+    result = greet("run", "--via", "rabbitmq", "--topic", topic, "Ada", GREET_RABBITMQ_URL=rabbitmq_url)
+    assert (result.returncode, lines(result.stdout)) == (0, greetings(["Ada"]))
+
+
+def test_bad_lines_are_reported_and_the_others_go_on() -> None:
+    result = greet("run", "-", stdin=b"Ada\n\nZo\xff\n\x1b[31m\nJos\xc3\xa9\n" + b"x" * 70_000 + b"\nlast")
+    assert lines(result.stdout) == greetings(["Ada", "José", "last"])
+    assert result.returncode == 2
+    assert [line.split(":")[1] for line in result.stderr.decode().splitlines()] == [f" line {n}" for n in (2, 3, 4, 6)]
+
+
+@asynccontextmanager
+async def started(*arguments: str) -> AsyncIterator[Process]:
+    """The command as a process of its own, which is gone afterwards."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "greet", *arguments, stdout=PIPE, stderr=PIPE, stdin=PIPE
+    )
+    try:
+        async with asyncio.timeout(60):
+            yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@asynccontextmanager
+async def listening(*arguments: str) -> AsyncIterator[Process]:
+    """A consumer that has said that it listens."""
+    async with started("consume", *arguments) as process:
+        assert process.stderr is not None
+        assert b"listening as" in await process.stderr.readline()
+        yield process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_three_terminals(apart: list[str], number: signal.Signals) -> None:
+    """Two consumers and a producer, each a process; a signal ends a consumer cleanly."""
+    async with listening(*apart, "--as", "hello") as hello, listening(*apart, "--as", "goodbye") as goodbye:
+        sent = await asyncio.to_thread(greet, "send", *apart, *NAMES)
+        assert (sent.returncode, sent.stdout, sent.stderr) == (0, b"", b"greet: 10 names accepted (DURABLE)\n")
+        for process, word in ((hello, "hello"), (goodbye, "goodbye")):
+            assert process.stdout is not None
+            got = [(await process.stdout.readline()).decode() for _ in NAMES]
+            assert got == [f"{word} {name}\n" for name in NAMES]
+            process.send_signal(number)
+            rest, errors = await process.communicate()
+            assert (process.returncode, rest, errors) == (0, b"", b"")
+
+
+async def test_a_consumer_can_be_waited_for(apart: list[str], tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    async with listening(*apart, "--as", "hello", "--count", "2", "--ready", str(ready)) as process:
+        while not ready.exists():
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(greet, "send", *apart, "Ada", "Zoë", "José")
+        output, _ = await process.communicate()
+        assert (process.returncode, output.decode()) == (0, "hello Ada\nhello Zoë\n")
+    async with listening(*apart, "--as", "hello", "--count", "1") as process:  # José was not settled
+        output, _ = await process.communicate()
+        assert output.decode() == "hello José\n"
+
+
+async def test_run_when_interrupted_greets_what_it_took(where: list[str]) -> None:
+    async with started("run", *where, "-") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"Ada\n")
+        got = [await process.stdout.readline(), await process.stdout.readline()]
+        process.send_signal(signal.SIGINT)
+        rest, errors = await process.communicate()
+        assert (sorted(got), rest, errors) == ([b"goodbye Ada\n", b"hello Ada\n"], b"", b"")
+        assert process.returncode == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("", "1 to 65,536 bytes"),
+        ("x" * 65_537, "1 to 65,536 bytes"),
+        ("\x1b[31mred", "U+001B at character 1"),
+        ("\u202eadA", "U+202E at character 1"),
+        (b"\xed\xa0\x80", "a lone surrogate"),
+        ("two\nlines", "U+000A"),
+    ],
+    ids=["empty", "long", "escape", "bidi", "surrogate", "newline"],
+)
+def test_a_bad_name_sends_nothing(name: str | bytes, says: str) -> None:
+    result = greet("run", "Ada", name, "Zoë")
+    failed(result, 2, says)
+    assert result.stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["send", "Ada"], 2, "one process"),
+        (["consume", "--as", "hello"], 2, "one process"),
+        (["run", "--url", "http://localhost", "Ada"], 2, "no design has the scheme"),
+        (["run", "--url", "kafka://localhost?acks=0", "Ada"], 2, "unknown key"),
+        (["run", "--guarantee", "durable", "Ada"], 2, "asyncio cannot promise DURABLE"),
+        (["send", "--url", "amqp://127.0.0.1:1?timeout=3", "Ada"], 3, ""),
+        (["send", "--url", "kafka://127.0.0.1:1?timeout=3", "Ada"], 3, ""),
+    ],
+)
+def test_wrong_use_gets_one_line(arguments: list[str], status: int, says: str) -> None:
+    failed(greet(*arguments), status, says)
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "kafka"])
+async def test_a_port_that_answers_something_else(scheme: str) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        failed(await asyncio.to_thread(greet, "send", "--url", f"{scheme}://127.0.0.1:{port}?timeout=3", "Ada"), 3, "")
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "kafka"])
+async def test_a_port_that_never_answers(scheme: str) -> None:
+    closing = asyncio.Event()
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await closing.wait()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        failed(await asyncio.to_thread(greet, "send", "--url", f"{scheme}://127.0.0.1:{port}?timeout=2", "Ada"), 3, "")
+        closing.set()
+
+
+def test_a_wrong_password_is_refused_and_not_repeated(rabbitmq_url: str) -> None:
+    user = rabbitmq_url.partition("://")[2].partition(":")[0]
+    url = f"amqp://{user}:c4nary@{rabbitmq_url.rpartition('@')[2]}"
+    result = greet("send", "--url", url, "Ada")
+    failed(result, 3, "")
+    assert b"c4nary" not in result.stdout + result.stderr
+
+
+def test_nobody_listens_to_rabbitmq(rabbitmq_url: str, topic: str) -> None:
+    result = greet("send", "--url", rabbitmq_url, "--topic", topic, "Ada")
+    assert result.returncode == 1
+    assert b"no group has ever read" in result.stderr
+    assert b"0 names accepted" in result.stderr
+
+
+def test_a_reader_that_goes_away() -> None:
+    command = f"yes Ada | {sys.executable} -m greet run - | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, timeout=30, check=False)
+    assert (result.stdout, result.stderr) == (b"hello Ada\n", b"")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["consume", "--help"]])
+def test_help_teaches(arguments: list[str]) -> None:
+    result = greet(*arguments)
+    assert result.returncode == 0
+    assert b"python -m greet run --via kafka Ada" in result.stdout

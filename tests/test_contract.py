@@ -1,0 +1,403 @@
+"""The promises of greet/line.py, each tried on every design and every guarantee that it gives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pytest
+
+import greet
+from greet import Guarantee, Line, Subscription
+
+NAMES = ["Ada", "José", "Zoë", "O'Brien", "Nguyễn Thị Minh", "李小龙", "Владимир", "محمد", "שָׂרָה", "नेहा", "می‌خواهم"]
+MANY = [f"name-{number:013d}" for number in range(3000)]
+AMO, ALO, DURABLE = Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE
+
+
+@dataclass(frozen=True)
+class Case:
+    """A design with its options, under a guarantee."""
+
+    design: str
+    guarantee: Guarantee
+    query: str = ""
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, (self.design, self.guarantee.name.lower(), self.query.replace("=", "-"))))
+
+
+CASES = [
+    Case("asyncio", AMO),
+    Case("asyncio", ALO),
+    *(Case("rabbitmq", guarantee) for guarantee in Guarantee),
+    Case("rabbitmq", DURABLE, "queue_type=quorum"),
+    *(Case("kafka", guarantee) for guarantee in Guarantee),
+    Case("kafka", DURABLE, "partitions=4"),
+]
+KEEPING = pytest.mark.parametrize("case", [case for case in CASES if case.guarantee is not AMO], ids=str)
+ORDERED = pytest.mark.parametrize("case", [case for case in CASES if "partitions" not in case.query], ids=str)
+Connect = Callable[[], Line]
+
+
+@pytest.fixture(params=CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def connect(case: Case, topic: str, request: pytest.FixtureRequest) -> Connect:
+    """Makes lines of the case to a topic of this test's own."""
+    url = "asyncio:" if case.design == "asyncio" else request.getfixturevalue(f"{case.design}_url")
+    if case.query:
+        url = f"{url}{'&' if '?' in url else '?'}{case.query}"
+    return lambda: greet.connect(url, topic, guarantee=case.guarantee)
+
+
+@pytest.fixture
+async def line(connect: Connect) -> AsyncIterator[Line]:
+    async with connect() as line:
+        yield line
+
+
+async def take(names: Subscription, count: int, *, many: bool = False, seconds: float = 20) -> list[str]:
+    """The next `count` names; fewer if that takes too long."""
+    taken: list[str] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while len(taken) < count:
+                taken += await anext(names.batches()) if many else [await anext(names)]
+    return taken
+
+
+async def nothing_comes(names: Subscription) -> None:
+    """No name is left over, neither doubled nor invented."""
+    assert await take(names, 1, seconds=0.3) == []
+
+
+def same(case: Case, got: list[str], wanted: list[str]) -> bool:
+    """Equal, in order too; over several partitions, order holds for each of them."""
+    return got == wanted if "partitions" not in case.query else sorted(got) == sorted(wanted)
+
+
+# 1. Live on entry
+
+
+async def test_what_is_published_after_entry_arrives(line: Line, case: Case) -> None:
+    async with line.subscribe("hello") as names:
+        for name in NAMES:
+            await line.publish(name)
+        assert same(case, await take(names, len(NAMES)), NAMES)
+        await nothing_comes(names)
+
+
+async def test_a_group_keeps_its_names_while_nobody_reads(line: Line, connect: Connect, case: Case) -> None:
+    async with line.subscribe("hello"):
+        pass
+    assert await line.publish_many(NAMES) == len(NAMES)
+    async with connect() as other, other.subscribe("hello") as names:
+        assert same(case, await take(names, len(NAMES)), NAMES)
+        await nothing_comes(names)
+
+
+async def test_two_lines_to_one_topic_meet(line: Line, connect: Connect) -> None:
+    async with line.subscribe("hello") as names, connect() as other:
+        await other.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+
+
+# 2. Groups
+
+
+async def test_each_group_gets_every_name(line: Line, case: Case) -> None:
+    async with line.subscribe("hello") as hellos, line.subscribe("goodbye") as goodbyes:
+        await line.publish_many(NAMES)
+        assert same(case, await take(hellos, len(NAMES)), NAMES)
+        assert same(case, await take(goodbyes, len(NAMES)), NAMES)
+
+
+async def test_members_of_a_group_share(line: Line, connect: Connect, case: Case) -> None:
+    async with connect() as other, line.subscribe("hello") as one, other.subscribe("hello") as two:
+        shares: list[list[str]] = [[], []]
+        complete = asyncio.Event()
+
+        async def member(names: Subscription, share: list[str]) -> None:
+            async for name in names:
+                share.append(name)
+                await asyncio.sleep(0)  # handling takes its time: others may run meanwhile
+                if sum(map(len, shares)) >= len(MANY):
+                    complete.set()
+
+        async with asyncio.TaskGroup() as group:
+            members = [group.create_task(member(names, share)) for names, share in zip((one, two), shares, strict=True)]
+            for start in range(0, len(MANY), 100):
+                await line.publish_many(MANY[start : start + 100])
+            async with asyncio.timeout(20):
+                await complete.wait()
+            for task in members:
+                task.cancel()
+        assert sorted(shares[0] + shares[1]) == MANY
+        if case.design != "kafka" or "partitions" in case.query:  # one partition has one reader
+            assert all(shares)
+
+
+# 3. Settled when handled
+
+
+class Crash(Exception):
+    """What a member dies of."""
+
+
+@ORDERED
+@pytest.mark.parametrize("many", [False, True], ids=["each", "batches"])
+async def test_what_a_member_did_not_handle_comes_again(line: Line, case: Case, many: bool) -> None:
+    async with line.subscribe("hello"):
+        pass
+    await line.publish_many(NAMES)
+    with pytest.raises(Crash):
+        async with line.subscribe("hello") as names:
+            if many:
+                batch = await anext(names.batches())
+                unsettled = NAMES
+                assert batch == NAMES[: len(batch)]
+            else:
+                assert await take(names, 3) == NAMES[:3]  # two are settled: the third was asked for
+                unsettled = NAMES[2:]
+            raise Crash
+    async with line.subscribe("hello") as names:
+        if case.guarantee is AMO:  # it waives the promise: what was handed out is gone
+            assert not set(await take(names, len(NAMES), seconds=0.5)) & set(NAMES[:3])
+        else:
+            assert await take(names, len(unsettled)) == unsettled
+            await nothing_comes(names)
+
+
+@KEEPING
+async def test_what_a_cancelled_member_did_not_handle_comes_again(line: Line) -> None:
+    holding = asyncio.Event()
+
+    async def member() -> None:
+        async with line.subscribe("hello") as names:
+            async for _ in names:
+                holding.set()
+                await asyncio.Event().wait()
+
+    async with line.subscribe("hello"):
+        pass
+    await line.publish("Ada")
+    task = asyncio.create_task(member())
+    async with asyncio.timeout(20):
+        await holding.wait()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    async with line.subscribe("hello") as names:
+        assert await take(names, 1) == ["Ada"]
+
+
+@KEEPING
+async def test_what_a_member_did_not_handle_comes_to_another(line: Line, connect: Connect, case: Case) -> None:
+    async with connect() as other, line.subscribe("hello"):
+        pass
+    await line.publish_many(NAMES)
+    async with connect() as other:
+        with pytest.raises(Crash):
+            async with line.subscribe("hello") as names:
+                assert len(await take(names, 1)) == 1
+                raise Crash
+        async with other.subscribe("hello") as names:
+            assert same(case, await take(names, len(NAMES)), NAMES)
+
+
+async def test_a_normal_end_settles(line: Line) -> None:
+    async with line.subscribe("hello") as names:
+        await line.publish_many(NAMES[:1])
+        assert await take(names, 1) == NAMES[:1]
+    async with line.subscribe("hello") as names:
+        await nothing_comes(names)
+
+
+@KEEPING
+async def test_what_was_not_handed_out_stays(line: Line, case: Case) -> None:
+    async with line.subscribe("hello") as names:
+        await line.publish_many(MANY)
+        first = await take(names, 10)
+    async with line.subscribe("hello") as names:
+        assert same(case, first + await take(names, len(MANY) - 10, many=True), MANY)
+        await nothing_comes(names)
+
+
+# 4. Order
+
+
+@pytest.mark.parametrize("read", ["each", "batches"])
+@pytest.mark.parametrize("write", ["each", "many"])
+async def test_order_of_a_publisher(line: Line, case: Case, write: str, read: str) -> None:
+    async def publish() -> None:
+        if write == "many":
+            assert await line.publish_many(iter(MANY)) == len(MANY)
+        else:
+            for name in MANY[:500]:
+                await line.publish(name)
+
+    count = len(MANY) if write == "many" else 500
+    async with line.subscribe("hello") as names, asyncio.TaskGroup() as group:
+        group.create_task(publish())
+        assert same(case, await take(names, count, many=read == "batches"), MANY[:count])
+
+
+async def test_concurrent_publishers_lose_nothing(line: Line) -> None:
+    async with line.subscribe("hello") as names:
+        async with asyncio.TaskGroup() as group:
+            for name in MANY[:500]:
+                group.create_task(line.publish(name))
+        assert sorted(await take(names, 500)) == MANY[:500]
+
+
+# 5. Bounded
+
+
+async def test_a_slow_group_never_fills_memory(line: Line, case: Case) -> None:
+    """20 MB wait for a reader that takes one name: they stay on the broker, or make the publisher wait."""
+    name = "x" * 10_000
+
+    def stream() -> Iterator[str]:
+        nonlocal made
+        for made in range(2000):  # noqa: B007 - counted for the assertion
+            yield name
+
+    made = 0
+    async with line.subscribe("hello") as names:
+        task = asyncio.create_task(line.publish_many(stream()))
+        assert await take(names, 1) == [name]
+        done, _ = await asyncio.wait({task}, timeout=1 if case.design == "asyncio" else 30)
+        if case.design == "asyncio":  # 1,000 entries of at most 65,536 characters
+            assert not done or made == 1999
+        else:
+            assert done
+        assert len(names._batch) * len(name) < 12_000_000
+        task.cancel()
+        await asyncio.wait({task})
+
+
+# 6. Never silent
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["each", "batches"])
+async def test_iteration_waits_and_survives_a_time_out(line: Line, many: bool) -> None:
+    async with line.subscribe("hello") as names:
+        batches = names.batches()
+        for name in NAMES[:3]:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await (anext(batches) if many else anext(names))
+            await line.publish(name)
+            async with asyncio.timeout(10):
+                assert await (anext(batches) if many else anext(names)) == ([name] if many else name)
+
+
+# 7. Guarantee
+
+
+async def test_the_guarantee_is_kept_in_mind(line: Line, case: Case) -> None:
+    assert line.guarantee is case.guarantee
+    assert case.guarantee.name in repr(line)
+
+
+@pytest.mark.parametrize(
+    ("url", "strongest"), [("asyncio:", ALO), ("amqp://localhost", DURABLE), ("kafka://localhost", DURABLE)]
+)
+def test_left_out_it_is_the_strongest(url: str, strongest: Guarantee) -> None:
+    assert greet.connect(url).guarantee is strongest
+
+
+def test_asyncio_refuses_durable() -> None:
+    with pytest.raises(
+        greet.Unsupported, match="asyncio cannot promise DURABLE: ask for AT_MOST_ONCE or AT_LEAST_ONCE"
+    ):
+        greet.connect("asyncio:", guarantee=DURABLE)
+
+
+# 8. Replay
+
+
+async def test_replay(line: Line, case: Case) -> None:
+    if case.design != "kafka":
+        with pytest.raises(greet.Unsupported, match="kafka"):
+            line.subscribe("late", replay=True)
+        return
+    await line.publish_many(NAMES)
+    async with line.subscribe("late", replay=True) as names:
+        assert same(case, await take(names, len(NAMES)), NAMES)
+    async with line.subscribe("later", replay=True) as names:
+        assert same(case, await take(names, len(NAMES)), NAMES)
+
+
+async def test_without_replay_a_new_group_starts_now(line: Line) -> None:
+    async with line.subscribe("early"):
+        await line.publish("Ada")
+        async with line.subscribe("late") as names:
+            await line.publish("Zoë")
+            assert await take(names, 1) == ["Zoë"]
+            await nothing_comes(names)
+
+
+# 10. Nobody reads
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["each", "many"])
+async def test_a_topic_that_no_group_has_read(line: Line, case: Case, many: bool) -> None:
+    publishing = line.publish_many(["Ada"]) if many else line.publish("Ada")
+    if case.design == "kafka":
+        await publishing
+        async with line.subscribe("hello", replay=True) as names:
+            assert await take(names, 1) == ["Ada"]
+    else:
+        with pytest.raises(greet.PublishFailed, match="no group has ever read"):
+            await publishing
+
+
+# Names
+
+
+async def test_the_longest_names(line: Line) -> None:
+    longest = ["a" * 65_536, "é" * 32_768, "李" * 21_845, "𝒜" * 16_384] * 3
+    async with line.subscribe("hello") as names:
+        assert await line.publish_many(longest) == len(longest)
+        await line.publish(longest[0])
+        assert sorted(await take(names, len(longest) + 1)) == sorted([*longest, longest[0]])
+
+
+@pytest.mark.parametrize("bad", ["", "a\nb", "\x1b[31m", "\u202eabc", "\ud800", "\u2028", "a\x00", "x" * 65_537])
+async def test_a_bad_name_is_not_sent(line: Line, bad: str) -> None:
+    async with line.subscribe("hello") as names:
+        with pytest.raises(greet.BadName) as single:
+            await line.publish(bad)
+        with pytest.raises(greet.BadName) as several:
+            await line.publish_many([*MANY, bad, "after"])
+        assert "\n" not in f"{single.value}{several.value}"
+        assert str(single.value).isprintable()
+        await line.publish("last")
+        got = await take(names, several.value.accepted + 1, many=True)
+        assert len(got) == several.value.accepted + 1
+        assert {"after", bad}.isdisjoint(got)
+        assert set(MANY[: several.value.accepted]) | {"last"} == set(got)
+        await nothing_comes(names)
+
+
+async def test_publish_many_of_nothing(line: Line) -> None:
+    async with line.subscribe("hello"):
+        assert await line.publish_many([]) == 0
+
+
+async def test_a_callers_own_error_comes_out_as_it_is(line: Line) -> None:
+    def names() -> Iterator[str]:
+        yield "Ada"
+        raise Crash
+
+    async with line.subscribe("hello"):
+        with pytest.raises(Crash):
+            await line.publish_many(names())
+        await line.publish("Zoë")
