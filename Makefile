@@ -66,7 +66,7 @@ endif
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(call find_python); \
-	if ! $(BIN)/python -c 'import pip' 2>/dev/null || ! [ -f $(STAMP) ]; then \
+	if ! $(BIN)/python -c 'import pip' 2>/dev/null || [ "$$(cat $(STAMP) 2>/dev/null)" != "$(CURDIR)" ]; then \
 	  echo "setup: .venv with $$("$$python" --version)"; \
 	  "$$python" -m venv --clear $(VENV); \
 	fi

@@ -32,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.command(options))
     except OSError as error:
-        print(f"bench: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        print(
+            "bench: " + ": ".join(str(part) for part in (error.filename, error.strerror or error) if part),
+            file=sys.stderr,
+        )
         return USE
     except ValueError as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -142,6 +145,10 @@ def _run(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     asked = options.questions or (questions.NAMES if full else questions.QUICK)
+    if not any(questions.question(name).cells(settings) for name in asked):
+        raise ValueError(
+            f"nothing to measure: {', '.join(settings.designs)} cannot give that guarantee, or has no such question"
+        )
     required = options.designs or (contenders.DESIGNS if os.environ.get("GREET_REQUIRE") == "all" else ())
     return Runner(settings, asked, required, options.out, json_lines=options.json).main()
 
@@ -168,7 +175,7 @@ class Runner:
         try:
             asyncio.run(self._measure())
             complete = True
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             pass
         self.writer.note(complete=complete, missing=self.missing, total_s=round(perf_counter() - began, 1))
         if not self.json_lines:
@@ -186,7 +193,8 @@ class Runner:
     async def _measure(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for interrupt in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(interrupt, task.cancel)
         progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

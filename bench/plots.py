@@ -7,12 +7,16 @@ too; every design has one colour and one marker throughout.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 if TYPE_CHECKING:
+    from IPython.display import Image
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
 COLOURS = {"asyncio": "#0072B2", "rabbitmq": "#D55E00", "kafka": "#009E73"}
 MARKERS = {"asyncio": "o", "rabbitmq": "s", "kafka": "^"}
@@ -112,3 +116,63 @@ def _log(axis: Any, scale: Any) -> None:
 
     scale("log")
     axis.set_major_formatter(EngFormatter())
+
+
+def architectures(*designs: str) -> Figure:
+    """The designs drawn alike: where a name waits between its publisher and its consumers."""
+    chosen = designs or tuple(COLOURS)
+    figure = _figure(2.3 * len(chosen))
+    for axes, design in zip(figure.subplots(len(chosen), 1, squeeze=False)[:, 0], chosen, strict=True):
+        axes.set(xlim=(0, 10), ylim=(0, 3))
+        axes.set_axis_off()
+        axes.set_title(TITLES[design], loc="left", color=COLOURS[design])
+        colour = COLOURS[design]
+        _box(axes, (0.9, 1.5), "publish", colour)
+        _box(axes, (9.1, 2.3), "hello", colour)
+        _box(axes, (9.1, 0.7), "goodbye", colour)
+        whole = (0.05, 0.05, 9.9, 2.85) if design == "asyncio" else (2.1, 0.05, 5.8, 2.85)
+        axes.add_patch(_rectangle(whole, colour))
+        axes.text(
+            whole[0] + 0.1, 0.15, "one process" if design == "asyncio" else "the broker, on disk", fontsize="small"
+        )
+        if design == "kafka":
+            for offset, name in enumerate(["Ada", "José", "Zoë", "…"]):
+                _box(axes, (3.4 + 1.1 * offset, 1.5), name, colour, width=1.1)
+            axes.text(5.0, 2.0, "partition 0: one log, that every group reads", ha="center", fontsize="small")
+            _arrow(axes, (1.7, 1.5), (2.85, 1.5), colour)
+            _arrow(axes, (6.7, 1.6), (8.35, 2.3), colour)
+            _arrow(axes, (5.6, 1.22), (8.35, 0.7), colour)
+            continue
+        hub, wait = ("topic", "Queue") if design == "asyncio" else ("exchange", "queue")
+        _box(axes, (3.1, 1.5), hub, colour)
+        _arrow(axes, (1.7, 1.5), (2.3, 1.5), colour)
+        for height, group in ((2.3, "hello"), (0.7, "goodbye")):
+            _box(axes, (6.1, height), f"{wait}\n{group}", colour, width=2.4)
+            _arrow(axes, (3.9, 1.5), (4.9, height), colour)
+            _arrow(axes, (7.3, height), (8.35, height), colour)
+    return figure
+
+
+def _box(axes: Axes, centre: tuple[float, float], text: str, colour: str, width: float = 1.5) -> None:
+    axes.add_patch(_rectangle((centre[0] - width / 2, centre[1] - 0.36, width, 0.72), colour, alpha=0.15))
+    axes.text(*centre, text, ha="center", va="center", fontsize="small")
+
+
+def _rectangle(place: tuple[float, float, float, float], colour: str, alpha: float = 0.05) -> Rectangle:
+    from matplotlib.patches import Rectangle  # noqa: PLC0415 - nobody waits for what is not drawn
+
+    x, y, width, height = place
+    return Rectangle((x, y), width, height, facecolor=(colour, alpha), edgecolor=colour)
+
+
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour})
+
+
+def picture(figure: Figure, alt: str) -> Image:
+    """The figure as a PNG for a notebook, with `alt` for who cannot see it."""
+    from IPython.display import Image  # noqa: PLC0415
+
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return Image(buffer.getvalue(), alt=alt)

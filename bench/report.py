@@ -184,10 +184,11 @@ def ground(about: Mapping[str, Any]) -> list[str]:
     machine, settings = about["machine"], about["settings"]
     versions = [about["python"], *(f"{name} {found}" for name, found in about["brokers"].items())]
     versions += [f"{name} {found}" for name, found in about["clients"].items() if name in ("aio-pika", "aiokafka")]
+    cores = f"{machine['usable']} cores, {machine['memory_gb']} GB"
+    how = f"loop {settings['loop']}, {settings['rounds']} rounds, seed {settings['seed']}"
     return [
-        f"{machine['cpu']}, {machine['usable']} cores, {machine['memory_gb']} GB, {machine['os']}; "
-        f"load {machine['load_average'][0]:.1f}",
-        f"{', '.join(versions)}; loop {settings['loop']}; {settings['rounds']} rounds, seed {settings['seed']}",
+        f"{machine['cpu']}, {cores}, {machine['os']}, load {machine['load_average'][0]:.1f}",
+        f"{', '.join(versions)}; {how}",
     ]
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
@@ -189,25 +189,30 @@ import asyncio, sys
 from greet import brokers
 from greet.brokers.process import together
 
-async def one(private):
+async def one(private, over):
     async with private() as broker:
         print(broker.folder, *(node.port for node in broker.nodes), flush=True)
-        await asyncio.to_thread(sys.stdin.readline)
+        await over.wait()
         if sys.argv[1] == "exception":
             raise RuntimeError("on purpose")
 
-asyncio.run(together(one(brokers.rabbitmq), one(brokers.kafka)))
+async def main():
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_reader(sys.stdin, over.set)
+    await together(one(brokers.rabbitmq, over), one(brokers.kafka, over))
+
+asyncio.run(main())
 """
 
 
 def descendants(folders: list[Path]) -> list[psutil.Process]:
     """What runs for the brokers in `folders`, their watchdogs too."""
-    guards = [
-        one
-        for one in psutil.process_iter()
-        if process.runs(one) and any(str(folder) in one.cmdline() for folder in folders)
-    ]
-    return [one for folder in folders for one in watchdog.marked(folder)] + guards
+    found = [one for folder in folders for one in watchdog.marked(folder)]
+    for one in psutil.process_iter():
+        with suppress(psutil.Error):  # gone meanwhile
+            if any(str(folder) in one.cmdline() for folder in folders):
+                found.append(one)
+    return found
 
 
 @pytest.mark.parametrize("way", ["normal", "exception", "SIGINT", "SIGTERM", "SIGKILL"])
@@ -230,7 +235,6 @@ def test_nothing_is_left_of_it_after(way: str) -> None:
         if way.startswith("SIG"):  # to its whole group, as a terminal does
             os.killpg(owner.pid, getattr(signal, way))
         else:
-            owner.stdin.write("\n" * 2)
             owner.stdin.close()
         owner.wait(20)
         deadline = time.monotonic() + 5
@@ -391,14 +395,16 @@ async def test_an_open_port_is_no_broker(design: str, taken: int, monkeypatch: p
 
 async def test_the_command_line_prints_exports_that_work_until_interrupted() -> None:
     arguments = [sys.executable, "-m", "greet.brokers"]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as command:  # noqa: ASYNC220
-        assert command.stdout is not None
-        lines = [await asyncio.to_thread(command.stdout.readline) for _ in DESIGNS]
-        urls = dict(line.strip().removeprefix("export ").split("=", 1) for line in lines)
-        assert urls.keys() == set(brokers.VARIABLES.values())
-        for url in urls.values():
-            assert await carried(url, "Ada") == "Ada"
-        command.terminate()
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as command:  # noqa: ASYNC220
+        try:
+            assert command.stdout is not None
+            lines = [await asyncio.to_thread(command.stdout.readline) for _ in DESIGNS]
+            urls = dict(line.strip().removeprefix("export ").split("=", 1) for line in lines)
+            assert urls.keys() == set(brokers.VARIABLES.values())
+            for url in urls.values():
+                assert await carried(url, "Ada") == "Ada"
+        finally:
+            command.terminate()
         assert await asyncio.to_thread(command.wait, 20) == 0
         assert command.stdout.read() == ""
     for url in urls.values():

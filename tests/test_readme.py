@@ -19,7 +19,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.parametrize("design", ["asyncio", "rabbitmq", "kafka"])
 def test_the_program_prints_what_stands_under_it(design: str, request: pytest.FixtureRequest) -> None:
-    program, said = blocks("python")[0], blocks("")[0]
+    program, said = blocks("python")[0], blocks("text")[0]
     if design != "asyncio":
         program = program.replace("asyncio:", request.getfixturevalue(f"{design}_url"))
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

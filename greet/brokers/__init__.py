@@ -36,12 +36,12 @@ DEFAULTS = {
 
 
 @asynccontextmanager
-async def find(design: str) -> AsyncIterator[str]:
+async def find(design: str, *, start: bool = True) -> AsyncIterator[str]:
     """The URL of a broker for `design`: "asyncio", "rabbitmq" or "kafka".
 
     It is the first that there is of: the one that the environment names (`GREET_RABBITMQ_URL`,
     `GREET_KAFKA_URL`); one that serves on the default port of loopback, where docker-compose.yaml puts
-    it; a private one, which is gone when the `async with` ends.
+    it; a private one, which is gone when the `async with` ends, unless `start` is false.
 
     Raises:
         BrokerMissing: there is none and none can be started; says how to get one.
@@ -52,6 +52,8 @@ async def find(design: str) -> AsyncIterator[str]:
         raise BrokerMissing(f"there is no design {design!a}: use asyncio, {', '.join(PRIVATE)}")
     elif url := os.environ.get(VARIABLES[design]) or await by_default(design):
         yield url
+    elif not start:
+        raise BrokerMissing(f"no {design} is here: run `python -m greet.brokers`, and its exports in this terminal")
     else:
         async with PRIVATE[design]() as broker:
             yield broker.url

@@ -29,11 +29,11 @@ What is lost or doubled, when:
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from types import TracebackType
 from typing import Any, Self
 from zlib import crc32
@@ -44,7 +44,6 @@ from aiokafka.errors import (
     BrokerResponseError,
     CommitFailedError,
     IllegalStateError,
-    KafkaError,
     NoError,
     OutOfOrderSequenceNumber,
     TopicAlreadyExistsError,
@@ -52,10 +51,18 @@ from aiokafka.errors import (
     for_code,
 )
 
-from greet.designs.kafka_driver import DRIVER_ERRORS, close, connecting, settings, start_producer, take
+from greet.designs.kafka_driver import (
+    DRIVER_ERRORS,
+    Fetched,
+    close,
+    connecting,
+    fill,
+    settings,
+    start_producer,
+    take,
+)
 from greet.errors import (
     BadName,
-    ConnectFailed,
     ConnectionLost,
     GreetError,
     PublishFailed,
@@ -69,10 +76,10 @@ from greet.names import check, check_all, decode
 ACKS = {Guarantee.AT_MOST_ONCE: 0, Guarantee.AT_LEAST_ONCE: 1, Guarantee.DURABLE: "all"}
 BATCH_BYTES = 256 * 1024  # of a batch that is sent, and of what is fetched of a partition at once
 UNDER_WAY = 2  # batches of a partition: one at the broker, one that waits for its turn
-LARGEST_BODY = 2**26  # a body that is no name may be larger than any name, and is kept as it is
+LARGEST_BODY = 2**26  # a message that is no name may be larger than any name, and is kept as it is
 COMMIT_SECONDS = 0.1
-HOLD_SECONDS = 5.0  # how long a rebalance waits for the name in hand
-JOIN_SECONDS = 1.0  # how long entering waits for its share of the partitions; less than the above
+HOLD_SECONDS = 5.0  # how long a rebalance waits for the names in hand
+JOIN_SECONDS = 1.0  # how long entering waits for a share of the partitions: less than a rebalance may
 
 
 class KafkaLine(Line):
@@ -87,65 +94,47 @@ class KafkaLine(Line):
     keys = ("partitions", "replication", "compression", "sasl", "ca", "cert", "key", "token_file")
 
     async def __aenter__(self) -> Self:
-        async with connecting(self.address):
-            self.partitions = await self._make_topic(self.topic)
-            self._producer = await self._start_producer()
-            await self._producer.partitions_for(self.topic)
-        self._outboxes = [_Outbox(self, number) for number in range(self.partitions)]
         self._tasks: set[asyncio.Task[None]] = set()
+        self._renewing = asyncio.Lock()
         self._broken = False
+        async with connecting(self.address):
+            count = await self._make_topic(self.topic, int(self.address.number("partitions", 1)))
+            self._producer = await self._start_producer()
+        self.outboxes = [_Outbox(self, TopicPartition(self.topic, number)) for number in range(count)]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await close(self._producer, self.address.timeout)
-        await asyncio.gather(*self._tasks)  # they end with their batches
+        await asyncio.gather(*self._tasks)  # each ends with its batch
 
-    async def _make_topic(self, topic: str, **config: str) -> int:
+    async def _make_topic(self, topic: str, partitions: int, **config: str) -> int:
         """Make `topic` unless it is there, wait until its partitions have leaders, and count them."""
-        wanted = int(self.address.number("partitions", 1))
         replicas = int(self.address.number("replication", 1)) if "replication" in self.address.options else -1
         admin = AIOKafkaAdminClient(**settings(self.address))
         try:
             await admin.start()
             if topic not in await admin.list_topics():
-                # The broker's default replication (-1) is only let through with replica_assignments.
-                new = NewTopic(topic, wanted, replicas, {} if replicas < 0 else None, config)
-                (answer,) = (await admin.create_topics([new])).topic_errors
-                error = for_code(answer[1])
-                if error not in (NoError, TopicAlreadyExistsError):
-                    raise error(answer[2])
+                # -1, the broker's default, is let through only with an assignment of replicas.
+                new = NewTopic(topic, partitions, replicas, {} if replicas < 0 else None, config)
+                _, code, message = (await admin.create_topics([new])).topic_errors[0]
+                if for_code(code) not in (NoError, TopicAlreadyExistsError):
+                    raise for_code(code)(message)
             while True:
                 (found,) = await admin.describe_topics([topic])
                 if found["partitions"] and all(one["leader"] >= 0 for one in found["partitions"]):
-                    break
+                    return len(found["partitions"])
                 await asyncio.sleep(0.02)
         finally:
             await admin.close()
-        count = len(found["partitions"])
-        if "partitions" in self.address.options and count != wanted:
-            raise ConnectFailed(f"topic {topic} has partitions={count}, not {wanted}: say so, or use another topic")
-        return count
-
-    async def _start_producer(self) -> AIOKafkaProducer:
-        return await start_producer(
-            self.address,
-            acks=ACKS[self.guarantee],
-            enable_idempotence=self.guarantee is Guarantee.DURABLE,
-            compression_type=self.address.options.get("compression"),
-            max_batch_size=BATCH_BYTES,
-            max_request_size=LARGEST_BODY,
-        )
 
     # ------------------------------------------------------------------------------------ publishing
 
     async def publish(self, name: str) -> None:
         check(name)
-        await self._post(name.encode())
-
-    def _post(self, body: bytes) -> asyncio.Future[None]:
-        return self.outboxes[crc32(body) % len(self.outboxes)].post(body)
+        body = name.encode()
+        await self.outboxes[crc32(body) % len(self.outboxes)].post(body)
 
     async def publish_many(self, names: Iterable[str]) -> int:
         bulk = _Bulk(self)
@@ -159,19 +148,35 @@ class KafkaLine(Line):
             await bulk.close()
         return bulk.accepted
 
+    def batch(self) -> Any:
+        """An empty batch, for any partition."""
+        return self._producer.create_batch()
+
     async def producer(self) -> AIOKafkaProducer:
-        """The producer, a new one if the last one cannot go on."""
+        """The producer; a new one when the last one cannot go on."""
         if self._broken:
             async with self._renewing:
                 if self._broken:
-                    old, self._producer = self._producer, await self._start_producer()
+                    broken, self._producer = self._producer, await self._start_producer()
                     self._broken = False
-                    await close(old, 0)
+                    await close(broken, 0)
         return self._producer
 
-    def batch(self) -> Any:
-        """An empty batch, of any partition."""
-        return self._producer.create_batch()
+    async def _start_producer(self) -> AIOKafkaProducer:
+        producer = await start_producer(
+            self.address,
+            acks=ACKS[self.guarantee],
+            enable_idempotence=self.guarantee is Guarantee.DURABLE,
+            compression_type=self.address.options.get("compression"),
+            max_batch_size=BATCH_BYTES,
+            max_request_size=LARGEST_BODY,
+        )
+        await producer.partitions_for(self.topic)
+        return producer
+
+    def failed(self, producer: AIOKafkaProducer) -> None:
+        """An idempotent producer numbers its batches, so it cannot go on when one has failed."""
+        self._broken = self._broken or producer is self._producer
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work`, which ends by itself, beside the caller."""
@@ -182,75 +187,451 @@ class KafkaLine(Line):
     # ----------------------------------------------------------------------------------- subscribing
 
     def subscribe(self, group: str, *, replay: bool = False) -> KafkaSubscription:
+        """As promised; `replay` of a group that exists goes on where the group was."""
         return KafkaSubscription(self, plain("group", group), replay=replay)
 
     # ---------------------------------------------------------------------------------- dead letters
 
     async def bury(self, letter: DeadLetter) -> None:
-        """Keep what is no name in the topic of the dead letters."""
+        """Keep what is no name, and its origin, in the topic of the dead letters."""
         topic = f"{self.topic}.dead"
-        headers = [(key, getattr(letter, key).encode()) for key in ("origin", "group", "reason")]
-        ...
+        headers = [(key, str(getattr(letter, key)).encode()) for key in ("origin", "group", "reason")]
+        with translated(DRIVER_ERRORS, ConnectionLost, "a dead letter could not be kept"):
+            async with asyncio.timeout(self.address.timeout):
+                await self._make_topic(topic, 1, **{"retention.ms": "-1", "max.message.bytes": str(LARGEST_BODY)})
+                producer = await self.producer()
+                await producer.send_and_wait(topic, letter.body, headers=headers)
 
 
 class _Outbox:
     """The way out to one partition: a batch fills while two others are under way.
 
-    So a lone name leaves at once, and thousands of publishers share a batch that none waits for.
+    So a lone name leaves at once, and a thousand publishers share a batch that none has to wait for.
     """
 
-    def __init__(self, line: KafkaLine, partition: int) -> None:
+    def __init__(self, line: KafkaLine, partition: TopicPartition) -> None:
         self._line = line
-        self._partition = TopicPartition(line.topic, partition)
+        self._partition = partition
         self._slots = asyncio.Semaphore(UNDER_WAY)
         self._turn = asyncio.Lock()
         self._batch: Any = None
         self._posted: list[asyncio.Future[None]] = []
 
-    def post(self, body: bytes) -> asyncio.Future[None]:
-        """Put a name into the batch that fills; done when it is acknowledged."""
+    async def post(self, body: bytes) -> None:
+        """Send a name; return when it is acknowledged."""
+        if self._batch is None and not self._slots.locked():
+            batch = self._line.batch()
+            batch.append(timestamp=None, key=None, value=body)
+            await self.send(batch)
+            return
         if self._batch is None or self._batch.append(timestamp=None, key=None, value=body) is None:
             self._batch, self._posted = self._line.batch(), []
             self._batch.append(timestamp=None, key=None, value=body)
             self._line.start(self._send_posted(self._batch, self._posted))
-        posted = asyncio.get_running_loop().create_future()
+        posted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._posted.append(posted)
-        return posted
+        await posted
 
     async def _send_posted(self, batch: Any, posted: list[asyncio.Future[None]]) -> None:
-        failure: GreetError | None = None
         try:
             await self.send(batch)
         except GreetError as error:
-            failure = error
-        for one in posted:
-            if one.done():
-                continue  # its publisher was cancelled
-            if failure is None:
-                one.set_result(None)
-            else:
-                copy = type(failure)(str(failure))  # each publisher adds its own traceback
-                copy.__cause__ = failure.__cause__
-                one.set_exception(copy)
+            for one in posted:
+                if not one.done():  # else its publisher was cancelled
+                    copy = type(error)(*error.args)  # each publisher's traceback is its own
+                    copy.__cause__ = error.__cause__
+                    one.set_exception(copy)
+        else:
+            for one in posted:
+                if not one.done():
+                    one.set_result(None)
 
     async def send(self, batch: Any) -> None:
         """Hand `batch` to the broker when its turn comes; return when it is acknowledged.
 
-        aiokafka repeats an idempotent batch for ever. So after the deadline nobody knows: it may
-        still arrive, which is `PublishUnknown`. The batches behind it are not handed over before it
-        got through; when it does not by their deadline, they have surely failed.
+        aiokafka repeats an idempotent batch for ever. So when one is not acknowledged by the deadline,
+        nobody can tell: it may still get through. Those behind it are not handed over before it has,
+        so when their deadline comes they have surely failed.
         """
         line = self._line
+        waited = f"{line.address} has not answered for {line.address.timeout:g} s"
         handed_over = False
         try:
             async with asyncio.timeout(line.address.timeout), self._slots:
-                batch.close()
+                batch.close()  # so that the next name opens the next batch
+                if self._batch is batch:
+                    self._batch = None
                 async with self._turn:
                     producer = await line.producer()
-                    acknowledged = await producer.send_batch(batch, *self._partition)
+                    acknowledged = await producer.send_batch(
+                        batch, self._partition.topic, partition=self._partition.partition
+                    )
                     handed_over = True
                 await acknowledged
         except TimeoutError as error:
-            ...
+            if handed_over:
+                raise PublishUnknown(f"{waited}: publish again, if a double does no harm") from error
+            raise PublishFailed(f"{waited}: publish again when it is back") from error
+        except DRIVER_ERRORS as error:
+            if not handed_over:
+                raise PublishFailed(f"{one_line(error)}: publish again when that is mended") from error
+            line.failed(producer)
+            if _refused(error):
+                raise PublishFailed(f"the broker refused it, {one_line(error)}: correct that") from error
+            raise PublishUnknown(f"{one_line(error)}: publish again, if a double does no harm") from error
         finally:
             batch.close()
+
+
+def _refused(error: Exception) -> bool:
+    """Whether the broker has surely not written the batch."""
+    numbering = isinstance(error, OutOfOrderSequenceNumber | UnknownProducerId)
+    return isinstance(error, BrokerResponseError) and not error.retriable and not numbering
+
+
+class _Bulk:
+    """What one `publish_many` has under way: a batch fills for each partition, others are sent."""
+
+    def __init__(self, line: KafkaLine) -> None:
+        self.accepted = 0
+        self._line = line
+        self._filling = [line.batch() for _ in line.outboxes]
+        self._under_way: deque[tuple[int, asyncio.Task[None]]] = deque()
+
+    async def publish(self, names: Iterable[str]) -> None:
+        """Send them all; when one is no name, those before its chunk."""
+        try:
+            for chunk in chunks(names):
+                for number, bodies in self._shares([name.encode() for name in chunk]):
+                    start = 0
+                    while (start := fill(self._filling[number], bodies, start)) < len(bodies):
+                        await self._send(number)
+        except BadName:
+            await self._finish()
+            raise
+        await self._finish()
+
+    def _shares(self, bodies: list[bytes]) -> Iterable[tuple[int, list[bytes]]]:
+        """The bodies of each partition."""
+        if len(self._filling) == 1:
+            return [(0, bodies)]
+        shares: list[list[bytes]] = [[] for _ in self._filling]
+        for body in bodies:
+            shares[crc32(body) % len(shares)].append(body)
+        return enumerate(shares)
+
+    async def _send(self, number: int) -> None:
+        batch, self._filling[number] = self._filling[number], self._line.batch()
+        if len(self._under_way) == UNDER_WAY * len(self._filling):
+            await self._acknowledged()
+        task = asyncio.create_task(self._line.outboxes[number].send(batch))
+        self._under_way.append((batch.record_count(), task))
+
+    async def _acknowledged(self) -> None:
+        count, task = self._under_way.popleft()
+        await task
+        self.accepted += count
+
+    async def _finish(self) -> None:
+        for number, batch in enumerate(self._filling):
+            if batch.record_count():
+                await self._send(number)
+        while self._under_way:
+            await self._acknowledged()
+
+    async def drain(self) -> None:
+        """After a failure: count what else is accepted."""
+        while self._under_way:
+            with suppress(GreetError):
+                await self._acknowledged()
+
+    async def close(self) -> None:
+        """After a cancellation: wait for nothing more."""
+        tasks = [task for _, task in self._under_way]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Messages of one partition in a row: all of them names, or none of them."""
+
+    partition: TopicPartition
+    offsets: list[int]
+    names: list[str]
+    bodies: list[bytes | None]
+    """What is no name; empty for names."""
+
+
+class KafkaSubscription(Subscription):
+    """A member of a consumer group."""
+
+    def __init__(self, line: KafkaLine, group: str, *, replay: bool) -> None:
+        super().__init__()
+        self._line = line
+        self._group = group
+        self._replay = replay
+
+    async def __aenter__(self) -> Self:
+        self._runs: deque[_Run] = deque()  # fetched, not yet handed out
+        self._run: _Run | None = None  # what `_batch` came from
+        self._positions: dict[TopicPartition, int] = {}  # of the runs that are settled
+        self._committed: dict[TopicPartition, int] = {}
+        self._committing = asyncio.Lock()
+        self._free = asyncio.Event()  # nothing is in hand
+        self._free.set()
+        self._handed_out = asyncio.Event()
+        self._joined = asyncio.Event()
+        self._heard: dict[TopicPartition, tuple[int | None, float]] = {}
+        self._failure: GreetError | None = None
+        self._clean = True
+        self._consumer = AIOKafkaConsumer(
+            **settings(self._line.address),
+            group_id=f"{self._line.topic}:{self._group}",
+            enable_auto_commit=False,  # it would commit what is still in hand
+            auto_offset_reset="earliest",  # of a partition that was added to the topic
+            max_partition_fetch_bytes=BATCH_BYTES,
+            fetch_max_bytes=16 * BATCH_BYTES,
+            fetch_max_wait_ms=200,  # a rebalance waits for a fetch to return
+            session_timeout_ms=6000,  # the least that brokers allow: so soon is a dead member replaced
+            heartbeat_interval_ms=250,  # so soon does a member learn of a rebalance
+            rebalance_timeout_ms=int(HOLD_SECONDS * 2000),
+            max_poll_interval_ms=2**31 - 1,  # a slow handler is no dead one
+        )
+        try:
+            async with connecting(self._line.address):
+                await self._consumer.start()
+                await self._write_start()
+                self._consumer.subscribe([self._line.topic], listener=_Rebalance(self))
+            # Its names reach the group from here on. It need not wait for its share of them: another
+            # member may hold a name in the very task that waits here.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(JOIN_SECONDS):
+                    await self._joined.wait()
+        except BaseException:
+            await close(self._consumer, 0)
+            raise
+        self._committer = asyncio.create_task(self._keep_committing())
+        return self
+
+    async def _write_start(self) -> None:
+        """Write down where a new group starts, in all partitions: what comes from now on is its.
+
+        The ends are read first. So if two members start a group at once, both write a position that
+        is no later than the entry of either.
+        """
+        consumer = self._consumer
+        partitions = [TopicPartition(self._line.topic, number) for number in range(len(self._line.outboxes))]
+        consumer.assign(partitions)
+        consumer.pause(*partitions)
+        find = consumer.beginning_offsets if self._replay else consumer.end_offsets
+        starts = await find(partitions)
+        while all([await consumer.committed(partition) is None for partition in partitions]):
+            with suppress(CommitFailedError):  # the group has members: one of them has written it down
+                await consumer.commit(starts)
+                break
+        consumer.unsubscribe()
+
+    # --------------------------------------------------------------------------------- handing out
+
+    async def _receive(self) -> list[str]:
+        self._positions = self._reached()
+        self._run = None
+        self._free.set()
+        while True:
+            if self._failure:
+                failure, self._failure = self._failure, None
+                raise failure
+            if not self._runs:
+                self._runs.extend(_runs(await self._fetch()))
+            run = self._runs.popleft()
+            if run.bodies:
+                await self._bury(run)
+            elif self._line.guarantee is not Guarantee.AT_MOST_ONCE or await self._settled_ahead(run):
+                self._run = run
+                self._free.clear()
+                self._handed_out.set()
+                return run.names
+
+    async def _fetch(self) -> Fetched:
+        """The next messages; raises `ConnectionLost` when the broker has not answered for too long."""
+        timeout = self._line.address.timeout
+        with translated(DRIVER_ERRORS, ConnectionLost, "the group cannot be read"):
+            while True:
+                fetched = await take(self._consumer, min(1.0, timeout / 4))
+                if fetched is not None:
+                    return fetched
+                await self._check_alive()
+
+    async def _check_alive(self) -> None:
+        """Each fetch is answered within 0.2 s, with names or without."""
+        address = self._line.address
+        now = asyncio.get_running_loop().time()
+        assigned = self._consumer.assignment()
+        if not assigned or not self._joined.is_set():
+            self._heard.clear()
+            async with asyncio.timeout(address.timeout):  # it waits for its share: ask the group's broker
+                await self._consumer.committed(TopicPartition(self._line.topic, 0))
+            return
+        for partition in assigned:
+            last = self._consumer.last_poll_timestamp(partition)
+            if partition not in self._heard or self._heard[partition][0] != last:
+                self._heard[partition] = (last, now)
+            elif now - self._heard[partition][1] > address.timeout:
+                raise TimeoutError(f"{address} has not answered for {address.timeout:g} s: ask again when it is back")
+
+    async def _settled_ahead(self, run: _Run) -> bool:
+        """AT_MOST_ONCE: commit a run before it is handed out; False if a rebalance came between."""
+        self._free.clear()
+        self._positions[run.partition] = run.offsets[-1] + 1
+        try:
+            await self._commit()
+        finally:
+            if not self._joined.is_set():
+                self._positions[run.partition] = run.offsets[0]
+            self._free.set()
+        return self._joined.is_set()
+
+    async def _bury(self, run: _Run) -> None:
+        self._free.clear()
+        try:
+            while run.bodies:
+                body, offset = run.bodies[0], run.offsets[0]
+                origin = f"{run.partition.topic}-{run.partition.partition}@{offset}"
+                await self._line.bury(DeadLetter(body or b"", self._group, origin, _reason(body)))
+                del run.bodies[0], run.offsets[0]
+                self._positions[run.partition] = offset + 1
+            await self._commit()
+        finally:
+            if run.bodies:
+                self._runs.appendleft(run)
+            self._free.set()
+
+    # ---------------------------------------------------------------------------------- committing
+
+    def _reached(self) -> dict[TopicPartition, int]:
+        """Up to where each partition is settled."""
+        settled = self._taken if self._line.guarantee is Guarantee.AT_MOST_ONCE else self._settled
+        if self._run is None or not settled:
+            return self._positions
+        return {**self._positions, self._run.partition: self._run.offsets[settled - 1] + 1}
+
+    async def _commit(self) -> None:
+        """Write down what is settled."""
+        async with self._committing:
+            news = {key: offset for key, offset in self._reached().items() if self._committed.get(key) != offset}
+            if not news:
+                return
+            with translated(DRIVER_ERRORS, ConnectionLost, "what was handled could not be settled"):
+                async with asyncio.timeout(self._line.address.timeout):
+                    with suppress(CommitFailedError, IllegalStateError):  # the group rebalances: see there
+                        await self._consumer.commit(news)
+                        self._committed.update(news)
+
+    async def _keep_committing(self) -> None:
+        """Ten times a second while names are in hand: nobody waits for it, and a slow handler is settled too."""
+        while True:
+            await self._handed_out.wait()
+            self._handed_out.clear()
+            while self._run is not None or self._positions != self._committed:
+                try:
+                    if self._joined.is_set():
+                        await self._commit()
+                except ConnectionLost as error:
+                    self._failure = error
+                await asyncio.sleep(COMMIT_SECONDS)
+
+    # --------------------------------------------------------------------------------- rebalancing
+
+    async def revoked(self) -> None:
+        """The group shares out its partitions anew: settle what is in hand, and drop what is not.
+
+        The names in hand are waited for, so that they do not come again to the next owner.
+        """
+        self._joined.clear()
+        self._runs.clear()
+        del self._batch[self._taken :]
+        if self._run is not None:
+            del self._run.offsets[self._taken :]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HOLD_SECONDS):
+                await self._free.wait()
+        with suppress(ConnectionLost):
+            await self._commit()
+
+    def assigned(self, partitions: Iterable[TopicPartition]) -> None:
+        """Go on where this member was in the partitions that it has kept."""
+        self._positions = {key: offset for key, offset in self._reached().items() if key in partitions}
+        self._committed.clear()
+        for partition, offset in self._positions.items():
+            self._consumer.seek(partition, offset)
+        if self._run is not None:  # its handler took longer
+            if self._run.partition in partitions:
+                self._consumer.seek(self._run.partition, self._run.offsets[-1] + 1)
+            else:
+                self._run = None
+        self._joined.set()
+
+    # -------------------------------------------------------------------------------------- leaving
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clean = error is None
+        await super().__aexit__(kind, error, trace)
+
+    async def _leave(self) -> None:
+        self._free.set()  # a rebalance need not wait any longer
+        self._committer.cancel()
+        await asyncio.gather(self._committer, return_exceptions=True)
+        try:
+            await self._commit()
+        except ConnectionLost:
+            if self._clean:
+                raise
+        finally:
+            await close(self._consumer, self._line.address.timeout)
+
+
+class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
+    """What aiokafka calls when the group shares out its partitions anew."""
+
+    def __init__(self, member: KafkaSubscription) -> None:
+        self._member = member
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:  # noqa: ARG002
+        await self._member.revoked()
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self._member.assigned(assigned)
+
+
+def _runs(fetched: Fetched) -> list[_Run]:
+    """Names apart from what is no name, in the order of the partition."""
+    try:
+        # One pass in C; a line feed inside a body makes one name too many.
+        names = b"\n".join(fetched.bodies).decode().split("\n")  # type: ignore[arg-type]
+        check_all(names)
+        if len(names) == len(fetched.bodies):
+            return [_Run(fetched.partition, fetched.offsets, names, [])]
+    except (TypeError, UnicodeDecodeError, BadName):
+        pass
+    runs = []
+    pairs = zip(fetched.bodies, fetched.offsets, strict=True)
+    for bad, group in groupby(pairs, lambda pair: bool(_reason(pair[0]))):
+        bodies, offsets = map(list, zip(*group, strict=True))
+        names = [] if bad else [decode(body) for body in bodies]
+        runs.append(_Run(fetched.partition, offsets, names, bodies if bad else []))
+    return runs
+
+
+def _reason(body: bytes | None) -> str:
+    """Why `body` is no name; empty if it is one."""
+    if body is None:
+        return "a message without a body"
+    try:
+        decode(body)
+    except BadName as error:
+        return str(error)
+    return ""

@@ -16,11 +16,13 @@ import logging
 import ssl
 import time
 import warnings
+from bisect import bisect_left
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +172,24 @@ async def start_producer(address: Address, **more: Any) -> AIOKafkaProducer:
     return producer
 
 
-# --------------------------------------------------------------------------------------------- reading
+# --------------------------------------------------------------------------------- writing and reading
+
+
+def fill(batch: Any, bodies: Sequence[bytes], start: int) -> int:
+    """Append `bodies` from number `start` on to `batch`; the number of the first that has no room.
+
+    `batch.append` would do it one by one, by a call in Python around that of the C extension: this is
+    twice as fast.
+    """
+    append, offset = batch._builder.append, batch._relative_offset
+    now = int(time.time() * 1000)
+    for body in islice(bodies, start, None):
+        if append(offset, now, None, body, []) is None:
+            break
+        offset += 1
+    count = offset - batch._relative_offset
+    batch._relative_offset = offset
+    return start + count
 
 
 @dataclass(frozen=True)
@@ -215,17 +234,19 @@ def _unpack(partition: TopicPartition, result: Any) -> Fetched:
     bodies: list[bytes | None] = []
     offsets: list[int] = []
     records = result._partition_records
+    position = records.next_fetch_offset
     while records._records.has_next():
         batch = records._records.next_batch()
         if not batch.validate_crc():
             raise CorruptRecordException(f"{partition} holds damaged data at offset {records.next_fetch_offset}")
         if not batch.is_control_batch:
-            # A batch comes whole, also when the position is in the middle of it.
-            messages = [message for message in batch if message.offset >= records.next_fetch_offset]
-            bodies += [message.value for message in messages]
-            offsets += [message.offset for message in messages]
+            for message in batch:  # no list of them: ten times slower, as each would stay alive
+                bodies.append(message.value)
+                offsets.append(message.offset)
         records.next_fetch_offset = batch.next_offset
     result._update_position()
+    early = bisect_left(offsets, position)  # a batch comes whole, also for a position in the middle of it
+    del bodies[:early], offsets[:early]
     return Fetched(partition, bodies, offsets)
 
 

@@ -39,9 +39,12 @@ from aio_pika.exceptions import (
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
     DeliveryError,
+    InvalidFrameError,
     ProbableAuthenticationError,
+    ProtocolSyntaxError,
 )
 from pamqp.common import FieldTable
+from pamqp.exceptions import PAMQPException
 from yarl import URL
 
 from greet.designs.rabbitmq_wire import Delivery, Inbox, NotSent, Outbox, Wire, message_id, nowhere
@@ -128,51 +131,53 @@ class RabbitMQLine(Line):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
-        await self._link.close()
         if self._outbox:
             self._outbox.close("the line was closed")
-            if self._outbox.returned and error is None:
-                raise PublishFailed(f"{self._outbox.returned} names were lost: {nowhere(self.topic)}")
+        await self._link.close()
+        if self._outbox and error is None:
+            self._outbox.complain()
 
     # Publishing
 
     async def publish(self, name: str) -> None:
         check(name)
         bodies = [name.encode()]
-        while True:
-            outbox = self._outbox if self._outbox and self._outbox.open else await self._reopened()
-            try:
-                await outbox.send(bodies)
-            except NotSent:
-                continue  # over the next connection
-            return
+        try:
+            await (await self._open_outbox()).send(bodies)
+        except NotSent:
+            await (await self._open_outbox()).send(bodies)  # over the next connection
 
     async def publish_many(self, names: Iterable[str]) -> int:
         accepted = 0
         failure: GreetError | None = None
         parcels: deque[asyncio.Future[int]] = deque()
         try:
-            for chunk in chunks(names, PARCEL):
-                outbox = self._outbox if self._outbox and self._outbox.open else await self._reopened()
-                parcels.append(outbox.send([name.encode() for name in chunk]))
-                if len(parcels) == AHEAD:
-                    accepted += await parcels[0]
-                    parcels.popleft()
-        except GreetError as error:
-            failure = error
-        for parcel in parcels:
             try:
-                accepted += await parcel
+                for chunk in chunks(names, PARCEL):
+                    parcels.append((await self._open_outbox()).send([name.encode() for name in chunk]))
+                    if len(parcels) == AHEAD:
+                        accepted += await parcels.popleft()
             except GreetError as error:
+                failure = error
                 accepted += error.accepted
-                failure = failure or error
+            while parcels:
+                try:
+                    accepted += await parcels.popleft()
+                except GreetError as error:
+                    failure = failure or error
+                    accepted += error.accepted
+        finally:
+            for parcel in parcels:  # if this was cancelled, or `names` raised
+                parcel.cancel()
         if failure:
             failure.accepted = accepted
             raise failure
         return accepted
 
-    async def _reopened(self) -> Outbox:
+    async def _open_outbox(self) -> Outbox:
         """The outbox; a new one where there is none yet, or its connection was lost."""
+        if self._outbox and self._outbox.open:
+            return self._outbox
         if self._closed:
             raise PublishFailed("this line is closed: connect again")
         deadline = asyncio.get_running_loop().time() + self.address.timeout
@@ -181,21 +186,21 @@ class RabbitMQLine(Line):
                 await self._opening.acquire()
             try:
                 if not (self._outbox and self._outbox.open):
-                    self._outbox = await keep_trying(self._open_outbox, deadline)
+                    self._outbox = await keep_trying(self._new_outbox, deadline)
                 return self._outbox
             finally:
                 self._opening.release()
         except DRIVER as error:
             raise PublishFailed(f"not sent: {self.unusable(error)}") from error
 
-    async def _open_outbox(self) -> Outbox:
+    async def _new_outbox(self) -> Outbox:
         if not self._link.usable():
             await self._link.close()
             await self._link.open()
         confirms = self.guarantee is not Guarantee.AT_MOST_ONCE
         channel = await self._link.channel(confirms=confirms)
         try:
-            # Groups declare the exchange, publishers do not: so it is there if a group ever was.
+            # Members of groups declare the exchange, publishers do not: it is there if a group ever was.
             await channel.get_exchange(self.topic)
         except ChannelNotFoundEntity as error:
             raise PublishFailed(nowhere(self.topic)) from error
@@ -279,12 +284,20 @@ class RabbitMQLine(Line):
         match error:
             case TimeoutError():
                 why = f"it did not answer as RabbitMQ within {self.address.timeout:g} s"
+            case ConnectionRefusedError():
+                why = "nothing listens there: start the broker, or check host and port"
             case ssl.SSLCertVerificationError():
                 why = f"its certificate is refused ({error.verify_message}); ?ca=FILE names an authority to trust"
+            case ssl.SSLError():
+                why = f"TLS fails, so check the port and the certificates: {one_line(error)}"
             case ProbableAuthenticationError():
                 why = "it refuses this user and password: check them"
+            case InvalidFrameError() if "Connection.Close" in str(error):  # the answer to the virtual host
+                why = f"it does not let this user into the virtual host {self.address.path or '/'}: check both"
+            case ProtocolSyntaxError() | PAMQPException():
+                why = "what answers there does not speak AMQP 0-9-1 as RabbitMQ does: check host and port"
             case ChannelPreconditionFailed():
-                why = f"use another topic, or the arguments that this one has: {one_line(error)}"
+                why = f"use another topic, or the settings that this one was made with: {one_line(error)}"
             case _:
                 why = one_line(error)
         return ConnectFailed(f"cannot use {self.address}: {why}")
@@ -460,7 +473,7 @@ class _Link:
         url = URL(f"{address.scheme}://{login}{where}:{port}{address.path}?heartbeat={self._line.heartbeat}")
         name = f"greet: {self._role}, {self._line.topic}"
         self.connection = aio_pika.Connection(url, client_properties={"connection_name": name})
-        self.wire = self.connection.kwargs["transport_factory"] = Wire(host, port, self._line.context)
+        self.wire = self.connection.kwargs["transport_factory"] = Wire(self._line.context)
         try:
             await self.connection.connect()
         except BaseException:

@@ -67,9 +67,7 @@ def _index(method: type[Frame]) -> bytes:
 class Wire(TransportFactory):
     """Brings the streams of one connection, and keeps hold of them."""
 
-    def __init__(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
-        self._host = host
-        self._port = port
+    def __init__(self, context: ssl.SSLContext | None) -> None:
         self._context = context
         self._transport: asyncio.Transport | None = None
         self.takers: dict[int, Taker] = {}
@@ -77,14 +75,14 @@ class Wire(TransportFactory):
         """Whether the socket takes no more for now: the broker reads too slowly, or not at all."""
         self.on_drained: Callable[[], None] = lambda: None
 
-    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def create(self, url: URL, **_: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect; aiormq calls this."""
         loop = asyncio.get_running_loop()
         reader = _Tap(self.takers)
         protocol = _Protocol(reader, self)
-        transport, _ = await loop.create_connection(lambda: protocol, self._host, self._port, ssl=self._context)
-        self._transport = transport
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+        where = str(url.host), url.port or 0
+        self._transport, _protocol = await loop.create_connection(lambda: protocol, *where, ssl=self._context)
+        return reader, asyncio.StreamWriter(self._transport, protocol, reader, loop)
 
     def write(self, frames: bytes) -> None:
         """Write whole frames, unless the connection is gone."""
@@ -237,25 +235,27 @@ class Parcel:
         self.bodies = bodies
         self.deadline = deadline
         self.missing = len(bodies)
-        self.refused = 0
-        self.why = ""
+        self.accepted = 0
+        self.failure: PublishFailed | PublishUnknown | None = None
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    def settled(self) -> None:
-        """One more of its names is confirmed or refused."""
+    def settle(self, failure: PublishFailed | PublishUnknown | None = None) -> None:
+        """One more of its names is confirmed, or is not for that reason."""
         self.missing -= 1
+        self.accepted += failure is None
+        self.failure = self.failure or failure
         if not self.missing:
-            if self.refused:
-                self.fail(PublishFailed(self.why), len(self.bodies) - self.refused)
+            if self.failure:
+                self.fail(self.failure)
             elif not self.done.done():
-                self.done.set_result(len(self.bodies))
+                self.done.set_result(self.accepted)
 
-    def fail(self, error: PublishFailed | PublishUnknown, accepted: int = 0) -> None:
-        """Let its publisher have `error`, if one still waits."""
+    def fail(self, failure: PublishFailed | PublishUnknown) -> None:
+        """Let its publisher have the error, if one still waits."""
         if not self.done.done():
-            error.accepted = accepted
-            self.done.set_exception(error)
-            self.done.exception()  # now nobody complains when the publisher has been cancelled
+            failure.accepted = self.accepted
+            self.done.set_exception(failure)
+            self.done.exception()  # looked at: asyncio does not complain where the publisher was cancelled
 
 
 class Outbox:
@@ -268,13 +268,12 @@ class Outbox:
         self, wire: Wire, channel: int, exchange: str, timeout: float, *, confirms: bool, persistent: bool
     ) -> None:
         self.open = True
-        self.returned = 0
-        """How many names came back that nobody waited for, as their channel has no confirms."""
         self._wire = wire
         self._exchange = exchange
         self._timeout = timeout
         self._confirms = confirms
         self._refusing = ""
+        self._returned = 0  # names that came back while nobody waited for their confirm
         self._waiting: deque[Parcel] = deque()
         self._pending: dict[int, Parcel] = {}
         self._last = 0  # number of the name that was written last; the broker counts likewise
@@ -299,6 +298,8 @@ class Outbox:
 
     def send(self, bodies: list[bytes]) -> asyncio.Future[int]:
         """Publish `bodies` as soon as the window has room; the future has the count of the accepted."""
+        if self._returned:
+            self.complain()
         parcel = Parcel(bodies, self._loop.time() + self._timeout)
         self._waiting.append(parcel)
         if not self._timer:
@@ -358,21 +359,22 @@ class Outbox:
                 return True
             return index == self._return
         if kind == HEADER:  # of a message that came back
-            number = int(message_id(payload) or "0", 16) - self._base
-            if parcel := self._pending.get(number):
-                parcel.refused += 1  # its confirm is still to come
-                parcel.why = nowhere(self._exchange)
+            # Its confirm comes too, but later, and is for nobody then.
+            parcel = self._pending.pop(int(message_id(payload) or "0", 16) - self._base, None)
+            if parcel:
+                parcel.settle(PublishFailed(nowhere(self._exchange)))
             else:
-                self.returned += 1
+                self._returned += 1
         return True
 
     def _confirm(self, number: int, *, multiple: bool, refused: bool) -> None:
         for one in range(self._oldest if multiple else number, number + 1):
             if parcel := self._pending.pop(one, None):
-                if refused:
-                    parcel.refused += 1
-                    parcel.why = f"the broker refused a name for {self._exchange}, as a full queue does: try later"
-                parcel.settled()
+                parcel.settle(
+                    PublishUnknown("the broker refused it for a group, as its queue is full; others may have it")
+                    if refused
+                    else None
+                )
         if multiple:
             self._oldest = number + 1
         if self._waiting:
@@ -405,6 +407,12 @@ class Outbox:
 
     def _all(self) -> list[Parcel]:
         return [*self._written(), *self._waiting]
+
+    def complain(self) -> None:
+        """Raise if names came back of which their publisher, without confirms, was not told."""
+        count, self._returned = self._returned, 0
+        if count:
+            raise PublishFailed(f"{count} names published before were dropped: {nowhere(self._exchange)}")
 
     def close(self, why: str) -> None:
         """Whatever was written may be accepted; whatever was not, surely is not."""

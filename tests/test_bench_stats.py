@@ -1,0 +1,97 @@
+"""The statistics, against known distributions, numpy and scipy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from bench import stats
+from bench.stats import Ratio, floor, percentiles, ratio, tail, verdict
+
+
+def test_percentiles_of_known_samples() -> None:
+    samples = np.random.default_rng(1).permutation(np.arange(1, 10_001)) * 1_000_000
+    assert percentiles(samples) == {"p50": 5000.0, "p90": 9000.0, "p99": 9900.0, "p99_9": 9990.0, "max": 10_000.0}
+
+
+def test_percentiles_are_samples_as_numpy_finds_them() -> None:
+    samples = np.random.default_rng(2).exponential(1e6, 20_001).astype(np.int64)
+    found = percentiles(samples)
+    for name, share in stats.PERCENTILES.items():
+        assert found[name] == np.quantile(samples, share, method="higher") / 1e6
+    assert found["p50"] == pytest.approx(math.log(2), rel=0.03)
+    assert found["p99"] == pytest.approx(math.log(100), rel=0.05)
+
+
+def test_what_the_samples_cannot_carry_is_null() -> None:
+    assert percentiles(range(stats.TAIL - 1))["p99_9"] is None
+    assert percentiles(range(stats.TAIL))["p99_9"] is not None
+    assert set(percentiles([]).values()) == {None}
+
+
+def test_the_tail_is_the_complementary_distribution() -> None:
+    samples = np.arange(1, 1001) * 1_000_000
+    shares = {ms: share for share, ms in tail(samples)}
+    assert shares[1000.0] == 0.001
+    assert shares[1.0] == 1.0
+    assert all((samples >= ms * 1e6).mean() == pytest.approx(share) for ms, share in shares.items())
+    assert tail([]) == []
+
+
+def test_a_ratio_is_the_geometric_mean_of_pairs() -> None:
+    found = ratio([2, 8, 4, 3], [1, 2, 2, 1])
+    assert found.value == pytest.approx(scipy_stats.gmean([2, 4, 2, 3]))
+    assert found.low <= found.value <= found.high
+    assert ratio([2, 8, 4, 3], [1, 2, 2, 1]) == found, "seeded"
+    assert ratio([3.0] * 5, [1.5] * 5) == Ratio(2.0, 2.0, 2.0, 5)
+
+
+def test_noise_that_both_share_does_not_widen_a_paired_ratio() -> None:
+    noise = np.random.default_rng(3).lognormal(0, 1, 10)
+    found = ratio((1.1 * noise).tolist(), noise.tolist())
+    assert [found.low, found.high] == pytest.approx([1.1, 1.1])
+
+
+@pytest.mark.parametrize("rounds", [5, 10, 40])
+def test_the_interval_covers_as_often_as_it_says(rounds: int) -> None:
+    source, hits, trials = np.random.default_rng(4), 0, 400
+    for seed in range(trials):
+        sides = source.lognormal(0, 0.1, (2, rounds))
+        found = ratio((1.5 * sides[0]).tolist(), sides[1].tolist(), seed)
+        hits += found.low <= 1.5 <= found.high
+    assert 0.91 <= hits / trials <= 0.985
+
+
+def test_the_interval_agrees_with_students_for_many_rounds() -> None:
+    source = np.random.default_rng(5)
+    ours, theirs = source.lognormal(0.2, 0.1, 200), source.lognormal(0, 0.1, 200)
+    logs = np.log(ours / theirs)
+    low, high = scipy_stats.t.interval(0.95, 199, logs.mean(), scipy_stats.sem(logs))
+    found = ratio(ours.tolist(), theirs.tolist())
+    assert [math.log(found.low), math.log(found.high)] == pytest.approx([low, high], abs=3e-3)
+
+
+@pytest.mark.parametrize("sides", [([], []), ([1.0], [1.0, 2.0]), ([0.0], [1.0]), ([1.0], [-1.0])])
+def test_no_ratio_without_pairs_of_positive_figures(sides: tuple[list[float], list[float]]) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        ratio(*sides)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_few_rounds_have_no_interval(rounds: int) -> None:
+    found = ratio([2.0] * rounds, [1.0] * rounds)
+    assert (found.low, found.high) == (0.0, math.inf)
+    assert verdict(found) == "no difference"
+
+
+def test_the_floor_and_the_verdict() -> None:
+    assert floor(Ratio(1.0, 0.96, 1.02, 5)) == pytest.approx(1 / 0.96 - 1)
+    assert floor(Ratio(1.0, 0.0, math.inf, 1)) == math.inf
+    assert verdict(Ratio(1.2, 1.1, 1.3, 5), 0.05) == "more"
+    assert verdict(Ratio(0.8, 0.7, 0.9, 5), 0.05) == "less"
+    assert verdict(Ratio(1.2, 0.9, 1.5, 5), 0.05) == "no difference"
+    assert verdict(Ratio(1.03, 1.02, 1.04, 5), 0.05) == "no difference"
+    assert verdict(Ratio(1 / 1.03, 0.96, 0.98, 5), 0.05) == "no difference"
