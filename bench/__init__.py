@@ -6,6 +6,6 @@ bench.load("results/…")    the measurements of a run as a pandas DataFrame
 
 from __future__ import annotations
 
-from bench.results import about, details, load
+from bench.results import about, load
 
-__all__ = ["about", "details", "load"]
+__all__ = ["about", "load"]

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench import contenders, questions, report, results, run
+from bench import compare, contenders, doctor, questions, report, results, run
 from greet import Guarantee
 
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
@@ -32,16 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.command(options))
     except OSError as error:
-        print(
-            "bench: " + ": ".join(str(part) for part in (error.filename, error.strerror or error) if part),
-            file=sys.stderr,
-        )
-        return USE
+        return _refuse(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
     except ValueError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return USE
+        return _refuse(str(error))
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _refuse(text: str) -> int:
+    """One line of plain characters, whatever the words of the user were."""
+    print(f"bench: {text if text.isprintable() else ascii(text)[1:-1]}", file=sys.stderr)
+    return USE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +57,19 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--markdown", action="store_true", help="the block of the README")
     form.add_argument("--html", action="store_true", help="a page with pictures that needs no other file")
     report_.set_defaults(command=_report)
+    compare_ = commands.add_parser(
+        "compare",
+        help="is the second run faster, slower, or is there no difference",
+        description="Compare two runs cell by cell, their repetitions paired, each ratio with its 95 % interval.",
+        epilog="status: 0 nothing got worse, 1 something got worse beyond the noise, 2 nothing to compare",
+    )
+    compare_.add_argument("before", type=Path, help="the folder of a run")
+    compare_.add_argument("after", type=Path, help="the folder of another")
+    compare_.set_defaults(command=_compare)
+    doctor_ = commands.add_parser(
+        "doctor", help="what can be had here, what would spoil figures, and the fix for each fault"
+    )
+    doctor_.set_defaults(command=_doctor)
     list_ = commands.add_parser("list", help="the questions and the contenders that there are")
     list_.set_defaults(command=_list)
     return parser
@@ -179,7 +193,7 @@ class Runner:
             pass
         self.writer.note(complete=complete, missing=self.missing, total_s=round(perf_counter() - began, 1))
         if not self.json_lines:
-            rows, about = results.load(self.writer.folder), results.about(self.writer.folder)
+            rows, about = results.load(self.writer.folder, details=True), results.about(self.writer.folder)
             report.terminal(rows, about, _paper())
             print(f"kept in {self.writer.folder}" + ("" if complete else ": interrupted, so INCOMPLETE"))
         for design, what in self.missing.items():
@@ -207,6 +221,7 @@ class Runner:
             bar = progress.add_task("starting the brokers", total=None)
             async with run.session(self.settings) as session:
                 self.missing = session.missing
+                session.folder = self.writer.folder
                 brokers = {name: site.broker.version if site.broker else None for name, site in session.sites.items()}
                 brokers.pop("asyncio", None)
                 self.writer.note(brokers=brokers, clock_shared=await session.clock_is_shared())
@@ -262,13 +277,44 @@ def _report(options: argparse.Namespace) -> int:
     folder = options.run or results.newest(Path("results"))
     if folder is None:
         raise ValueError("there is no run in results: start one with `python -m bench`")
-    rows, about = results.load(folder), results.about(folder)
+    rows, about = results.load(folder, details=True), results.about(folder)
     if options.markdown:
         print(report.markdown(rows, about), end="")
     elif options.html:
         print(report.page(rows, about), end="")
     else:
         report.terminal(rows, about, _paper())
+    return WELL
+
+
+def _compare(options: argparse.Namespace) -> int:
+    for line in compare.differences(results.about(options.before), results.about(options.after)):
+        print(f"bench: careful, {line}", file=sys.stderr)
+    found = compare.compare(results.load(options.before), results.load(options.after))
+    if not found:
+        raise ValueError("the two runs have nothing in common")
+    _paper().print(report.rich_table(compare.table(found)))
+    worse = sum(one.regression for one in found)
+    print(
+        f"{worse} of {len(found)} figures got worse beyond the noise."
+        if worse
+        else "Nothing got worse beyond the noise."
+    )
+    return WRONG if worse else WELL
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    console, faults = _paper(), 0
+
+    async def look() -> None:
+        nonlocal faults
+        async for finding in doctor.examine():
+            faults += bool(finding.fix)
+            fix = f"  ✗ {finding.fix}" if finding.fix else ""
+            console.print(f"{finding.what:<24}{finding.found}{fix}", markup=False, highlight=False, soft_wrap=True)
+
+    asyncio.run(look())
+    console.print(f"{faults or 'no'} fault{'' if faults == 1 else 's'}", highlight=False)
     return WELL
 
 

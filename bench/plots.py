@@ -6,11 +6,14 @@ too; every design has one colour and one marker throughout.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from io import BytesIO
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+from greet import Guarantee
 
 if TYPE_CHECKING:
     from IPython.display import Image
@@ -20,13 +23,19 @@ if TYPE_CHECKING:
 
 COLOURS = {"asyncio": "#0072B2", "rabbitmq": "#D55E00", "kafka": "#009E73"}
 MARKERS = {"asyncio": "o", "rabbitmq": "s", "kafka": "^"}
+PLACES = {
+    "asyncio": "asyncio: a topic and a queue for each group, all in one process",
+    "rabbitmq": "RabbitMQ: an exchange and a queue for each group, all in the broker",
+    "kafka": "Kafka: one log in the broker, which both groups read, each at its own place",
+}
 TITLES = {"asyncio": "asyncio", "rabbitmq": "RabbitMQ", "kafka": "Kafka"}
 
 
 def dots(rows: pd.DataFrame, unit: str, value: str = "names_per_s") -> Figure:
     """Every repetition as a dot and the median as a line, a row for each contender, a panel for each guarantee."""
     rows = rows[rows[value].notna() & rows["params.again"].eq(False)]
-    guarantees = list(dict.fromkeys(rows["guarantee"]))
+    rows = rows.sort_values("design", key=lambda designs: designs.map(list(COLOURS).index), kind="stable")
+    guarantees = sorted(dict.fromkeys(rows["guarantee"]), key=[one.name for one in Guarantee].index)
     labels = {name: list(dict.fromkeys(_labels(part))) for name, part in rows.groupby("guarantee")}
     heights = [max(1, len(labels[name])) for name in guarantees] or [1]
     figure = _figure(1.2 + 0.45 * sum(heights) + 0.6 * len(heights))
@@ -74,6 +83,39 @@ def latency_against_load(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def growth(
+    rows: pd.DataFrame,
+    key: str,
+    what: str,
+    *,
+    value: str = "names_per_s",
+    unit: str = "names a second",
+    split: str = "guarantee",
+) -> Figure:
+    """`value` over `key`, both axes logarithmic: a line for each design, a panel for each value of `split`."""
+    rows = rows[rows[value].notna()]
+    panels = list(dict.fromkeys(rows[split])) or [""]
+    figure = _figure(3.6 * len(panels))
+    for axes, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
+        part = rows[rows[split] == panel]
+        for design in dict.fromkeys(part["design"]):
+            own = part[part["design"] == design]
+            style: Any = {"color": COLOURS[design], "marker": MARKERS[design]}
+            axes.plot(own[key], own[value], linestyle="", alpha=0.4, **style)
+            axes.plot(own.groupby(key)[value].median(), label=TITLES[design], **style)
+        guarantees = ", ".join(dict.fromkeys(part["guarantee"]))
+        axes.set_title(f"{unit}, guarantee {guarantees}" + (f": {panel}" if split != "guarantee" else ""), loc="left")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted(set(part[key])), [f"{one:g}" for one in sorted(set(part[key]))])
+        axes.set_xlabel(what)
+        axes.set_ylabel(unit)
+        _log(axes.yaxis, axes.set_yscale)
+        axes.grid(alpha=0.3)
+        if len(part):
+            axes.legend(fontsize="small")
+    return figure
+
+
 def distribution(details: pd.DataFrame, title: str, series: Iterable[str] = ("intended",)) -> Figure:
     """The share of names that took at least so long, both axes logarithmic: how bad, how often.
 
@@ -99,9 +141,51 @@ def distribution(details: pd.DataFrame, title: str, series: Iterable[str] = ("in
     return figure
 
 
+SURVIVED = {"nothing lost": ("✓", "#56B4E9"), "came twice": ("2×", "#F0E442"), "lost": ("✗", "#D55E00")}
+"""What became of the names: a sign and a colour of Okabe and Ito; the sign says the same as the colour."""
+
+
+def survival(rows: pd.DataFrame, faults: Mapping[str, Iterable[str]]) -> Figure:
+    """A field for each fault, and each design and guarantee: a sign, how many names, and the longest gap.
+
+    `faults` has the designs that each of them means something to.
+    """
+    from matplotlib.patches import Patch, Rectangle  # noqa: PLC0415 - nobody waits for what is not drawn
+
+    kinds = [kind for kind in faults if kind in set(rows["params.fault"])]
+    grades = {name: place for place, name in enumerate(("AT_MOST_ONCE", "AT_LEAST_ONCE", "DURABLE"))}
+    found = {(design, guarantee) for design, guarantee in zip(rows["design"], rows["guarantee"], strict=True)}
+    columns = sorted(found, key=lambda one: (list(COLOURS).index(one[0]), grades[one[1]]))
+    figure = _figure(1.6 + 0.45 * len(kinds))
+    figure.set_size_inches(3 + 1.3 * len(columns), figure.get_figheight())
+    axes = figure.subplots()
+    for (x, (design, guarantee)), (y, kind) in product(enumerate(columns), enumerate(kinds)):
+        part = rows[(rows["design"] == design) & (rows["guarantee"] == guarantee) & (rows["params.fault"] == kind)]
+        if part.empty or part["received"].isna().all():
+            why = "failed" if len(part) else "not tried" if design in faults[kind] else "not applicable"
+            axes.text(x, y, why, ha="center", va="center", fontsize=7)
+            continue
+        lost, twice = int(part["lost"].sum()), int(part["duplicates"].sum())
+        sign, colour = SURVIVED["lost" if lost else "came twice" if twice else "nothing lost"]
+        axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=(colour, 0.65)))
+        said = f"{sign} {lost} lost" if lost else f"{sign} {twice} twice" if twice else sign
+        axes.text(x, y, f"{said}\n{part['params.gap_s'].max():.1f} s", ha="center", va="center", fontsize=8)
+    axes.set_xticks(range(len(columns)), [f"{TITLES[design]}\n{grade.replace('_', ' ')}" for design, grade in columns])
+    axes.set_yticks(range(len(kinds)), kinds)
+    axes.tick_params(length=0, labelsize=8)
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    axes.set_ylim(len(kinds) - 0.5, -0.5)
+    axes.spines[:].set_visible(False)
+    axes.set_title("What became of the names, and the longest time without one", loc="left")
+    marks = [Patch(facecolor=(colour, 0.65), label=f"{sign} {what}") for what, (sign, colour) in SURVIVED.items()]
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
+    return figure
+
+
 def _labels(rows: pd.DataFrame) -> pd.Series[str]:
     """What stands beside a line or row of dots."""
     label = rows["design"].map(TITLES) + " " + rows["contender"] + ", " + rows["params.way"]
+    label += rows["params.rung"].map(lambda rung: f"\n{rung}" if rung else "")
     return label + rows["params.phase"].map(lambda phase: "" if phase == "together" else f", {phase}")
 
 
@@ -112,16 +196,19 @@ def _figure(height: float) -> Figure:
 
 
 def _log(axis: Any, scale: Any) -> None:
-    from matplotlib.ticker import EngFormatter  # noqa: PLC0415
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter  # noqa: PLC0415
 
     scale("log")
-    axis.set_major_formatter(EngFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(EngFormatter(sep="") if axis.get_view_interval()[1] > 1000 else "{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def architectures(*designs: str) -> Figure:
     """The designs drawn alike: where a name waits between its publisher and its consumers."""
     chosen = designs or tuple(COLOURS)
     figure = _figure(2.3 * len(chosen))
+    figure.set_label("; ".join(PLACES[design] for design in chosen))
     for axes, design in zip(figure.subplots(len(chosen), 1, squeeze=False)[:, 0], chosen, strict=True):
         axes.set(xlim=(0, 10), ylim=(0, 3))
         axes.set_axis_off()
@@ -169,10 +256,10 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], col
     axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour})
 
 
-def picture(figure: Figure, alt: str) -> Image:
-    """The figure as a PNG for a notebook, with `alt` for who cannot see it."""
+def picture(figure: Figure, alt: str = "") -> Image:
+    """The figure as a PNG for a notebook, with `alt`, or else its own label, for who cannot see it."""
     from IPython.display import Image  # noqa: PLC0415
 
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
-    return Image(buffer.getvalue(), alt=alt)
+    return Image(buffer.getvalue(), alt=alt or figure.get_label())  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -68,6 +69,31 @@ def latencies(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def growth(rows: pd.DataFrame, key: str, derived: str, *more: str) -> pd.DataFrame:
+    """Names a second as `key` grows, and what follows from it: "greetings/s", "MB/s" or "speed-up"."""
+    found = summary(rows, f"params.{key}", *(f"params.{one}" for one in more))
+    place, values, base = list(found.columns).index("names/s") + 1, [], 1.0
+    for line, part in _lines(rows, f"params.{key}", *(f"params.{one}" for one in more)):
+        speed = float(_figures(part, "names_per_s").median())
+        base = speed if line[key] == 1 and all(line[one] == 1 for one in more) else base
+        factor = {"greetings/s": line[key], "MB/s": line[key] / 1e6 if key == "size" else 1, "speed-up": 1 / base}[
+            derived
+        ]
+        values.append(short(speed * factor))
+    found.insert(place, derived, values)
+    return found.drop(columns=["MB, client + broker", "min–max"])
+
+
+def seconds(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
+    """How long it took: median and spread."""
+    found = []
+    for line, part in _lines(rows, *keys):
+        times = _figures(part, "elapsed_s")
+        found.append(line | {"s": short(times.median()), "min–max s": f"{short(times.min())}–{short(times.max())}"})
+        found[-1]["count"] = counted(part)
+    return pd.DataFrame(found)
+
+
 SIDES = ("client", "broker")
 
 
@@ -128,18 +154,32 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
     """What the run says, each sentence with its figure."""
     found = []
     total = rows["received"].sum()
-    wrong = rows[[*BREACHES]].sum()
+    wrong = _broken(rows).sum()
+    permitted = rows[[*BREACHES]].sum() - wrong
     failed = int(rows["error"].notna().sum())
     if not wrong.any() and not failed:
-        found.append(f"Every name arrived, once and in order: {total:,.0f} names in {len(rows)} repetitions.")
+        found.append(
+            f"Every name arrived{' as promised' if permitted.any() else ', once and in order'}: {total:,.0f} names in {len(rows)} repetitions."
+        )
     else:
         said = ", ".join(f"{int(value)} {what}" for what, value in wrong.items() if value)
         found.append(f"Not all went well: {said or 'nothing lost'}; {failed} of {len(rows)} repetitions failed.")
+    if permitted.any():
+        said = ", ".join(f"{int(value):,} {what}" for what, value in permitted.items() if value)
+        found.append(f"Faults did to names what their guarantee does not rule out: {said}.")
     found += _fastest(rows)
     noise, pair = floor(rows)
-    if pair:
+    if pair and noise < math.inf:
         found.append(f"Noise floor (A/A): {noise:.0%}; a smaller difference is none. The same twice: {pair}.")
+    elif pair:
+        found.append("Noise floor (A/A): needs four rounds or more.")
     return found
+
+
+def _broken(rows: pd.DataFrame) -> pd.DataFrame:
+    """What no guarantee allows: a fault may cost names, and its row says which kinds."""
+    allowed = rows["params.allowed"].fillna("") if "params.allowed" in rows else pd.Series("", rows.index)
+    return pd.DataFrame({what: rows[what].where(~allowed.str.contains(what), 0) for what in BREACHES})
 
 
 def _fastest(rows: pd.DataFrame) -> list[str]:

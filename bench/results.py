@@ -24,7 +24,6 @@ import pandas as pd
 import psutil
 
 CLIENTS = ("aio-pika", "aiormq", "aiokafka", "confluent-kafka", "faststream", "uvloop", "numpy", "pandas")
-KEY = ("question", "design", "contender", "guarantee", "params", "repetition")
 MEASUREMENTS, DETAILS, RUN = "measurements.jsonl", "details.jsonl", "run.json"
 
 
@@ -61,8 +60,13 @@ class Measurement:
 
     @property
     def wrong(self) -> bool:
-        """Whether a promise was broken or the measurement failed."""
-        return bool(self.error or self.lost or self.duplicates or self.reordered)
+        """Whether a promise was broken or the measurement failed.
+
+        A fault may do to names what no guarantee rules out: that is in `params["allowed"]`.
+        """
+        allowed = self.params.get("allowed") or ""
+        breaches = {"lost": self.lost, "duplicates": self.duplicates, "reordered": self.reordered}
+        return bool(self.error or any(count for what, count in breaches.items() if what not in allowed))
 
 
 class Writer:
@@ -89,10 +93,9 @@ class Writer:
         partial.replace(self.folder / RUN)
 
     def append(self, row: Measurement, details: Mapping[str, Any] | None = None) -> None:
-        """Keep a row, and what is too long for it: curves of latency, names over time."""
+        """Keep a row, and in a line of the same number what is too long for it: curves, names over time."""
+        _append(self.folder / DETAILS, details or {})
         _append(self.folder / MEASUREMENTS, asdict(row))
-        if details:
-            _append(self.folder / DETAILS, {key: getattr(row, key) for key in KEY} | dict(details))
 
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:
@@ -106,19 +109,23 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
         os.close(handle)
 
 
-def load(path: str | Path) -> pd.DataFrame:
+def load(path: str | Path, *, details: bool = False) -> pd.DataFrame:
     """The measurements of a run: its folder, or a measurements.jsonl. Nested fields become "cpu_s.client".
+
+    With `details` there are also the columns of details.jsonl, where it is: "latencies", "progress_s",
+    "members" and what else a question keeps.
 
     Raises:
         FileNotFoundError: there is no such run.
         ValueError: a line is no row of a run.
     """
-    return _frame(Path(path), MEASUREMENTS)
-
-
-def details(path: str | Path) -> pd.DataFrame:
-    """What `load` has no room for, keyed like it: curves of latency, names over time; empty if there is none."""
-    return _frame(Path(path), DETAILS, flat=False) if (Path(path) / DETAILS).exists() else pd.DataFrame()
+    file = Path(path) / MEASUREMENTS if Path(path).is_dir() else Path(path)
+    rows = _lines(file)
+    frame = pd.json_normalize(rows, max_level=1) if rows else pd.DataFrame()
+    more = file.with_name(DETAILS)
+    if details and rows and more.exists():
+        frame = frame.join(pd.DataFrame(_lines(more)[: len(rows)]))
+    return frame
 
 
 def about(path: str | Path) -> dict[str, Any]:
@@ -127,17 +134,11 @@ def about(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def _frame(path: Path, name: str, *, flat: bool = True) -> pd.DataFrame:
-    file = path / name if path.is_dir() else path
+def _lines(file: Path) -> list[Any]:
     lines = file.read_text().splitlines()
     if lines and not _whole(lines[-1]):
         lines.pop()  # the disk was full, or the power went, in the middle of a line
-    rows = [json.loads(line) for line in lines]
-    if flat:
-        return pd.json_normalize(rows, max_level=1) if rows else pd.DataFrame()
-    for row in rows:
-        row |= {f"params.{key}": value for key, value in row.pop("params").items()}
-    return pd.DataFrame(rows)
+    return [json.loads(line) for line in lines]
 
 
 def _whole(line: str) -> bool:

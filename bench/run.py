@@ -9,16 +9,23 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+)
 from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from bench import account, stats
 from bench.contenders import Contender, Place
-from bench.load import NO_STAMPS, Receive, Received, Send, Sent, Stamps, Usage, now, shared_clock, work
+from bench.loops import NO_STAMPS, Receive, Received, Send, Sent, Stamps, Usage, now, said, shared_clock, work
 from bench.pool import processes
 from bench.results import Measurement
 from bench.sites import Site, sites
@@ -29,6 +36,10 @@ SETTLING = 0.1
 """The share of an open loop's names, its first, that are counted but left out of the latencies."""
 LEAD_NS = 200_000_000
 """How far ahead a common start is set."""
+QUIET_S = 10.0
+"""When nothing came for so long, a consumer takes what is missing for lost."""
+SHARED_QUIET_S = 2.0
+"""The same of a member that cannot know what the others got."""
 MOST_NAMES = 1_000_000
 """Names of one repetition, if nothing else is said: each takes some 100 bytes at either end."""
 
@@ -51,25 +62,44 @@ class Cell:
     """"together", or "apart": publish with nobody reading, then read; that makes two rows."""
     load: float | None = None
     """The share of the measured maximum at which names are due; None is the closed loop."""
+    rate: float | None = None
+    """Names a second that are due, where it is no share of the maximum."""
+    window: int | None = None
+    """Names unconfirmed at a time, published one by one; left out, the contender's."""
+    rung: str = ""
+    """What a step of a ladder is called."""
     again: bool = False
     """The same once more, for the noise floor (A/A)."""
-    idle_s: float = 0.0
-    """How long everybody is connected and idle before the first name."""
     names: int | None = None
     """How many; left out, what the warm-up says that fit in the run's seconds."""
     seconds: float | None = None
     """How long a repetition is to take; left out, what the run says."""
     loop: str | None = None
     options: tuple[tuple[str, str], ...] = ()
-    """What is added to the query of greet's URL."""
+    """What is added to the query of greet's URL, or asked of a peer."""
+    rounds: int | None = None
+    """How many repetitions, without a warm-up; left out, as many as the run says, after one."""
     measure: Callable[[Session, Cell, int], Awaitable[list[Figures]]] | None = None
     """Where a question measures in its own way: the session, the cell and the number of names."""
 
     @property
     def params(self) -> dict[str, Any]:
         """What tells this cell from others of its contender and guarantee: `params` of its rows."""
-        kept = ("size", "publishers", "groups", "members", "partitions", "phase", "load", "again", "loop")
-        return {"way": self.contender.way} | {key: getattr(self, key) for key in kept} | dict(self.options)
+        kept = (
+            "size",
+            "publishers",
+            "groups",
+            "members",
+            "partitions",
+            "phase",
+            "load",
+            "rate",
+            "rung",
+            "again",
+            "loop",
+        )
+        found = {"way": self.contender.way, "window": self.window or self.contender.window}
+        return found | {key: getattr(self, key) for key in kept} | dict(self.options)
 
 
 @dataclass(frozen=True)
@@ -120,6 +150,10 @@ class Session:
         self.settings = settings
         self.sites = found
         self.missing = missing
+        self.folder: Path | None = None
+        """Where the run is kept, if it is: a question may add files of its own."""
+        self.opened = AsyncExitStack()
+        self._kept: dict[str, Any] = {}
         self._seat = seat
         self._speeds: dict[Cell, float] = {}
         self._topic = f"bench-{secrets.token_hex(4)}"
@@ -127,7 +161,16 @@ class Session:
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         """Run `function` in a worker process."""
-        return asyncio.wrap_future(self._seat.executor().submit(function, *arguments))
+        future = asyncio.wrap_future(self._seat.executor().submit(function, *arguments))
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it any more
+        return future
+
+    async def kept(self, key: str, open_it: Callable[[], AbstractAsyncContextManager[T]]) -> T:
+        """What a question opens once a run, such as a broker of its own, and what is closed when the run ends."""
+        if key not in self._kept:
+            self._kept[key] = await self.opened.enter_async_context(open_it())
+        found: T = self._kept[key]
+        return found
 
     async def clock_is_shared(self) -> bool:
         """Whether the stamps of two workers can be subtracted."""
@@ -140,23 +183,47 @@ class Session:
             Failed: the warm-up did.
         """
         if cell.names:
-            await self.maximum(cell)
+            await self.once(cell, min(cell.names, cell.contender.guess))
             return cell.names
-        rate = await self.maximum(cell) * (cell.load or 1)
+        rate = cell.rate or await self.maximum(cell) * (cell.load or 1)
+        if cell.load is None and cell.rate is None:
+            rate = max(rate, self._guess(cell))  # a slow start must not make a repetition too short to recover from
         return max(100, min(MOST_NAMES, int(rate * (cell.seconds or self.settings.seconds))))
+
+    @staticmethod
+    def _guess(cell: Cell) -> float:
+        slower = 1 if cell.window is None else min(1.0, cell.window / cell.contender.window)
+        return cell.contender.guess * min(1, 2000 / cell.size) * max(slower, 0.1)
 
     async def maximum(self, cell: Cell) -> float:
         """Names a second that `cell` can do, whatever its load: measured once a run, in the loop that it uses."""
-        key = replace(cell, load=cell.load and math.inf, again=False, idle_s=0, names=None, seconds=None, measure=None)
+        key = replace(cell, load=cell.load and math.inf, again=False, names=None, seconds=None, rounds=None)
         if key not in self._speeds:
-            speed: float = cell.contender.guess * min(1, 2000 / cell.size)
-            for seconds in (0.25, 0.5) if cell.load else (0.25,):
-                for figures in await self.deliver(key, max(100, min(MOST_NAMES, int(speed * seconds)))):
-                    if figures.fields["error"]:
-                        raise Failed(figures)
+            speed = self._guess(cell)
+            for seconds in (*((0.02,) if cell.size > 1000 else ()), 0.25, *((0.5,) if cell.load else ())):
+                for figures in await self.once(key, max(100, min(MOST_NAMES, int(speed * seconds)))):
                     speed = figures.fields["names_per_s"] or speed
             self._speeds[key] = speed
         return self._speeds[key]
+
+    def fresh_workers(self) -> None:
+        """Let go of the worker processes; new ones start when needed, without the memory of the old."""
+        self._seat.vacate()
+
+    def place(self, cell: Cell) -> Place:
+        """A topic of its own for a repetition of `cell`; the last four characters of its name are unique in the run."""
+        here, window = self.sites[cell.contender.design], cell.window or cell.contender.window
+        return Place(
+            here.url, f"{self._topic}-{next(self._tags)}", cell.guarantee, cell.partitions, window, cell.options
+        )
+
+    async def once(self, cell: Cell, names: int) -> list[Figures]:
+        """A warm-up. Raises `Failed` when it goes wrong."""
+        found = await (cell.measure or cell.contender.measure)(self, cell, names)
+        for figures in found:
+            if figures.fields["error"]:
+                raise Failed(figures)
+        return found
 
     async def deliver(self, cell: Cell, names: int) -> list[Figures]:
         """Carry `names` names once, from publishers to consumers, and count them."""
@@ -164,12 +231,14 @@ class Session:
         try:
             if here.lost:
                 return [failure(f"the broker is gone: {here.lost}")]
-            return await Delivery(self, here, cell, names, f"{self._topic}-{(tag := next(self._tags))}", tag).run()
+            return await Delivery(self, cell, names, self.place(cell)).run()
         except BrokenProcessPool:
             self._seat.vacate()
             return [failure("a worker process died")]
         except TimeoutError:
             return [failure("a worker did not answer by its deadline")]
+        except Exception as error:  # noqa: BLE001, of whatever a worker's library raises: the run goes on
+            return [failure(said(error))]
 
 
 class Failed(Exception):
@@ -205,7 +274,9 @@ async def session(
     seat = _Seat(executor)
     try:
         async with sites(settings.designs) as (found, missing):
-            yield Session(settings, found, missing, seat)
+            opened = Session(settings, found, missing, seat)
+            async with opened.opened:
+                yield opened
     finally:
         seat.vacate()
 
@@ -215,51 +286,69 @@ class Delivery:
     """One repetition: who sends, who receives, and what came of it."""
 
     session: Session
-    here: Site
     cell: Cell
     names: int
-    topic: str
-    tag: str
+    place: Place
 
-    async def run(self) -> list[Figures]:
-        """Carry the names."""
+    @property
+    def here(self) -> Site:
+        """Where the broker is."""
+        return self.session.sites[self.cell.contender.design]
+
+    @property
+    def tag(self) -> str:
+        """The first four characters of its names."""
+        return self.place.topic[-4:]
+
+    async def run(self, sleepers: int = 0) -> list[Figures]:
+        """Carry the names. The last `sleepers` of the groups read only when the clock has stopped."""
         rate = await self._rate()
         if self.cell.phase == "apart":
             return await self._apart()
-        before = self.here.used()
         sends, receives = self._sends(rate), self._receives(rate is not None)
-        if self.here.control:
-            consumers = [self._start([one], self._loop) for one in receives]
-            await self._gathered(consumers, receives)
-            if any(one.done() for one in consumers):
-                return [failure(_errors(await self._finish(consumers)))]
-            if self.cell.idle_s:
-                await asyncio.sleep(self.cell.idle_s)
-            before = self.here.used()
-            outcomes = await self._publish(sends, rate)
-            outcomes += await self._finish(consumers)
-        else:
+        if not self.here.control:
             loop = self._loop if rate is None else "select"
-            outcomes = await self._finish([self._start([*receives, *sends], loop)])
-        return [self._figures(outcomes, before, rate)]
+            return [self._figures(await self._finish([self._start([*receives, *sends], loop)]), (None, None), rate)]
+        awake = (self.cell.groups - sleepers) * self.cell.members
+        await self._make(receives[awake:])
+        consumers = [self._start([one], self._loop) for one in receives[:awake]]
+        await self._gathered(consumers, receives[:awake])
+        if any(one.done() for one in consumers):
+            return [failure(_errors(await self._finish(consumers)) or "a consumer ended before the first name")]
+        before = self.here.used()
+        outcomes = [*await self._publish(sends, rate), *await self._finish(consumers)]
+        after = self.here.used()
+        late = await self._finish([self._start([replace(one, ready="")], self._loop) for one in receives[awake:]])
+        return [self._figures(outcomes, before, rate, late=late, after=after)]
 
     async def _apart(self) -> list[Figures]:
         receives = self._receives(stamped=False)
-        makers = [self._start([replace(one, expected=0)], self._loop) for one in receives[:: self.cell.members]]
-        await self._gathered(makers, receives[:: self.cell.members])
-        await self._finish(makers)
+        await self._make(receives)
         before = self.here.used()
         sent = await self._publish(self._sends(None), None)
         middle = self.here.used()
         got = await self._finish([self._start([replace(one, ready="")], self._loop) for one in receives])
         return [
-            self._figures([*sent, *got], before, None, phase="publish"),
+            self._figures([*sent, *got], before, None, phase="publish", after=middle),
             self._figures([*sent, *got], middle, None, phase="consume"),
         ]
 
+    async def _make(self, receives: Sequence[Receive]) -> None:
+        """Have the groups of `receives`, with nobody in them."""
+        first = receives[:: self.cell.members]
+        makers = [self._start([replace(one, expected=0)], self._loop) for one in first]
+        await self._gathered(makers, first)
+        await self._finish(makers)
+
     async def _rate(self) -> float | None:
         load = self.cell.load
-        return load if load in (None, math.inf) else load * await self.session.maximum(self.cell)
+        return (
+            self.cell.rate
+            if load is None
+            else load
+            if load == math.inf
+            else load * await self.session.maximum(self.cell)
+        )
 
     @property
     def _loop(self) -> str:
@@ -269,18 +358,14 @@ class Delivery:
     def _limit(self) -> float:
         """The deadline of each wait, in seconds: thirty times what it is likely to take, and 30 more."""
         cell = self.cell
-        slowest = cell.contender.guess * min(1, 2000 / cell.size) / cell.groups
-        return 30 + 30 * self.names / slowest + 3 * self.names / (slowest * (cell.load or 1))
-
-    def _place(self) -> Place:
-        cell = self.cell
-        return Place(self.here.url, self.topic, cell.guarantee, cell.partitions, cell.contender.window, cell.options)
+        slowest = cell.contender.guess * min(1, 2000 / cell.size) / cell.groups / (1 if cell.window is None else 10)
+        return 30 + 20 * self.names / slowest / (cell.load or 1) + (self.names / cell.rate if cell.rate else 0)
 
     def _sends(self, rate: float | None) -> list[Send]:
         cell, n = self.cell, self.cell.publishers
         shares = [self.names // n + (k < self.names % n) for k in range(n)]
         return [
-            Send(cell.contender, self._place(), account.Series(self.tag, k, share, cell.size), rate and rate / n)
+            Send(cell.contender, self.place, account.Series(self.tag, k, share, cell.size), rate and rate / n)
             for k, share in enumerate(shares)
         ]
 
@@ -290,7 +375,7 @@ class Delivery:
         return [
             Receive(
                 cell.contender,
-                self._place(),
+                self.place,
                 f"g{group}",
                 self.tag,
                 cell.size,
@@ -298,7 +383,8 @@ class Delivery:
                 f"{self.tag}-{group}-{member}" if self.here.control else "",
                 self.here.control,
                 stamped or shared,
-                quiet_s=2.0 if shared else 10.0,
+                quiet_s=SHARED_QUIET_S if shared else QUIET_S,
+                first_s=6.0 if shared else 1e9,
             )
             for group in range(cell.groups)
             for member in range(cell.members)
@@ -333,12 +419,15 @@ class Delivery:
         outcomes: Sequence[Sent | Received],
         before: tuple[float | None, float | None],
         rate: float | None,
+        *,
         phase: str | None = None,
+        late: Sequence[Sent | Received] = (),
+        after: tuple[float | None, float | None] | None = None,
     ) -> Figures:
-        """The row, from what publishers and consumers report."""
+        """The row, from what publishers and consumers report; what is `late` is counted and not timed."""
         sent = [one for one in outcomes if isinstance(one, Sent)]
         received = [one for one in outcomes if isinstance(one, Received)]
-        counted, accepted = self._count(sent, received)
+        counted, accepted = self._count(sent, [*received, *(one for one in late if isinstance(one, Received))])
         first, last = min(one.started_ns for one in sent), max(one.last_ns for one in received)
         if phase == "publish":
             last = max(one.ended_ns for one in sent)
@@ -346,8 +435,8 @@ class Delivery:
             first = min(one.started_ns for one in received)
         elapsed = (last - first) / 1e9 if last > first else None
         timed: Sequence[Sent | Received] = sent if phase == "publish" else received if phase == "consume" else outcomes
-        cpu, memory = self.here.used()
-        error = _errors(outcomes)
+        cpu, memory = after or self.here.used()
+        error = _errors([*outcomes, *late])
         if counted.strangers:
             error = f"{counted.strangers} names came that nobody had sent; {error}".removesuffix("; ")
         latencies = _latencies(sent, received) if rate is not None else {}
@@ -372,7 +461,7 @@ class Delivery:
                     "client": sum({one.usage.pid: one.usage.rss_mb for one in timed}.values()),
                     "broker": memory,
                 },
-                "survives": self.cell.guarantee.value,
+                "survives": self.cell.contender.survives or self.cell.guarantee.value,
                 "error": error or None,
             },
             {"phase": phase} if phase else {},
@@ -381,6 +470,7 @@ class Delivery:
                     what: {**stats.percentiles(samples), "samples": len(samples), "tail": stats.tail(samples)}
                     for what, samples in latencies.items()
                 },
+                "members": [len(one.codes) for one in received],
                 "progress_s": [
                     [((stamp - first) / 1e9, names) for stamp, names in one.progress]
                     for one in received
@@ -448,10 +538,13 @@ async def rounds(session: Session, question: str, cells: Sequence[Cell], run: st
     The order depends on the seed and the question. A cell that fails is left out from then on, as is
     what needs a broker that is lost.
     """
+    session.fresh_workers()
     shuffle = random.Random(f"{session.settings.seed} {question}").shuffle  # noqa: S311
     names: dict[Cell, int] = {}
     for cell in cells:
-        if (lost := session.sites[cell.contender.design].lost) is None:
+        if cell.rounds is not None:
+            names[cell] = cell.names or 0
+        elif (lost := session.sites[cell.contender.design].lost) is None:
             try:
                 names[cell] = await session.names_for(cell)
             except Failed as failed:
@@ -459,10 +552,10 @@ async def rounds(session: Session, question: str, cells: Sequence[Cell], run: st
         else:
             yield _row(run, question, cell, 0, failure(f"the broker is gone: {lost}"))
     for repetition in range(1, session.settings.rounds + 1):
-        order = list(names)
+        order = [cell for cell in names if cell.rounds is None or repetition <= cell.rounds]
         shuffle(order)
         for cell in order:
-            for figures in await (cell.measure or Session.deliver)(session, cell, names[cell]):
+            for figures in await (cell.measure or cell.contender.measure)(session, cell, names[cell]):
                 yield _row(run, question, cell, repetition, figures)
                 if figures.fields["error"]:
                     names.pop(cell, None)

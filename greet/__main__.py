@@ -227,7 +227,7 @@ class _Source:
         room = threading.Semaphore(2)
         threading.Thread(target=_read_lines, args=(asyncio.get_running_loop(), read, room), daemon=True).start()
         count = 0
-        while lines := await _unless(self.stop, read.get()):
+        while not self.stop.is_set() and (lines := await _unless(self.stop, read.get())):
             room.release()
             good = []
             for line in lines:

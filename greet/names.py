@@ -40,14 +40,14 @@ def check(name: str) -> None:
     """Raise `BadName` unless `name` is 1 to 65,536 bytes of UTF-8 without invisible characters.
 
     Refused are the Unicode categories Cc, Cf, Cs, Zl and Zp, but for the two joiners U+200C and
-    U+200D. `str.isprintable` is false for all of these and runs in C, so a usual name is passed
-    by the first line, and only an unusual one is looked at character by character.
+    U+200D. `str.isprintable` is false for all of these and runs in C, so that only a name with
+    something unusual in it is looked at character by character.
     """
     if type(name) is str and name.isprintable() and 0 < len(name) <= MAX_BYTES // 4:
         return  # a character has four bytes at most
     if not isinstance(name, str):
         raise BadName(f"a name is a str, not {type(name).__name__}: pass text")
-    for place, character in enumerate(name):
+    for place, character in enumerate("" if name.isprintable() else name):
         what = _FORBIDDEN.get(unicodedata.category(character))
         if what and character not in JOINERS:
             code = f"U+{ord(character):04X}"

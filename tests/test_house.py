@@ -82,7 +82,7 @@ def test_a_driver_has_one_room(path: Path) -> None:
 def test_the_bench_uses_what_greet_exports() -> None:
     for path in (ROOT / "bench").rglob("*.py"):
         inner = {name for name in modules_of(imports(path)) if name.startswith("greet.")}
-        assert inner <= {"greet.brokers"}, path
+        assert all(name.startswith("greet.brokers") for name in inner), path
 
 
 @pytest.mark.parametrize("design", ["asyncio"])
@@ -95,6 +95,8 @@ def test_nobody_waits_for_a_library_that_is_not_used(design: str) -> None:
 def test_nothing_names_a_machine() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, timeout=30).stdout
     for name in filter(None, listed.decode().split("\0")):
+        if not (ROOT / name).is_file():
+            continue  # removed, and not yet committed
         text = (ROOT / name).read_bytes().decode(errors="ignore")
         found = re.search(r"/(?:home|Users|root|work)/\w+|https?://[^ \"]*(?:/simple|/maven2)", text)
         assert not found or name == "tests/test_house.py", f"{name} has {found and found[0]}"

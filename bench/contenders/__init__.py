@@ -11,17 +11,21 @@ its name in `MODULES`.
 from __future__ import annotations
 
 import asyncio
+import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from greet import Guarantee
 
-MODULES = ("greets",)
+if TYPE_CHECKING:
+    from bench.run import Cell, Figures, Session
+
+MODULES = ("greets", "asyncio_peers", "rabbitmq_peers", "kafka_peers", "java")
 DESIGNS = ("asyncio", "rabbitmq", "kafka")
 
 
@@ -36,7 +40,25 @@ class Place:
     window: int = 1
     """How many names a publisher that sends them one by one has unconfirmed at a time."""
     options: tuple[tuple[str, str], ...] = ()
-    """What the question adds to greet's URL, such as ("queue_type", "quorum")."""
+    """What the question adds to greet's URL, such as ("queue_type", "quorum"), or asks of a peer."""
+
+    @property
+    def address(self) -> str:
+        """The URL without greet's query."""
+        return self.url.partition("?")[0]
+
+    def wrap(self, name: str) -> bytes:
+        """The body of a message: the name, or as the option "body" says, JSON that holds it."""
+        return (json.dumps({"name": name}) if ("body", "json") in self.options else name).encode()
+
+    def unwrap(self, body: bytes) -> str:
+        """The name in a body."""
+        return str(json.loads(body)["name"]) if ("body", "json") in self.options else body.decode()
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """As many as the option "headers" says, of 16 bytes each."""
+        return {f"header-{k}": "sixteen bytes.." for k in range(int(dict(self.options).get("headers", "0")))}
 
 
 class Publisher:
@@ -65,6 +87,13 @@ class Publisher:
             self.accepted[lane] = done
 
 
+class Following:
+    """An async iterator out of a function that waits for the next: no call of ours between."""
+
+    def __init__(self, following: Callable[[], Awaitable[Any]]) -> None:
+        self.__anext__ = following
+
+
 @dataclass(frozen=True)
 class Contender(ABC):
     """One way to carry names."""
@@ -81,6 +110,12 @@ class Contender(ABC):
     guarantees: tuple[Guarantee, ...] = tuple(Guarantee)
     needs: str = ""
     """The module of a peer, which is an extra."""
+    survives: str = ""
+    """What a name survives, where the guarantee does not say it."""
+
+    async def measure(self, session: Session, cell: Cell, names: int) -> list[Figures]:
+        """One repetition of `cell`; a contender that is a program of its own has its own way."""
+        return await session.deliver(cell, names)
 
     @property
     def label(self) -> str:

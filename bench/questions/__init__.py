@@ -1,8 +1,9 @@
 """The questions that a reader asks, a file each.
 
-A file has a docstring, the question in plain words; `cells(settings)`, its work as data;
-`table(rows)`, its answer as a DataFrame of at most ten columns; `picture(rows)`, its figure. `rows`
-is what `bench.load` gives, of this question only. To add a question, add its file and its name here.
+A file has a docstring, whose first line is the question in plain words; `cells(settings)`, its work as
+data; `table(rows)`, its answer as a DataFrame of at most ten columns; `picture(rows)`, its figure.
+`rows` is what `bench.load(run, details=True)` gives, of this question only. To add a question, add its
+file and its name here.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-NAMES = ("throughput", "latency")
 QUICK = ("throughput", "latency")
+NAMES = (
+    *QUICK,
+    *("fan_out", "work_sharing", "payload", "durability", "backlog", "wake_up", "tweaking", "ladder", "start_up"),
+    "faults",
+)
 
 
 def question(name: str) -> Any:

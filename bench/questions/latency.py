@@ -25,11 +25,11 @@ FULL = (0.1, 0.25, 0.5, 0.75, 0.9, 1.05)
 
 def cells(settings: Settings) -> list[Cell]:
     """Every contender, name by name: a name that waits for others to make a batch is not this question."""
-    usual = (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE) if settings.full else (Guarantee.AT_LEAST_ONCE,)
     return [
         Cell(one, guarantee, load=load, seconds=max(settings.seconds, 1.0))
         for one in settings.of(way="name")
-        for guarantee in settings.guarantees(one, *usual)
+        if one.name != "FastStream"
+        for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
         for load in (FULL if settings.full else QUICK)
     ]
 

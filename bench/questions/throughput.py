@@ -7,6 +7,7 @@ and `async for`; "many" is `publish_many` and `batches`. Charts compare at one g
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -20,20 +21,26 @@ if TYPE_CHECKING:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Every contender, together; in the full profile also publishing and consuming apart. And A/A."""
+    """greet at every guarantee, its peers at the strongest; A/A; in the full profile also apart."""
     usual = tuple(Guarantee) if settings.full else (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE)
-    found = [Cell(one, guarantee) for one in settings.of() for guarantee in settings.guarantees(one, *usual)]
-    twice = [Cell(one.contender, one.guarantee, again=True) for one in found if one.contender.name == "greet"]
-    matched = [one for one in twice if one.guarantee is Guarantee.AT_LEAST_ONCE and one.contender.way == "name"]
-    if not settings.full:
-        return found + (matched or twice[:1])
-    apart = [
-        Cell(one, guarantee, phase="apart")
+    own = [Cell(one, each) for one in settings.of(name="greet") for each in settings.guarantees(one, *usual)]
+    peers = [
+        Cell(one, each)
         for one in settings.of()
-        for guarantee in settings.guarantees(one, Guarantee.DURABLE)
-        if one.design != "asyncio"
+        if one.name != "greet"
+        for each in settings.guarantees(one, one.guarantees[-1])
     ]
-    return found + matched + apart
+    by_name = [one for one in own if one.contender.way == "name"]
+    matched = [one for one in by_name if one.guarantee is Guarantee.AT_LEAST_ONCE] or by_name
+    twice = [replace(one, again=True) for one in matched]
+    apart = [
+        replace(one, phase="apart")
+        for one in [*own, *peers]
+        if settings.full
+        and one.guarantee is Guarantee.DURABLE
+        and one.contender.name not in ("FastStream", "Java's own")
+    ]
+    return own + peers + twice + apart
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -43,4 +50,4 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def picture(rows: pd.DataFrame) -> Figure:
     """A row of dots for each contender, a panel for each guarantee."""
-    return plots.dots(rows[rows["params.phase"] != "consume"], "names a second")
+    return plots.dots(rows, "names a second")

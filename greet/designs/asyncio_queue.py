@@ -24,7 +24,6 @@ from greet.errors import GreetError, PublishFailed, PublishUnknown, Unsupported
 from greet.line import Guarantee, Line, Subscription, chunks, plain
 from greet.names import check
 
-
 ENTRY = 100  # names, at most, that one entry of a queue holds
 PREFETCH = 100  # entries, at most, that a member takes at once: its fair share of what waits
 

@@ -30,8 +30,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
@@ -43,7 +43,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
     BrokerResponseError,
     CommitFailedError,
-    IllegalStateError,
+    KafkaError,
     NoError,
     OutOfOrderSequenceNumber,
     TopicAlreadyExistsError,
@@ -55,14 +55,20 @@ from greet.designs.kafka_driver import (
     DRIVER_ERRORS,
     Fetched,
     close,
+    codec,
+    commit,
     connecting,
     fill,
+    hand_over,
+    insist,
+    login,
     settings,
     start_producer,
     take,
 )
 from greet.errors import (
     BadName,
+    ConnectFailed,
     ConnectionLost,
     GreetError,
     PublishFailed,
@@ -75,7 +81,7 @@ from greet.names import check, check_all, decode
 
 ACKS = {Guarantee.AT_MOST_ONCE: 0, Guarantee.AT_LEAST_ONCE: 1, Guarantee.DURABLE: "all"}
 BATCH_BYTES = 256 * 1024  # of a batch that is sent, and of what is fetched of a partition at once
-UNDER_WAY = 2  # batches of a partition: one at the broker, one that waits for its turn
+UNDER_WAY = 2  # batches of a partition that `publish_many` sends: one at the broker, one behind it
 LARGEST_BODY = 2**26  # a message that is no name may be larger than any name, and is kept as it is
 COMMIT_SECONDS = 0.1
 HOLD_SECONDS = 5.0  # how long a rebalance waits for the names in hand
@@ -93,31 +99,42 @@ class KafkaLine(Line):
     port = 9092
     keys = ("partitions", "replication", "compression", "sasl", "ca", "cert", "key", "token_file")
 
+    def __init__(self, url: str, topic: str, guarantee: Guarantee | None) -> None:
+        super().__init__(url, topic, guarantee)
+        self.timeout = self.address.timeout
+        self._partitions = int(self.address.number("partitions", 1))
+        self._replicas = int(self.address.number("replication", 1)) if "replication" in self.address.options else -1
+        self._codec = codec(self.address)
+        self._dead = f"{self.topic}.dead"
+        login(self.address)
+
     async def __aenter__(self) -> Self:
         self._tasks: set[asyncio.Task[None]] = set()
         self._renewing = asyncio.Lock()
-        self._broken = False
+        self._broken = self._closed = self._can_bury = False
         async with connecting(self.address):
-            count = await self._make_topic(self.topic, int(self.address.number("partitions", 1)))
-            self._producer = await self._start_producer()
+            count = await insist(self.address, lambda: self._make_topic(self.topic, self._partitions))
+            if "partitions" in self.address.options and count != self._partitions:
+                raise ConnectFailed(f"topic {self.topic} has partitions={count}: say so, or use another topic")
+            self._producer = await insist(self.address, self._start_producer)
         self.outboxes = [_Outbox(self, TopicPartition(self.topic, number)) for number in range(count)]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await close(self._producer, self.address.timeout)
+        self._closed = True
+        await close(self._producer, self.timeout)
         await asyncio.gather(*self._tasks)  # each ends with its batch
 
-    async def _make_topic(self, topic: str, partitions: int, **config: str) -> int:
+    async def _make_topic(self, topic: str, partitions: int, config: dict[str, str] | None = None) -> int:
         """Make `topic` unless it is there, wait until its partitions have leaders, and count them."""
-        replicas = int(self.address.number("replication", 1)) if "replication" in self.address.options else -1
         admin = AIOKafkaAdminClient(**settings(self.address))
         try:
             await admin.start()
             if topic not in await admin.list_topics():
                 # -1, the broker's default, is let through only with an assignment of replicas.
-                new = NewTopic(topic, partitions, replicas, {} if replicas < 0 else None, config)
+                new = NewTopic(topic, partitions, self._replicas, {} if self._replicas < 0 else None, config)
                 _, code, message = (await admin.create_topics([new])).topic_errors[0]
                 if for_code(code) not in (NoError, TopicAlreadyExistsError):
                     raise for_code(code)(message)
@@ -156,27 +173,48 @@ class KafkaLine(Line):
         """The producer; a new one when the last one cannot go on."""
         if self._broken:
             async with self._renewing:
-                if self._broken:
+                if self._broken and not self._closed:
                     broken, self._producer = self._producer, await self._start_producer()
                     self._broken = False
                     await close(broken, 0)
         return self._producer
 
     async def _start_producer(self) -> AIOKafkaProducer:
-        producer = await start_producer(
+        return await start_producer(
             self.address,
+            self.topic,
             acks=ACKS[self.guarantee],
             enable_idempotence=self.guarantee is Guarantee.DURABLE,
-            compression_type=self.address.options.get("compression"),
+            compression_type=self._codec,
             max_batch_size=BATCH_BYTES,
             max_request_size=LARGEST_BODY,
         )
-        await producer.partitions_for(self.topic)
-        return producer
+
+    @asynccontextmanager
+    async def answered(self, what: str) -> AsyncIterator[None]:
+        """Calls of the driver that end by the deadline, or in `ConnectionLost`."""
+        try:
+            async with asyncio.timeout(self.timeout):
+                yield
+        except GreetError:
+            raise
+        except DRIVER_ERRORS as error:
+            raise ConnectionLost(f"{what}, {self._why(error)}: try again when that is mended") from error
+
+    def _why(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"{self.address} has not answered for {self.timeout:g} s"
+        return one_line(error)
 
     def failed(self, producer: AIOKafkaProducer) -> None:
         """An idempotent producer numbers its batches, so it cannot go on when one has failed."""
         self._broken = self._broken or producer is self._producer
+
+    def failure(self, error: Exception, handed_over: bool) -> GreetError:
+        """What to raise for `error`: whether a batch may have been accepted is what counts."""
+        if handed_over and not _refused(error):
+            return PublishUnknown(f"{self._why(error)}: publish it again, if a double does no harm")
+        return PublishFailed(f"{self._why(error)}: publish it again when that is mended")
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work`, which ends by itself, beside the caller."""
@@ -194,97 +232,151 @@ class KafkaLine(Line):
 
     async def bury(self, letter: DeadLetter) -> None:
         """Keep what is no name, and its origin, in the topic of the dead letters."""
-        topic = f"{self.topic}.dead"
-        headers = [(key, str(getattr(letter, key)).encode()) for key in ("origin", "group", "reason")]
-        with translated(DRIVER_ERRORS, ConnectionLost, "a dead letter could not be kept"):
-            async with asyncio.timeout(self.address.timeout):
-                await self._make_topic(topic, 1, **{"retention.ms": "-1", "max.message.bytes": str(LARGEST_BODY)})
-                producer = await self.producer()
-                await producer.send_and_wait(topic, letter.body, headers=headers)
+        headers = [(key, str(getattr(letter, key)).encode()) for key in ("group", "origin", "reason")]
+        async with self.answered("a message that is no name could not be kept"):
+            if not self._can_bury:
+                config = {"retention.ms": "-1", "max.message.bytes": str(LARGEST_BODY)}
+                await self._make_topic(self._dead, 1, config)
+                self._can_bury = True
+            producer = await self.producer()
+            try:
+                await producer.send_and_wait(self._dead, letter.body, headers=headers, partition=0)
+            except KafkaError:
+                self.failed(producer)
+                raise
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        async with self._graveyard() as (_, _, letters):
+            return list(letters.values())
+
+    async def resend_dead_letters(self) -> int:
+        async with self._graveyard() as (sent_to, end, letters):
+            for offset, letter in letters.items():
+                await self.outboxes[crc32(letter.body) % len(self.outboxes)].post(letter.body)
+                await sent_to(offset + 1)
+            if letters:
+                await sent_to(end)
+            return len(letters)
+
+    @asynccontextmanager
+    async def _graveyard(self) -> AsyncIterator[_Graveyard]:
+        """The dead letters, by offset, from the position on up to which they were sent again."""
+        partition = TopicPartition(self._dead, 0)
+        consumer = AIOKafkaConsumer(**settings(self.address), group_id=self._dead, enable_auto_commit=False)
+
+        async def sent_to(offset: int) -> None:
+            async with self.answered("it is not written down up to where the dead letters were sent"):
+                await commit(consumer, {partition: offset})
+
+        end, letters = 0, dict[int, DeadLetter]()
+        try:
+            async with self.answered("the dead letters cannot be read"):
+                await consumer.start()
+                if self._dead in await consumer.topics():
+                    consumer.assign([partition])
+                    start = (await consumer.beginning_offsets([partition]))[partition]
+                    end = (await consumer.end_offsets([partition]))[partition]
+                    consumer.seek(partition, max(start, await consumer.committed(partition) or 0))
+                    letters = await _letters(consumer, partition, end)
+            yield sent_to, end, letters
+        finally:
+            await close(consumer, self.timeout)
+
+
+_Graveyard = tuple[Callable[[int], Awaitable[None]], int, dict[int, DeadLetter]]
+
+
+async def _letters(consumer: AIOKafkaConsumer, partition: TopicPartition, end: int) -> dict[int, DeadLetter]:
+    letters: dict[int, DeadLetter] = {}
+    known = set()
+    while await consumer.position(partition) < end:
+        for record in (await consumer.getmany(partition, timeout_ms=1000)).get(partition, []):
+            headers = {key: value.decode(errors="replace") for key, value in record.headers}
+            group, origin, reason = (headers.get(key, "") for key in ("group", "origin", "reason"))
+            # A member that died after it buried a letter left it to be buried once more.
+            if not origin or (group, origin) not in known:
+                letters[record.offset] = DeadLetter(record.value or b"", group, origin, reason)
+            known.add((group, origin))
+    return letters
 
 
 class _Outbox:
-    """The way out to one partition: a batch fills while two others are under way.
+    """The way out to one partition: a lone name leaves at once; names that come meanwhile share a batch.
 
-    So a lone name leaves at once, and a thousand publishers share a batch that none has to wait for.
+    So a thousand publishers fill a batch while the last one is under way, and none waits for a linger.
     """
 
     def __init__(self, line: KafkaLine, partition: TopicPartition) -> None:
         self._line = line
         self._partition = partition
-        self._slots = asyncio.Semaphore(UNDER_WAY)
-        self._turn = asyncio.Lock()
+        self._lane = asyncio.Lock()  # one batch of `post` is under way at a time
+        self._turn = asyncio.Lock()  # batches are handed over in order
+        self._crowded = False  # the last batch was shared, so who comes now is hardly alone
         self._batch: Any = None
         self._posted: list[asyncio.Future[None]] = []
 
     async def post(self, body: bytes) -> None:
         """Send a name; return when it is acknowledged."""
-        if self._batch is None and not self._slots.locked():
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._line.timeout
+        if self._batch is None and not self._crowded and not self._lane.locked():
             batch = self._line.batch()
             batch.append(timestamp=None, key=None, value=body)
-            await self.send(batch)
+            async with self._lane:
+                await self.send(batch, deadline)
             return
         if self._batch is None or self._batch.append(timestamp=None, key=None, value=body) is None:
             self._batch, self._posted = self._line.batch(), []
             self._batch.append(timestamp=None, key=None, value=body)
-            self._line.start(self._send_posted(self._batch, self._posted))
-        posted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._line.start(self._send_posted(self._batch, self._posted, deadline))
+        posted: asyncio.Future[None] = loop.create_future()
         self._posted.append(posted)
         await posted
 
-    async def _send_posted(self, batch: Any, posted: list[asyncio.Future[None]]) -> None:
-        try:
-            await self.send(batch)
-        except GreetError as error:
+    async def _send_posted(self, batch: Any, posted: list[asyncio.Future[None]], deadline: float) -> None:
+        async with self._lane:  # who holds it began earlier, so its deadline comes earlier too
+            if self._batch is batch:
+                self._batch = None  # the next name opens the next batch
+            failure: GreetError | None = None
+            try:
+                await self.send(batch, deadline)
+            except GreetError as error:
+                failure = error
+            self._crowded = len(posted) > 1
+            # While the lane is held: what these publishers publish next then goes into the next batch.
             for one in posted:
-                if not one.done():  # else its publisher was cancelled
-                    copy = type(error)(*error.args)  # each publisher's traceback is its own
-                    copy.__cause__ = error.__cause__
-                    one.set_exception(copy)
-        else:
-            for one in posted:
-                if not one.done():
+                if one.done():
+                    continue  # its publisher was cancelled
+                if failure is None:
                     one.set_result(None)
+                else:
+                    copy = type(failure)(*failure.args)  # each publisher's traceback is its own
+                    copy.__cause__ = failure.__cause__
+                    one.set_exception(copy)
 
-    async def send(self, batch: Any) -> None:
+    async def send(self, batch: Any, deadline: float) -> None:
         """Hand `batch` to the broker when its turn comes; return when it is acknowledged.
 
         aiokafka repeats an idempotent batch for ever. So when one is not acknowledged by the deadline,
         nobody can tell: it may still get through. Those behind it are not handed over before it has,
         so when their deadline comes they have surely failed.
         """
-        line = self._line
-        waited = f"{line.address} has not answered for {line.address.timeout:g} s"
         handed_over = False
         try:
-            async with asyncio.timeout(line.address.timeout), self._slots:
-                batch.close()  # so that the next name opens the next batch
-                if self._batch is batch:
-                    self._batch = None
+            async with asyncio.timeout_at(deadline):
                 async with self._turn:
-                    producer = await line.producer()
-                    acknowledged = await producer.send_batch(
-                        batch, self._partition.topic, partition=self._partition.partition
-                    )
+                    producer = await self._line.producer()
+                    acknowledged = await hand_over(producer, batch, self._partition)
                     handed_over = True
                 await acknowledged
-        except TimeoutError as error:
-            if handed_over:
-                raise PublishUnknown(f"{waited}: publish again, if a double does no harm") from error
-            raise PublishFailed(f"{waited}: publish again when it is back") from error
         except DRIVER_ERRORS as error:
-            if not handed_over:
-                raise PublishFailed(f"{one_line(error)}: publish again when that is mended") from error
-            line.failed(producer)
-            if _refused(error):
-                raise PublishFailed(f"the broker refused it, {one_line(error)}: correct that") from error
-            raise PublishUnknown(f"{one_line(error)}: publish again, if a double does no harm") from error
-        finally:
-            batch.close()
+            if handed_over and not isinstance(error, TimeoutError):
+                self._line.failed(producer)
+            raise self._line.failure(error, handed_over) from error
 
 
 def _refused(error: Exception) -> bool:
-    """Whether the broker has surely not written the batch."""
+    """Whether the broker has surely not written a batch that was handed to it."""
     numbering = isinstance(error, OutOfOrderSequenceNumber | UnknownProducerId)
     return isinstance(error, BrokerResponseError) and not error.retriable and not numbering
 
@@ -324,7 +416,8 @@ class _Bulk:
         batch, self._filling[number] = self._filling[number], self._line.batch()
         if len(self._under_way) == UNDER_WAY * len(self._filling):
             await self._acknowledged()
-        task = asyncio.create_task(self._line.outboxes[number].send(batch))
+        deadline = asyncio.get_running_loop().time() + self._line.timeout
+        task = asyncio.create_task(self._line.outboxes[number].send(batch, deadline))
         self._under_way.append((batch.record_count(), task))
 
     async def _acknowledged(self) -> None:
@@ -374,6 +467,8 @@ class KafkaSubscription(Subscription):
         self._replay = replay
 
     async def __aenter__(self) -> Self:
+        self._batch, self._taken, self._settled = [], 0, 0
+        self._generation = 0  # counts the rebalances
         self._runs: deque[_Run] = deque()  # fetched, not yet handed out
         self._run: _Run | None = None  # what `_batch` came from
         self._positions: dict[TopicPartition, int] = {}  # of the runs that are settled
@@ -384,7 +479,7 @@ class KafkaSubscription(Subscription):
         self._handed_out = asyncio.Event()
         self._joined = asyncio.Event()
         self._heard: dict[TopicPartition, tuple[int | None, float]] = {}
-        self._failure: GreetError | None = None
+        self._behind = False  # a commit has failed
         self._clean = True
         self._consumer = AIOKafkaConsumer(
             **settings(self._line.address),
@@ -402,7 +497,7 @@ class KafkaSubscription(Subscription):
         try:
             async with connecting(self._line.address):
                 await self._consumer.start()
-                await self._write_start()
+                await insist(self._line.address, self._write_start)
                 self._consumer.subscribe([self._line.topic], listener=_Rebalance(self))
             # Its names reach the group from here on. It need not wait for its share of them: another
             # member may hold a name in the very task that waits here.
@@ -429,7 +524,7 @@ class KafkaSubscription(Subscription):
         starts = await find(partitions)
         while all([await consumer.committed(partition) is None for partition in partitions]):
             with suppress(CommitFailedError):  # the group has members: one of them has written it down
-                await consumer.commit(starts)
+                await commit(consumer, starts)
                 break
         consumer.unsubscribe()
 
@@ -440,9 +535,8 @@ class KafkaSubscription(Subscription):
         self._run = None
         self._free.set()
         while True:
-            if self._failure:
-                failure, self._failure = self._failure, None
-                raise failure
+            if self._behind:
+                await self._commit()
             if not self._runs:
                 self._runs.extend(_runs(await self._fetch()))
             run = self._runs.popleft()
@@ -456,44 +550,46 @@ class KafkaSubscription(Subscription):
 
     async def _fetch(self) -> Fetched:
         """The next messages; raises `ConnectionLost` when the broker has not answered for too long."""
-        timeout = self._line.address.timeout
         with translated(DRIVER_ERRORS, ConnectionLost, "the group cannot be read"):
             while True:
-                fetched = await take(self._consumer, min(1.0, timeout / 4))
+                fetched = await take(self._consumer, min(1.0, self._line.timeout / 4))
                 if fetched is not None:
                     return fetched
                 await self._check_alive()
 
     async def _check_alive(self) -> None:
-        """Each fetch is answered within 0.2 s, with names or without."""
-        address = self._line.address
-        now = asyncio.get_running_loop().time()
+        """Each fetch is answered within 0.2 s, with names or without; who cannot fetch asks the group's broker."""
         assigned = self._consumer.assignment()
         if not assigned or not self._joined.is_set():
             self._heard.clear()
-            async with asyncio.timeout(address.timeout):  # it waits for its share: ask the group's broker
+            async with self._line.answered("the group does not answer"):
                 await self._consumer.committed(TopicPartition(self._line.topic, 0))
             return
+        now = asyncio.get_running_loop().time()
         for partition in assigned:
             last = self._consumer.last_poll_timestamp(partition)
             if partition not in self._heard or self._heard[partition][0] != last:
                 self._heard[partition] = (last, now)
-            elif now - self._heard[partition][1] > address.timeout:
-                raise TimeoutError(f"{address} has not answered for {address.timeout:g} s: ask again when it is back")
+            elif now - self._heard[partition][1] > self._line.timeout:
+                self._heard.clear()
+                raise ConnectionLost(f"{self._line.address} has not answered for {self._line.timeout:g} s: ask again")
 
     async def _settled_ahead(self, run: _Run) -> bool:
         """AT_MOST_ONCE: commit a run before it is handed out; False if a rebalance came between."""
+        generation = self._generation
         self._free.clear()
-        self._positions[run.partition] = run.offsets[-1] + 1
         try:
+            self._positions[run.partition] = run.offsets[-1] + 1
             await self._commit()
-        finally:
             if not self._joined.is_set():
-                self._positions[run.partition] = run.offsets[0]
+                self._positions[run.partition] = run.offsets[0]  # not handed out, so given back
+        finally:
             self._free.set()
-        return self._joined.is_set()
+        return generation == self._generation
 
     async def _bury(self, run: _Run) -> None:
+        """Keep what is no name in the dead letters. A rebalance waits for it, so it is kept once."""
+        generation = self._generation
         self._free.clear()
         try:
             while run.bodies:
@@ -504,7 +600,7 @@ class KafkaSubscription(Subscription):
                 self._positions[run.partition] = offset + 1
             await self._commit()
         finally:
-            if run.bodies:
+            if run.bodies and generation == self._generation:
                 self._runs.appendleft(run)
             self._free.set()
 
@@ -523,11 +619,15 @@ class KafkaSubscription(Subscription):
             news = {key: offset for key, offset in self._reached().items() if self._committed.get(key) != offset}
             if not news:
                 return
-            with translated(DRIVER_ERRORS, ConnectionLost, "what was handled could not be settled"):
-                async with asyncio.timeout(self._line.address.timeout):
-                    with suppress(CommitFailedError, IllegalStateError):  # the group rebalances: see there
-                        await self._consumer.commit(news)
+            try:
+                async with self._line.answered("what was handled could not be settled"):
+                    with suppress(CommitFailedError):  # the group rebalances: see there
+                        await commit(self._consumer, news)
                         self._committed.update(news)
+                self._behind = False
+            except ConnectionLost:
+                self._behind = True
+                raise
 
     async def _keep_committing(self) -> None:
         """Ten times a second while names are in hand: nobody waits for it, and a slow handler is settled too."""
@@ -535,11 +635,9 @@ class KafkaSubscription(Subscription):
             await self._handed_out.wait()
             self._handed_out.clear()
             while self._run is not None or self._positions != self._committed:
-                try:
-                    if self._joined.is_set():
+                if self._joined.is_set():
+                    with suppress(ConnectionLost):  # raised when the next names are asked for
                         await self._commit()
-                except ConnectionLost as error:
-                    self._failure = error
                 await asyncio.sleep(COMMIT_SECONDS)
 
     # --------------------------------------------------------------------------------- rebalancing
@@ -549,6 +647,7 @@ class KafkaSubscription(Subscription):
 
         The names in hand are waited for, so that they do not come again to the next owner.
         """
+        self._generation += 1
         self._joined.clear()
         self._runs.clear()
         del self._batch[self._taken :]
@@ -560,17 +659,20 @@ class KafkaSubscription(Subscription):
         with suppress(ConnectionLost):
             await self._commit()
 
-    def assigned(self, partitions: Iterable[TopicPartition]) -> None:
-        """Go on where this member was in the partitions that it has kept."""
+    async def assigned(self, partitions: Iterable[TopicPartition]) -> None:
+        """Go on where this member was in the partitions that it has kept, or where another member was."""
+        consumer = self._consumer
+        consumer.pause(*partitions)  # nothing is fetched before it is clear from where
+        if self._run is not None and self._run.partition not in partitions:
+            self._run = None  # its handler took too long: it comes again, to another member
         self._positions = {key: offset for key, offset in self._reached().items() if key in partitions}
         self._committed.clear()
-        for partition, offset in self._positions.items():
-            self._consumer.seek(partition, offset)
-        if self._run is not None:  # its handler took longer
-            if self._run.partition in partitions:
-                self._consumer.seek(self._run.partition, self._run.offsets[-1] + 1)
-            else:
-                self._run = None
+        starts = dict(self._positions)
+        if self._run is not None:
+            starts[self._run.partition] = self._run.offsets[-1] + 1
+        for partition, offset in starts.items():
+            consumer.seek(partition, max(offset, await consumer.committed(partition) or 0))
+        consumer.resume(*partitions)
         self._joined.set()
 
     # -------------------------------------------------------------------------------------- leaving
@@ -584,14 +686,14 @@ class KafkaSubscription(Subscription):
     async def _leave(self) -> None:
         self._free.set()  # a rebalance need not wait any longer
         self._committer.cancel()
-        await asyncio.gather(self._committer, return_exceptions=True)
         try:
+            await asyncio.wait([self._committer])
             await self._commit()
         except ConnectionLost:
             if self._clean:
                 raise
         finally:
-            await close(self._consumer, self._line.address.timeout)
+            await close(self._consumer, self._line.timeout)
 
 
 class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -604,7 +706,7 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._member.revoked()
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        self._member.assigned(assigned)
+        await self._member.assigned(assigned)
 
 
 def _runs(fetched: Fetched) -> list[_Run]:

@@ -2,6 +2,7 @@
 
     settings     what every client of it needs, from a URL: TLS, SASL, time-outs
     connecting   why a connection did not come about: aiokafka logs the reason and raises a vaguer one
+    insist       what one member of a cluster, that is gone, does not answer, another one does
     take         names read 5 times as fast, without a Python object for each
     close        a stop that ends by a deadline: its own waits for as long as a broker is away
 
@@ -13,39 +14,54 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import ssl
 import time
 import warnings
 from bisect import bisect_left
-from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.consumer.fetcher import FetchError
 from aiokafka.errors import (
     AuthenticationFailedError,
+    CommitFailedError,
     ConsumerStoppedError,
     CorruptRecordException,
+    IllegalGenerationError,
     IllegalOperation,
+    IllegalSaslStateError,
+    KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
+    NodeNotReadyError,
+    RebalanceInProgressError,
     SaslAuthenticationFailed,
+    StaleMetadata,
+    UnknownMemberIdError,
     UnsupportedSaslMechanismError,
 )
 from aiokafka.record import default_records
+from aiokafka.structs import OffsetAndMetadata
 
 from greet.address import Address
-from greet.errors import ConnectFailed, one_line
+from greet.errors import BadURL, ConnectFailed, GreetError, Unsupported, one_line
 
+T = TypeVar("T")
 DRIVER_ERRORS = (KafkaError, ConsumerStoppedError, IllegalOperation, OSError, ValueError, AssertionError)
 """What aiokafka raises, on purpose or not; a time-out is an OSError."""
+AWAY = (ConnectionError, TimeoutError, KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError, StaleMetadata)
+"""What is raised when the member that was asked is gone."""
+RETRY_SECONDS = 0.1
+QUIET_SECONDS = 10.0
 
 if not default_records.DefaultRecordBatch.__module__.startswith("aiokafka.record._crecords"):
     warnings.warn(
@@ -58,31 +74,53 @@ if not default_records.DefaultRecordBatch.__module__.startswith("aiokafka.record
 
 # ---------------------------------------------------------------------------------- what aiokafka logs
 
-_heard: ContextVar[deque[Exception] | None] = ContextVar("_heard", default=None)
+
+@dataclass
+class _Log:
+    """What the clients that were started together have logged."""
+
+    reason: Exception | None = None
+    """The last exception that says why something failed."""
+    said: dict[str, float] = field(default_factory=dict)
 
 
-class _Listening(logging.Handler):
-    """Keeps the last exception that aiokafka logs, for who listens in this context.
+_log: ContextVar[_Log | None] = ContextVar("_log", default=None)  # aiokafka's tasks inherit it
 
-    As the one handler of aiokafka's logger it also keeps Python from printing the log to standard
-    error, ten lines a second during an outage: what matters of it is raised. An application that
-    sets up logging gets all of it, as ever.
+
+def _listen(record: logging.LogRecord) -> bool:
+    """Whether a record of aiokafka's goes on to the application's log.
+
+    - The request that holds the password or token does not: at level DEBUG aiokafka logs it too.
+    - Of greet's own clients, the same warning does so once in ten seconds: during an outage they
+      would log a hundred a second.
     """
-
-    def emit(self, record: logging.LogRecord) -> None:
-        heard = _heard.get()
-        if heard is not None and isinstance(record.args, tuple):
-            heard.extend(one for one in record.args if isinstance(one, Exception))
-
-
-def _without_secrets(record: logging.LogRecord) -> bool:
-    """False for the request that holds the password or token: aiokafka would log it at level DEBUG."""
     arguments = record.args if isinstance(record.args, tuple) else ()
-    return not any(type(one).__name__.startswith("SaslAuthenticate") for one in arguments)
+    if any(type(one).__name__.startswith("SaslAuthenticate") for one in arguments):
+        return False
+    log = _log.get()
+    if log is None or record.levelno < logging.WARNING:
+        return True
+    for one in arguments:
+        if isinstance(one, Exception) and not isinstance(one, StaleMetadata | NodeNotReadyError):
+            log.reason = one
+    last, log.said[record.msg] = log.said.get(record.msg, -math.inf), record.created
+    if record.created - last < QUIET_SECONDS:
+        log.said[record.msg] = last
+        return False
+    return True
 
 
-logging.getLogger("aiokafka").addHandler(_Listening())
-logging.getLogger("aiokafka.conn").addFilter(_without_secrets)
+for _name in (
+    "aiokafka",
+    "aiokafka.cluster",
+    "aiokafka.conn",
+    "aiokafka.consumer.fetcher",
+    "aiokafka.consumer.group_coordinator",
+    "aiokafka.producer.sender",
+):
+    logging.getLogger(_name).addFilter(_listen)
+# Where no logging is set up, Python would print warnings to standard error: what matters is raised.
+logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 
 
 # ------------------------------------------------------------------------------------------ connecting
@@ -93,23 +131,40 @@ def settings(address: Address) -> dict[str, Any]:
     options = address.options
     found: dict[str, Any] = {
         "bootstrap_servers": [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in address.hosts],
-        "request_timeout_ms": int(address.timeout * 250),
+        "request_timeout_ms": max(100, int(address.timeout * 250)),
         # Members are sorted by this when partitions are shared out: who came first keeps the first ones.
         "client_id": f"greet-{time.time_ns()}",
         "security_protocol": "SSL" if address.tls else "PLAINTEXT",
     }
     if address.tls:
         found["ssl_context"] = _tls(options)
-    if "token_file" in options:
-        found["sasl_mechanism"] = "OAUTHBEARER"
-        found["sasl_oauth_token_provider"] = _TokenFile(Path(options["token_file"]))
-    elif address.user:
-        found["sasl_mechanism"] = address.choice("sasl", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+    if mechanism := login(address):
+        found["security_protocol"] = "SASL_SSL" if address.tls else "SASL_PLAINTEXT"
+        found["sasl_mechanism"] = mechanism
         found["sasl_plain_username"] = address.user
         found["sasl_plain_password"] = address.password
-    if "sasl_mechanism" in found:
-        found["security_protocol"] = "SASL_SSL" if address.tls else "SASL_PLAINTEXT"
+        if mechanism == "OAUTHBEARER":
+            found["sasl_oauth_token_provider"] = _TokenFile(Path(options["token_file"]))
     return found
+
+
+def login(address: Address) -> str:
+    """The SASL mechanism; empty without a login. Raises `BadURL` for one that cannot be."""
+    if "token_file" in address.options:
+        return address.choice("sasl", "OAUTHBEARER")
+    if address.user:
+        return address.choice("sasl", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+    if "sasl" in address.options:
+        raise BadURL("sasl= in the URL needs a user and a password, or a token_file=")
+    return ""
+
+
+def codec(address: Address) -> str | None:
+    """How batches are compressed. Raises `Unsupported` when the library for it is not installed."""
+    name = address.choice("compression", "none", "gzip", "snappy", "lz4", "zstd")
+    if name not in ("none", "gzip") and find_spec("cramjam") is None:
+        raise Unsupported(f"compression={name} needs a library: pip install cramjam, or use gzip")
+    return None if name == "none" else name
 
 
 def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
@@ -134,38 +189,70 @@ class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]
 @asynccontextmanager
 async def connecting(address: Address) -> AsyncIterator[None]:
     """Raise `ConnectFailed`, with the real reason and by the deadline, in place of the driver's errors."""
-    heard: deque[Exception] = deque(maxlen=1)
-    token = _heard.set(heard)
+    log = _Log()
+    token = _log.set(log)
     try:
         async with asyncio.timeout(address.timeout):
             yield
+    except GreetError:
+        raise
     except DRIVER_ERRORS as error:
-        reason = heard[0] if heard else error
+        reason = log.reason or error
         raise ConnectFailed(_why(address, reason)) from reason
     finally:
-        _heard.reset(token)
+        _log.reset(token)
+
+
+async def insist(address: Address, attempt: Callable[[], Awaitable[T]]) -> T:
+    """The result of `attempt`, which is repeated while a member of a cluster is away, until the caller's deadline.
+
+    The others name a member that has died for some seconds more, and aiokafka asks it as readily as them.
+    """
+    while True:
+        try:
+            return await attempt()
+        except DRIVER_ERRORS as error:
+            log = _log.get()
+            if len(address.hosts) == 1 or not isinstance((log and log.reason) or error, AWAY):
+                raise
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+_REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    ((ssl.SSLCertVerificationError,), "the certificate of {address} is refused: correct it, or the URL's host or ca="),
+    ((FileNotFoundError, PermissionError), "a file cannot be read: correct ca=, cert=, key= or token_file="),
+    (
+        (AuthenticationFailedError, SaslAuthenticationFailed),
+        "{address} refuses the login: correct user, password, sasl=",
+    ),
+    ((UnsupportedSaslMechanismError,), "{address} knows other ways to log in: correct sasl="),
+    ((IllegalSaslStateError,), "{address} takes no login: leave user and password out"),
+    ((TimeoutError,), "{address} does not answer in time: check that a broker runs there"),
+    (
+        (EOFError, ConnectionResetError, KafkaConnectionError, NodeNotReadyError, StaleMetadata),
+        "{address} hung up: correct its scheme, or the login (user and password, sasl=, token_file=)",
+    ),
+)
 
 
 def _why(address: Address, reason: Exception) -> str:
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        return f"the certificate of {address} is refused, {reason.verify_message}: correct it, or the URL's host or ca="
-    if isinstance(reason, (AuthenticationFailedError, SaslAuthenticationFailed)):
-        return f"{address} refuses the login: check the user, the password (or token) and sasl="
-    if isinstance(reason, UnsupportedSaslMechanismError):
-        return f"{address} knows another way to log in: {one_line(reason)}: set sasl="
-    if isinstance(reason, TimeoutError):
-        return f"{address} does not answer within {address.timeout:g} s: check that a broker runs there"
-    return f"no connection to {address}, {one_line(reason)}: check that a broker runs there, and the URL"
+    """What went wrong, and what to do next."""
+    for kinds, text in _REASONS:
+        if isinstance(reason, kinds):
+            detail = getattr(reason, "verify_message", "") or (str(reason) if isinstance(reason, OSError) else "")
+            return text.format(address=address) + (f" ({detail})" if detail else "")
+    return f"no connection to {address}: {one_line(reason)}: check that a broker runs there"
 
 
-async def start_producer(address: Address, **more: Any) -> AIOKafkaProducer:
-    """A producer that is connected."""
+async def start_producer(address: Address, topic: str, **more: Any) -> AIOKafkaProducer:
+    """A producer that is connected, and knows the leaders of the topic."""
     producer = AIOKafkaProducer(**settings(address), **more)
     # aiokafka gives a batch as long as a request. A request shall fail early, so that a half-open
     # connection is renewed; the batch shall then be sent again.
     producer._message_accumulator._batch_ttl = address.timeout
     try:
         await producer.start()
+        await producer.partitions_for(topic)
     except BaseException:
         await close(producer, 0)
         raise
@@ -173,6 +260,22 @@ async def start_producer(address: Address, **more: Any) -> AIOKafkaProducer:
 
 
 # --------------------------------------------------------------------------------- writing and reading
+
+
+async def hand_over(producer: AIOKafkaProducer, batch: Any, partition: TopicPartition) -> asyncio.Future[Any]:
+    """Queue `batch` behind the one that is under way; what is returned is done when it is acknowledged."""
+    while True:
+        with suppress(KafkaTimeoutError):  # no place in the queue for the time of a request: the caller has a deadline
+            acknowledged: asyncio.Future[Any]
+            acknowledged = await producer.send_batch(batch, partition.topic, partition=partition.partition)
+            # When its sender has given up, asyncio would print that nobody asks how it ended.
+            producer._message_accumulator._batches[partition][-1].future.add_done_callback(_asked)
+            return acknowledged
+
+
+def _asked(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 def fill(batch: Any, bodies: Sequence[bytes], start: int) -> int:
@@ -189,7 +292,7 @@ def fill(batch: Any, bodies: Sequence[bytes], start: int) -> int:
         offset += 1
     count = offset - batch._relative_offset
     batch._relative_offset = offset
-    return start + count
+    return start + int(count)
 
 
 @dataclass(frozen=True)
@@ -212,19 +315,20 @@ async def take(consumer: AIOKafkaConsumer, seconds: float) -> Fetched | None:
     consumer._coordinator.check_errors()
     fetcher, state = consumer._fetcher, consumer._subscription
     try:
-        async with asyncio.timeout(seconds):
-            while not consumer._closed:
-                if state.reassignment_in_progress:
-                    await state.wait_for_assignment()
-                if not fetcher._records:
-                    await fetcher._create_fetch_waiter()
-                    continue
-                partition, result = fetcher._records.popitem(last=False)
-                fetcher._notify(fetcher._wait_consume_future)  # it may fetch what comes next
-                if isinstance(result, FetchError):
-                    result.check_raise()
-                elif result.check_assignment(partition) and (fetched := _unpack(partition, result)).bodies:
-                    return fetched
+        with state.fetch_context():  # who does not fetch for too long is put out of the group
+            async with asyncio.timeout(seconds):
+                while not consumer._closed:
+                    if state.reassignment_in_progress:
+                        await state.wait_for_assignment()
+                    if not fetcher._records:
+                        await fetcher._create_fetch_waiter()
+                        continue
+                    partition, result = fetcher._records.popitem(last=False)
+                    fetcher._notify(fetcher._wait_consume_future)  # it may fetch what comes next
+                    if isinstance(result, FetchError):
+                        result.check_raise()
+                    elif result.check_assignment(partition) and (fetched := _unpack(partition, result)).bodies:
+                        return fetched
     except TimeoutError:
         return None
     raise ConsumerStoppedError("the member has left its group")
@@ -250,6 +354,30 @@ def _unpack(partition: TopicPartition, result: Any) -> Fetched:
     return Fetched(partition, bodies, offsets)
 
 
+async def commit(consumer: AIOKafkaConsumer, positions: Mapping[TopicPartition, int]) -> None:
+    """Write down positions; raises `CommitFailedError` when the group has shared out its partitions anew.
+
+    `consumer.commit` does this under a shield: when it is cancelled, at a deadline, what goes on
+    behind the shield ends as an error that nobody asks for, and asyncio prints it.
+    """
+    coordinator, assignment = consumer._coordinator, consumer._subscription.subscription.assignment
+    if assignment is None or not positions.keys() <= assignment.tps:
+        raise CommitFailedError("the partitions are not this member's any more")
+    offsets = {partition: OffsetAndMetadata(offset, "") for partition, offset in positions.items()}
+    while True:
+        await coordinator.ensure_coordinator_known()
+        try:
+            await coordinator._do_commit_offsets(assignment, offsets)
+        except (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError) as error:
+            raise CommitFailedError(*error.args) from error
+        except KafkaError as error:
+            if not error.retriable:
+                raise
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            return
+
+
 # --------------------------------------------------------------------------------------------- closing
 
 
@@ -258,35 +386,42 @@ async def close(client: AIOKafkaProducer | AIOKafkaConsumer, seconds: float) -> 
 
     A producer first gets out what was handed to it, a consumer leaves its group.
     """
-    stopped = False
+    # A task of its own, since a stop may end as cancelled when it has cancelled what it waits for.
+    stopping = asyncio.ensure_future(client.stop())
     try:
-        async with asyncio.timeout(seconds):
-            await client.stop()
-            stopped = True
-    except TimeoutError:
-        pass
+        await asyncio.wait([stopping], timeout=seconds)
     finally:
-        if not stopped:
-            await _kill(client)
+        if not stopping.done() or stopping.cancelled() or stopping.exception():
+            await _kill(client, stopping)
 
 
-async def _kill(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
-    """End the tasks and cut the connections of a client whose `stop` was interrupted."""
+async def _kill(client: AIOKafkaProducer | AIOKafkaConsumer, stopping: asyncio.Future[None]) -> None:
+    """End the tasks and cut the connections of a client that does not stop."""
     if isinstance(client, AIOKafkaProducer):
         inner, parts = client.client, [client.client, client._sender]
     else:
         inner, parts = client._client, [client._client, client._coordinator, client._fetcher]
     found = [one for part in parts if part is not None for one in vars(part).values()]
-    tasks = [one for one in found if isinstance(one, asyncio.Task)]
+    tasks = [stopping, *(one for one in found if isinstance(one, asyncio.Task))]
     tasks += [one for many in found if isinstance(many, set) for one in many if isinstance(one, asyncio.Task)]
     for _ in range(2):  # the first time, the producer's task goes on to wait for its requests
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=0.1)
+        await asyncio.wait(tasks, timeout=0.1)
     if isinstance(client, AIOKafkaProducer):
-        client._message_accumulator.fail_all(KafkaTimeoutError("the producer was closed"))
+        await _fail_batches(client)
     for connection in inner._conns.values():
         if connection._writer is not None:
             connection._writer.transport.abort()  # close() would wait until a broker has read the rest
     await inner.close()
+
+
+async def _fail_batches(producer: AIOKafkaProducer) -> None:
+    """Tell who waits for a batch that nobody will send it any more."""
+    accumulator = producer._message_accumulator
+    batches = {*accumulator._pending_batches, *(batch for queue in accumulator._batches.values() for batch in queue)}
+    accumulator._pending_batches |= batches  # it is taken out of there, also when it is not in there
+    for batch in batches:
+        batch.failure(KafkaTimeoutError("the line was closed before the broker answered"))
+        batch._drain_waiter.exception()  # nobody may wait for that
+    await accumulator.flush()

@@ -23,62 +23,32 @@ This file is the architecture, in aio-pika's terms; `rabbitmq_wire.py` makes it 
 from __future__ import annotations
 
 import asyncio
-import logging
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from random import uniform
 from types import TracebackType
-from typing import Self, TypeVar
-from urllib.parse import quote
+from typing import Self
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
-from aio_pika.exceptions import (
-    CONNECTION_EXCEPTIONS,
-    ChannelNotFoundEntity,
-    ChannelPreconditionFailed,
-    DeliveryError,
-    InvalidFrameError,
-    ProbableAuthenticationError,
-    ProtocolSyntaxError,
-)
+from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError
 from pamqp.common import FieldTable
-from pamqp.exceptions import PAMQPException
-from yarl import URL
 
-from greet.designs.rabbitmq_wire import Delivery, Inbox, NotSent, Outbox, Wire, message_id, nowhere
-from greet.errors import (
-    BadName,
-    BadURL,
-    ConnectFailed,
-    ConnectionLost,
-    GreetError,
-    PublishFailed,
-    Unsupported,
-    one_line,
-)
+from greet.designs.rabbitmq_link import DRIVER, Link, keep_trying, unusable, whole
+from greet.designs.rabbitmq_wire import Delivery, Inbox, NotSent, Outbox, message_id, nowhere
+from greet.errors import BadName, BadURL, ConnectionLost, GreetError, PublishFailed, Unsupported, one_line
 from greet.line import DeadLetter, Guarantee, Line, Subscription, chunks, plain
 from greet.names import check, check_all, decode
 
-PARCEL = 100
+PARCEL = 50
 """How many names of `publish_many` go together."""
 AHEAD = 10
 """How many such parcels go before the first of them is confirmed."""
+REST = 0.1
+"""How many seconds a publisher leaves a broker alone that failed: a cluster elects a leader meanwhile."""
 SETTLE = 0.2
-"""How many seconds a name may be handled and not yet acknowledged."""
+"""How many seconds a handled name may wait for its acknowledgement."""
 REMEMBER = 5000
-"""How many handled names a member knows again."""
-CLOSING = 5
-"""How many seconds a farewell may take."""
-
-# What aio-pika raises when a connection fails. It does not wrap all of it in errors of its own.
-DRIVER = (*CONNECTION_EXCEPTIONS, TimeoutError, EOFError)
-T = TypeVar("T")
-
-# What goes wrong is raised here; that the drivers log it too is shown where logging is configured.
-for _driver in ("aio_pika", "aiormq"):
-    logging.getLogger(_driver).addHandler(logging.NullHandler())
+"""How many of the names that it has handled a member knows again."""
 
 
 class RabbitMQLine(Line):
@@ -101,30 +71,18 @@ class RabbitMQLine(Line):
         if len(topic) > 100:
             raise BadURL(f"topic {topic[:40]!a}… is too long for RabbitMQ: use up to 100 characters")
         self.queue_type = self.address.choice("queue_type", "classic", "quorum")
-        self.prefetch = int(self.address.number("prefetch", 500))
-        self.heartbeat = int(self.address.number("heartbeat", 5))
-        self.context = self._tls() if self.address.tls else None
-        self._link = _Link(self, "publisher")
+        self.prefetch = whole(self.address, "prefetch", 500)
+        self._link = Link(self.address, f"publisher to {topic}")
         self._outbox: Outbox | None = None
         self._opening = asyncio.Lock()
         self._closed = False
-
-    def _tls(self) -> ssl.SSLContext:
-        files = self.address.options
-        try:
-            context = ssl.create_default_context(cafile=files.get("ca"))
-            if "cert" in files:
-                context.load_cert_chain(files["cert"], files.get("key"))
-        except OSError as error:
-            raise BadURL(f"cannot read the files ca, cert and key of the URL: {one_line(error)}") from error
-        return context
 
     async def __aenter__(self) -> Self:
         try:
             async with asyncio.timeout(self.address.timeout):
                 await self._link.open()
         except DRIVER as error:
-            raise self.unusable(error) from error
+            raise unusable(self.address, error) from error
         return self
 
     async def __aexit__(
@@ -180,22 +138,21 @@ class RabbitMQLine(Line):
             return self._outbox
         if self._closed:
             raise PublishFailed("this line is closed: connect again")
-        deadline = asyncio.get_running_loop().time() + self.address.timeout
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout(self.address.timeout):
                 await self._opening.acquire()
             try:
                 if not (self._outbox and self._outbox.open):
-                    self._outbox = await keep_trying(self._new_outbox, deadline)
+                    self._outbox = await keep_trying(self._new_outbox, self.address.timeout)
                 return self._outbox
             finally:
                 self._opening.release()
         except DRIVER as error:
-            raise PublishFailed(f"not sent: {self.unusable(error)}") from error
+            raise PublishFailed(f"not sent: {unusable(self.address, error)}") from error
 
     async def _new_outbox(self) -> Outbox:
-        if not self._link.usable():
-            await self._link.close()
+        if self._outbox or not self._link.usable():  # that outbox is closed, or we were not here
+            await asyncio.sleep(REST)
             await self._link.open()
         confirms = self.guarantee is not Guarantee.AT_MOST_ONCE
         channel = await self._link.channel(confirms=confirms)
@@ -209,11 +166,16 @@ class RabbitMQLine(Line):
             self._link.wire,
             underlay.number,
             self.topic,
-            self.address.timeout,
+            timeout=self.address.timeout,
             confirms=confirms,
             persistent=self.guarantee is Guarantee.DURABLE,
+            frame_max=underlay.connection.connection_tune.frame_max,
         )
-        underlay.closing.add_done_callback(lambda _: outbox.close("the connection was lost"))
+
+        def lost(closing: asyncio.Future[None]) -> None:
+            outbox.close("the connection was lost", None if closing.cancelled() else closing.exception())
+
+        underlay.closing.add_done_callback(lost)
         return outbox
 
     # Reading
@@ -244,7 +206,8 @@ class RabbitMQLine(Line):
             nonlocal sent
             origin, _ = _origin(message)
             again = aio_pika.Message(message.body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-            await channel.default_exchange.publish(again, origin, mandatory=True)
+            exchange = channel.default_exchange if origin else await channel.get_exchange(self.topic)
+            await exchange.publish(again, origin, mandatory=True)
             await message.ack()
             sent += 1
 
@@ -259,7 +222,7 @@ class RabbitMQLine(Line):
         self, visit: Callable[[AbstractChannel, AbstractIncomingMessage], Awaitable[None]]
     ) -> None:
         """Get each of them once. What `visit` does not acknowledge goes back when the channel closes."""
-        link = _Link(self, "dead letters")
+        link = Link(self.address, f"dead letters of {self.topic}")
         timeout = self.address.timeout
         try:
             async with asyncio.timeout(timeout):
@@ -275,32 +238,9 @@ class RabbitMQLine(Line):
         except DeliveryError as error:
             raise PublishFailed(f"a dead letter of {self.topic} was not taken, and stays: {one_line(error)}") from error
         except DRIVER as error:
-            raise self.unusable(error) from error
+            raise unusable(self.address, error) from error
         finally:
             await link.close()
-
-    def unusable(self, error: BaseException) -> ConnectFailed:
-        """What to say of a connection that does not come about."""
-        match error:
-            case TimeoutError():
-                why = f"it did not answer as RabbitMQ within {self.address.timeout:g} s"
-            case ConnectionRefusedError():
-                why = "nothing listens there: start the broker, or check host and port"
-            case ssl.SSLCertVerificationError():
-                why = f"its certificate is refused ({error.verify_message}); ?ca=FILE names an authority to trust"
-            case ssl.SSLError():
-                why = f"TLS fails, so check the port and the certificates: {one_line(error)}"
-            case ProbableAuthenticationError():
-                why = "it refuses this user and password: check them"
-            case InvalidFrameError() if "Connection.Close" in str(error):  # the answer to the virtual host
-                why = f"it does not let this user into the virtual host {self.address.path or '/'}: check both"
-            case ProtocolSyntaxError() | PAMQPException():
-                why = "what answers there does not speak AMQP 0-9-1 as RabbitMQ does: check host and port"
-            case ChannelPreconditionFailed():
-                why = f"use another topic, or the settings that this one was made with: {one_line(error)}"
-            case _:
-                why = one_line(error)
-        return ConnectFailed(f"cannot use {self.address}: {why}")
 
 
 class RabbitMQSubscription(Subscription):
@@ -312,7 +252,7 @@ class RabbitMQSubscription(Subscription):
         super().__init__()
         self._line = line
         self._queue = f"{line.topic}:{group}"
-        self._link = _Link(line, f"member of {group}")
+        self._link = Link(line.address, f"member of {self._queue}")
         self._early = line.guarantee is Guarantee.AT_MOST_ONCE
         self._left = False
         self._deliveries: list[Delivery] = []  # of the names in `_batch`, one for one
@@ -325,19 +265,24 @@ class RabbitMQSubscription(Subscription):
         try:
             async with asyncio.timeout(self._line.address.timeout):
                 await self._join()
-        except DRIVER as error:
+        except BaseException as error:
             await self._link.close()
-            raise self._line.unusable(error) from error
+            if isinstance(error, DRIVER):
+                raise unusable(self._line.address, error) from error
+            raise
         return self
 
     async def _join(self) -> None:
         """Connect, make what is not there yet, and consume: when this returns, the group is live."""
         line = self._line
-        await self._link.close()
         await self._link.open()
         channel = await self._link.channel()
         await channel.set_qos(line.prefetch)
         kind: FieldTable = {"x-queue-type": line.queue_type}
+        if line.queue_type == "quorum":
+            # Each time a member leaves, what it held counts as a failed delivery. RabbitMQ 4 gives a
+            # name up after twenty of them, and we never do.
+            kind["x-delivery-limit"] = 1_000_000_000
         dead = await channel.declare_queue(f"{line.topic}.dead", durable=True, arguments=kind)
         # What is rejected goes to the exchange "", which hands it to the queue of that name.
         rejected: FieldTable = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead.name}
@@ -360,7 +305,7 @@ class RabbitMQSubscription(Subscription):
     async def _receive(self) -> list[str]:
         self._settle(len(self._batch))
         self._handled.extend(delivery.header for delivery in self._deliveries[: len(self._batch)])
-        self._batch, self._deliveries, self._taken = [], [], 0
+        self._batch, self._deliveries, self._taken, self._settled = [], [], 0, 0
         names: list[str] = []
         while not names:
             if deliveries := await self._inbox.take():
@@ -417,11 +362,12 @@ class RabbitMQSubscription(Subscription):
         """The connection was lost: begin again, where the broker knows us to be."""
         if self._left:
             raise ConnectionLost("this member has left its group: subscribe again")
+        address = self._line.address
         self._known = {message_id(header) for header in self._handled} - {None}
         try:
-            await keep_trying(self._join, asyncio.get_running_loop().time() + self._line.address.timeout)
+            await keep_trying(self._join, address.timeout)
         except DRIVER as error:
-            raise ConnectionLost(f"the line was lost and is not back in time: {self._line.unusable(error)}") from error
+            raise ConnectionLost(f"the line was lost and is not back in time: {unusable(address, error)}") from error
 
     async def _leave(self) -> None:
         self._left = True
@@ -430,88 +376,6 @@ class RabbitMQSubscription(Subscription):
         self._settle(self._settled)
         self._inbox.close()
         await self._link.close()  # and the broker takes back what is not settled, in its order
-
-
-class _Link:
-    """A connection to the broker: the publisher has one, and so has each member of a group.
-
-    They do not share one, as a broker that runs out of memory stops reading from connections that
-    publish, and would not see the acknowledgements that free it.
-
-    It is aio-pika's plain connection, not its robust one. That one restores itself in the
-    background, and hides from those who use it that their unsettled names come again and that
-    their iterator ended. Here they are told, and begin again with all of it.
-    """
-
-    def __init__(self, line: RabbitMQLine, role: str) -> None:
-        self._line = line
-        self._role = role
-        self._channel: AbstractChannel | None = None
-        self.wire: Wire
-        self.connection: aio_pika.Connection
-
-    def usable(self) -> bool:
-        """Whether the connection is up, as far as can be known."""
-        return self.connection.connected.is_set()
-
-    async def open(self) -> None:
-        """Connect to the first host that lets us; each has its share of the time."""
-        hosts = self._line.address.hosts
-        last: BaseException = ConnectionError("no host")
-        for host, port in hosts:
-            try:
-                async with asyncio.timeout(self._line.address.timeout / len(hosts)):
-                    return await self._open(host, port)
-            except DRIVER as error:
-                last = error
-        raise last
-
-    async def _open(self, host: str, port: int) -> None:
-        address = self._line.address
-        login = f"{quote(address.user, safe='')}:{quote(address.password, safe='')}@" if address.user else ""
-        where = f"[{host}]" if ":" in host else host
-        url = URL(f"{address.scheme}://{login}{where}:{port}{address.path}?heartbeat={self._line.heartbeat}")
-        name = f"greet: {self._role}, {self._line.topic}"
-        self.connection = aio_pika.Connection(url, client_properties={"connection_name": name})
-        self.wire = self.connection.kwargs["transport_factory"] = Wire(self._line.context)
-        try:
-            await self.connection.connect()
-        except BaseException:
-            self.wire.abort()
-            raise
-
-    async def channel(self, *, confirms: bool = False) -> AbstractChannel:
-        """A channel of the connection."""
-        self._channel = await self.connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
-        return self._channel
-
-    async def close(self) -> None:
-        """Say farewell, so that the broker has seen all that was written; then cut the connection."""
-        if not hasattr(self, "connection"):
-            return
-        try:
-            async with asyncio.timeout(min(CLOSING, self._line.address.timeout)):
-                if self._channel:  # the answer to this comes when all before it is done
-                    await self._channel.close()
-                await self.connection.close()
-        except DRIVER:
-            pass  # it is gone already
-        finally:
-            self.wire.abort()
-
-
-async def keep_trying(attempt: Callable[[], Awaitable[T]], deadline: float) -> T:
-    """The result of the first `attempt` that succeeds; when the time is over, the error of the last."""
-    pause = 0.05
-    while True:
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await attempt()
-        except DRIVER:
-            pause = min(2 * pause, 2) * uniform(0.5, 1)  # noqa: S311 - so that not all come back at once
-            if asyncio.get_running_loop().time() + pause >= deadline:
-                raise
-        await asyncio.sleep(pause)
 
 
 def _complaint(body: bytes | None) -> str:

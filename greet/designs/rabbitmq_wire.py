@@ -44,7 +44,7 @@ from yarl import URL
 from greet.errors import PublishFailed, PublishUnknown
 from greet.names import MAX_BYTES
 
-WINDOW = 1000
+WINDOW = 500
 """How many names of a channel may be unconfirmed; more wait, and with them their publishers."""
 WRITE = 65_536
 """How many bytes are joined for one write."""
@@ -55,6 +55,8 @@ METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 _frame = Struct(">BHI").unpack_from
 _long = Struct(">Q")
 _int = Struct(">I")
+
+MAYBE = "it may have been accepted, so publishing it again may double it"
 
 Taker = Callable[[int, bytes], bool]
 """Is shown the kind and payload of each frame of a channel; says whether it took it from aiormq."""
@@ -145,7 +147,9 @@ class _Tap(asyncio.StreamReader):
             super().feed_data(marshal(Heartbeat(), 0))
 
     def feed_eof(self) -> None:
-        super().feed_data(self._rest)
+        rest, self._rest = self._rest, b""
+        if rest:
+            super().feed_data(rest)
         super().feed_eof()
 
 
@@ -236,11 +240,11 @@ class Parcel:
         self.deadline = deadline
         self.missing = len(bodies)
         self.accepted = 0
-        self.failure: PublishFailed | PublishUnknown | None = None
+        self.failure: PublishFailed | None = None
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    def settle(self, failure: PublishFailed | PublishUnknown | None = None) -> None:
-        """One more of its names is confirmed, or is not for that reason."""
+    def settle(self, failure: PublishFailed | None = None) -> None:
+        """One more of its names is confirmed, or came back."""
         self.missing -= 1
         self.accepted += failure is None
         self.failure = self.failure or failure
@@ -250,9 +254,10 @@ class Parcel:
             elif not self.done.done():
                 self.done.set_result(self.accepted)
 
-    def fail(self, failure: PublishFailed | PublishUnknown) -> None:
+    def fail(self, failure: PublishFailed | PublishUnknown, cause: BaseException | None = None) -> None:
         """Let its publisher have the error, if one still waits."""
         if not self.done.done():
+            failure.__cause__ = cause
             failure.accepted = self.accepted
             self.done.set_exception(failure)
             self.done.exception()  # looked at: asyncio does not complain where the publisher was cancelled
@@ -265,7 +270,15 @@ class Outbox:
     _blocked, _unblocked = _index(Connection.Blocked), _index(Connection.Unblocked)
 
     def __init__(
-        self, wire: Wire, channel: int, exchange: str, timeout: float, *, confirms: bool, persistent: bool
+        self,
+        wire: Wire,
+        channel: int,
+        exchange: str,
+        *,
+        timeout: float,
+        confirms: bool,
+        persistent: bool,
+        frame_max: int = 131_072,
     ) -> None:
         self.open = True
         self._wire = wire
@@ -290,7 +303,8 @@ class Outbox:
         header = marshal(ContentHeader(properties=properties), channel)
         self._start = method + header[:11]
         self._middle = header[19:-17]
-        self._end = header[-1:] + marshal(ContentBody(b""), channel)[:3]
+        self._body = marshal(ContentBody(b""), channel)[:3]
+        self._room = (frame_max or 2**31) - 8
 
         wire.takers[channel] = self._take_frame
         wire.takers[0] = self._take_notice
@@ -339,25 +353,25 @@ class Outbox:
         self._wire.write(b"".join(frames))
 
     def _marshal(self, number: int, body: bytes) -> bytes:
-        """The three frames of a message."""
-        return b"%b%b%b%016x%b%b%b\xce" % (
-            self._start,
-            _long.pack(len(body)),
-            self._middle,
-            self._base + number,
-            self._end,
-            _int.pack(len(body)),
-            body,
-        )
+        """The frames of a message: method, header and body, which is in pieces if it is longer than a frame may be."""
+        size = len(body)
+        head = b"%b%b%b%016x\xce" % (self._start, _long.pack(size), self._middle, self._base + number)
+        if size <= self._room:
+            return b"%b%b%b%b\xce" % (head, self._body, _int.pack(size), body)
+        pieces = [body[start : start + self._room] for start in range(0, size, self._room)]
+        return head + b"".join(b"%b%b%b\xce" % (self._body, _int.pack(len(piece)), piece) for piece in pieces)
 
     def _take_frame(self, kind: int, payload: bytes) -> bool:
         if kind == METHOD:
             index = payload[:4]
-            if index in (self._ack, self._nack):
+            if index == self._ack:
                 (number,) = _long.unpack_from(payload, 4)
-                self._confirm(number, multiple=payload[12] & 1 == 1, refused=index == self._nack)
-                return True
-            return index == self._return
+                self._confirm(number, multiple=payload[12] == 1)
+            elif index == self._nack:
+                # RabbitMQ 3.10 refuses for ever on a channel that was opened while a quorum queue
+                # had no leader, even when it has one again. So a channel that refused is given up.
+                self.close("the broker refused names, as a queue is full or without a leader,")
+            return index in (self._ack, self._nack, self._return)
         if kind == HEADER:  # of a message that came back
             # Its confirm comes too, but later, and is for nobody then.
             parcel = self._pending.pop(int(message_id(payload) or "0", 16) - self._base, None)
@@ -367,14 +381,10 @@ class Outbox:
                 self._returned += 1
         return True
 
-    def _confirm(self, number: int, *, multiple: bool, refused: bool) -> None:
+    def _confirm(self, number: int, *, multiple: bool) -> None:
         for one in range(self._oldest if multiple else number, number + 1):
             if parcel := self._pending.pop(one, None):
-                parcel.settle(
-                    PublishUnknown("the broker refused it for a group, as its queue is full; others may have it")
-                    if refused
-                    else None
-                )
+                parcel.settle()
         if multiple:
             self._oldest = number + 1
         if self._waiting:
@@ -394,11 +404,11 @@ class Outbox:
         for parcel in self._written():
             if parcel.deadline <= now:
                 why = f": {self._refusing}" if self._refusing else ""
-                parcel.fail(PublishUnknown(f"no confirm within {self._timeout:g} s{why}; it may be accepted or not"))
+                parcel.fail(PublishUnknown(f"no confirm within {self._timeout:g} s{why}; {MAYBE}"))
         why = self._refusing or f"{WINDOW} names wait for the broker"
         for parcel in self._waiting:
             if parcel.deadline <= now:
-                parcel.fail(PublishFailed(f"not sent within {self._timeout:g} s: {why}"))
+                parcel.fail(PublishFailed(f"not sent within {self._timeout:g} s: {why}; publish it later"))
         next_one = min((parcel.deadline for parcel in self._all() if not parcel.done.done()), default=None)
         self._timer = None if next_one is None else self._loop.call_at(next_one, self._expire)
 
@@ -414,13 +424,13 @@ class Outbox:
         if count:
             raise PublishFailed(f"{count} names published before were dropped: {nowhere(self._exchange)}")
 
-    def close(self, why: str) -> None:
-        """Whatever was written may be accepted; whatever was not, surely is not."""
+    def close(self, why: str, cause: BaseException | None = None) -> None:
+        """Use it no more. Whatever was written may be accepted; whatever was not, surely is not."""
         self.open = False
         for parcel in self._written():
-            parcel.fail(PublishUnknown(f"{why} before the confirm came; it may be accepted or not"))
+            parcel.fail(PublishUnknown(f"{why} before the confirm came; {MAYBE}"), cause)
         for parcel in self._waiting:
-            parcel.fail(NotSent(f"{why} before it was sent: publish it again"))
+            parcel.fail(NotSent(f"{why} before it was sent: publish it again"), cause)
         self._pending.clear()
         self._waiting.clear()
         for handle in (self._timer, self._flushing):

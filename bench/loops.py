@@ -7,6 +7,8 @@ and what was intended, sent and confirmed is stamped apart.
 Stamps are nanoseconds of `time.perf_counter_ns`, which on Linux, macOS and Windows counts from the
 same moment in every process of a machine (`shared_clock` checks it).
 
+(This file is not called load.py: `bench.load` is the function that loads a run.)
+
 A consumer tells that it is ready through the broker, as a name on a topic of its own, so any
 `concurrent.futures.Executor` can place it, also on another machine.
 """
@@ -21,9 +23,10 @@ import threading
 import time
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 import psutil
@@ -35,6 +38,8 @@ from bench.contenders import Contender, Place, Publisher
 
 now = time.perf_counter_ns
 Stamps = NDArray[np.int64]
+LINGER_S = 0.1
+"""How long a consumer that has all its names looks for more of them, with the clock stopped."""
 NO_STAMPS: Stamps = np.empty(0, np.int64)
 
 
@@ -75,13 +80,16 @@ class Receive:
     tag: str
     size: int
     expected: int
-    """It ends when it has so many names, or when nothing came for `quiet_s` after some did."""
+    """It ends when it has so many, or the members of its group in this process have."""
     ready: str = ""
     """What to publish on the topic `ready_topic` once names can reach it."""
     ready_topic: str = ""
     stamped: bool = False
     """Stamp each receipt: for latencies, and for the last one where several members share."""
     quiet_s: float = 10.0
+    """It also ends when nothing came for so long after some did."""
+    first_s: float = 1e9
+    """How long it waits for the first."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +163,12 @@ async def _together(
 ) -> list[Sent | Received]:
     """In one process publishers wait until its consumers are ready; there may be none."""
     waiting = [asyncio.Event() for job in jobs if isinstance(job, Receive)]
-    ready = iter(waiting)
+    ready, groups = iter(waiting), dict[str, list[Receipts]]()
     async with asyncio.TaskGroup() as group:
         tasks: list[asyncio.Task[Sent | Received]] = []
         for job, series in zip(jobs, names, strict=True):
             if isinstance(job, Receive):
-                tasks.append(group.create_task(receive(job, deadline_s, next(ready))))
+                tasks.append(group.create_task(receive(job, deadline_s, next(ready), groups.setdefault(job.group, []))))
             else:
                 tasks.append(group.create_task(send(job, series, deadline_s, waiting)))
     return [task.result() for task in tasks]
@@ -171,9 +179,9 @@ async def send(job: Send, names: list[str], deadline_s: float, consumers: Sequen
     place, error, started, ended = job.place, None, 0, 0
     publisher, pace, cpu = None, None, time.process_time_ns()
     try:
+        for consumer in consumers:
+            await consumer.wait()
         async with asyncio.timeout(deadline_s), job.contender.publisher(place) as publisher:
-            for consumer in consumers:
-                await consumer.wait()
             await asyncio.sleep(max(0, job.start_ns - now()) / 1e9)
             with _undisturbed():
                 cpu, started = time.process_time_ns(), now()
@@ -184,7 +192,7 @@ async def send(job: Send, names: list[str], deadline_s: float, consumers: Sequen
                     await pace.run()
                 ended = now()
     except Exception as trouble:  # noqa: BLE001, of any driver: it is told with the figures
-        error, ended = _said(trouble), ended or now()
+        error, ended = said(trouble), ended or now()
     lanes = tuple(publisher.accepted) if publisher else (0,)
     stamps = (pace.intended, np.asarray(pace.actual), np.asarray(pace.confirmed)) if pace else (NO_STAMPS,) * 3
     return Sent(job.series, lanes, started or ended, ended, _usage(cpu), error, *stamps)
@@ -223,23 +231,29 @@ class Pace:
             self._publisher.accepted[lane] = done
 
 
-async def receive(job: Receive, deadline_s: float, ready: asyncio.Event) -> Received:
-    """Take names until all are there or no more come. An error is told in the result, not raised."""
+async def receive(job: Receive, deadline_s: float, ready: asyncio.Event, group: list[Receipts]) -> Received:
+    """Take names until all are there or no more come. An error is told in the result, not raised.
+
+    `group` has the receipts of the members in this process, each its own.
+    """
     receipts, error, cpu, began, last = Receipts(job.stamped), None, time.process_time_ns(), now(), 0
+    group.append(receipts)
     try:
         async with asyncio.timeout(deadline_s) as limit, job.contender.consumer(job.place, job.group) as names:
             if job.ready:
                 await _tell(job)
             ready.set()
-            with _undisturbed(), receipts.watched(limit, job.quiet_s):
+            with _undisturbed(), receipts.watched(limit, job, group):
                 cpu, began = time.process_time_ns(), now()
                 take = receipts.take_lists if job.contender.way == "many" else receipts.take_names
                 await take(names, job.expected)
                 last = now()
+            if job.expected:
+                await receipts.linger(take, names)
     except TimeoutError as trouble:
-        error = None if receipts.quiet else _said(trouble)
+        error = None if receipts.quiet else said(trouble)
     except Exception as trouble:  # noqa: BLE001, of any driver: it is told with the figures
-        error = _said(trouble)
+        error = said(trouble)
     ready.set()
     used = _usage(cpu)
     stamps = receipts.each()
@@ -273,7 +287,7 @@ class Receipts:
 
     async def take_lists(self, batches: AsyncIterator[list[str]], expected: int) -> None:
         """List by list; a stamp is of the list that a name came in."""
-        self._sizes = sizes = []
+        self._sizes = sizes = [] if self._sizes is None else self._sizes
         names, stamp = self.names, self._stamps.append
         while len(names) < expected:
             batch = await batches.__anext__()
@@ -281,14 +295,20 @@ class Receipts:
             sizes.append(len(batch))
             names.extend(batch)
 
+    async def linger(self, take: Callable[[Any, int], Awaitable[None]], names: Any) -> None:
+        """Look whether more comes than should: a name that came twice, or one in whose place another did."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await take(names, 2 * len(self.names) + 1)
+
     def each(self) -> Stamps:
         """The stamp of each name, in order; empty when none were asked for."""
         stamps = np.asarray(self._stamps, np.int64)
         return stamps if self._sizes is None else np.repeat(stamps, self._sizes[: len(stamps)])
 
     @contextmanager
-    def watched(self, limit: asyncio.Timeout, quiet_s: float) -> Iterator[None]:
-        """Note the progress, and end the wait by `limit` when nothing came for `quiet_s` after some did."""
+    def watched(self, limit: asyncio.Timeout, job: Receive, group: Sequence[Receipts]) -> Iterator[None]:
+        """Note the progress, and end the wait by `limit` when nothing more can come, or has come for long."""
         loop, moved = asyncio.get_running_loop(), now()
         handle: asyncio.TimerHandle
 
@@ -297,7 +317,8 @@ class Receipts:
             if len(self.names) != (self.progress[-1][1] if self.progress else 0):
                 moved = now()
                 self.progress.append((moved, len(self.names)))
-            if self.names and now() - moved > quiet_s * 1e9:
+            patience = job.quiet_s if self.names else job.first_s
+            if now() - moved > patience * 1e9 or sum(len(one.names) for one in group) >= job.expected:
                 self.quiet = True
                 limit.reschedule(loop.time())
             else:
@@ -330,7 +351,8 @@ def _usage(cpu_from: int) -> Usage:
     return Usage(os.getpid(), cpu_from, time.process_time_ns(), psutil.Process().memory_info().rss / 1e6)
 
 
-def _said(trouble: BaseException) -> str:
+def said(trouble: BaseException) -> str:
+    """An error on one line; of a group the first."""
     while isinstance(trouble, BaseExceptionGroup):
         trouble = trouble.exceptions[0]
     text = " ".join(str(trouble).split())

@@ -1,0 +1,126 @@
+"""Two runs side by side: is the second faster, slower, or is there no difference?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench import report, stats
+
+NOISE = 0.05
+"""The least difference that is called one, also where a run's own noise floor is lower."""
+CELL = ("question", "design", "contender", "guarantee")
+MEASURES = {"names/s": ("names_per_s", True), "p50 ms": ("latency_ms.p50", False), "p99 ms": ("latency_ms.p99", False)}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One measure of one cell: the ratio of the second run to the first, and what it means."""
+
+    cell: str
+    measure: str
+    ratio: stats.Ratio
+    verdict: str
+
+    @property
+    def regression(self) -> bool:
+        """Whether the second run is worse beyond the noise."""
+        return self.verdict == "worse"
+
+
+def compare(before: pd.DataFrame, after: pd.DataFrame) -> list[Difference]:
+    """Every cell that both runs have, its repetitions paired by number.
+
+    Both runs were made at different times, so pairing takes out what a round had in common only as far as
+    the machine repeats itself; the noise floor of both runs must be cleared too.
+    """
+    floors = [floor for floor in (report.floor(run)[0] for run in (before, after)) if floor < float("inf")]
+    noise = max([NOISE, *floors])
+    return [
+        Difference(cell, measure, ratio, _meaning(stats.verdict(ratio, noise), MEASURES[measure][1]))
+        for cell, measure, ratio in _ratios(before, after)
+    ]
+
+
+def _meaning(verdict: str, more_is_better: bool) -> str:
+    if verdict == "no difference":
+        return verdict
+    return "better" if (verdict == "more") == more_is_better else "worse"
+
+
+def _ratios(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[tuple[str, str, stats.Ratio]]:
+    if before.empty or after.empty:
+        return
+    params = sorted({str(name) for run in (before, after) for name in run if str(name).startswith("params.")})
+    keys = [*CELL, *params]
+    groups = [dict(list(_whole(run, keys).groupby(keys, sort=False))) for run in (before, after)]
+    for key in (key for key in groups[0] if key in groups[1]):
+        cell = dict(zip(keys, map(str, key), strict=True))
+        sides = [group[key].set_index("repetition") for group in groups]
+        for measure, (column, _) in MEASURES.items():
+            if column == "names_per_s" and _paced(cell):
+                continue  # an open loop carries what is due
+            figures = [
+                side[column].astype(float).dropna() if column in side else pd.Series(dtype=float) for side in sides
+            ]
+            both = sorted(set(figures[0].index) & set(figures[1].index))
+            if both:
+                yield (
+                    _told(cell),
+                    measure,
+                    stats.ratio(*(one[both].tolist() for one in reversed(figures))),
+                )
+
+
+def _whole(run: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """The rows with all of `keys`, as text: what one run has no column for is as empty as None."""
+    rows = run.reindex(columns=[*run.columns, *(key for key in keys if key not in run)])
+    return rows.assign(**{key: rows[key].map(_plain) for key in keys})
+
+
+def _plain(value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _paced(cell: Mapping[str, str]) -> bool:
+    return any(cell.get(name) for name in ("params.load", "params.rate"))
+
+
+def _told(key: Mapping[str, str]) -> str:
+    usual = {"size": "18", "publishers": "1", "groups": "1", "members": "1", "partitions": "1", "phase": "together"}
+    usual |= {"again": "False", "window": key.get("params.window", "")}
+    given = {name.removeprefix("params."): value for name, value in key.items() if name.startswith("params.")}
+    more = [f"{name} {value}" for name, value in given.items() if value and value != usual.get(name)]
+    return ", ".join([" ".join(key[name] for name in CELL), *more])
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """In what machine, versions and settings differ: each a reason to doubt the comparison."""
+    one, other = (_flat(about) for about in (before, after))
+    return [
+        f"{key}: {one.get(key)} before, {other.get(key)} after"
+        for key in {**one, **other}
+        if one.get(key) != other.get(key)
+    ]
+
+
+def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
+    found = {"python": about.get("python")}
+    for part in ("machine", "clients", "brokers", "settings"):
+        found |= {f"{part} {name}": value for name, value in about.get(part, {}).items()}
+    return {key: value for key, value in found.items() if key.split()[-1] not in ("load_average", "seed", "defaults")}
+
+
+def table(found: list[Difference]) -> pd.DataFrame:
+    """For people."""
+    return pd.DataFrame(
+        [
+            {"cell": one.cell, "measure": one.measure, "after/before": str(one.ratio), "verdict": one.verdict}
+            for one in found
+        ]
+    )

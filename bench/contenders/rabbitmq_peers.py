@@ -1,0 +1,221 @@
+"""What carries names over RabbitMQ without greet: aio-pika and aiormq as their documentation shows, FastStream.
+
+All of them publish to a fan-out exchange with a durable queue for each group, as greet does, with the
+confirms, delivery mode and acknowledgements of the guarantee.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import aio_pika
+import aiormq
+from aiormq.abc import DeliveredMessage
+
+from bench.contenders import Contender, Following, Place, Publisher
+from greet import Guarantee
+
+PREFETCH = 500
+ACK_EVERY = 50
+
+
+def _mode(place: Place) -> aio_pika.DeliveryMode:
+    durable = place.guarantee is Guarantee.DURABLE
+    return aio_pika.DeliveryMode.PERSISTENT if durable else aio_pika.DeliveryMode.NOT_PERSISTENT
+
+
+def _confirmed(place: Place) -> bool:
+    return place.guarantee is not Guarantee.AT_MOST_ONCE
+
+
+@dataclass(frozen=True)
+class AioPika(Contender):
+    """https://docs.aio-pika.com: a robust connection, the queue's iterator, each message acknowledged."""
+
+    @asynccontextmanager
+    async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
+        """`exchange.publish` with confirms."""
+        async with await aio_pika.connect_robust(place.address) as connection:
+            channel = await connection.channel(publisher_confirms=_confirmed(place))
+            exchange = await channel.declare_exchange(place.topic, aio_pika.ExchangeType.FANOUT, durable=True)
+            mode, wrap, headers = _mode(place), place.wrap, place.headers
+
+            async def publish(name: str) -> None:
+                await exchange.publish(aio_pika.Message(wrap(name), headers=headers or None, delivery_mode=mode), "")
+
+            yield Publisher(publish, place.window)
+
+    @asynccontextmanager
+    async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
+        """`queue.iterator()`, `message.process()`."""
+        async with await aio_pika.connect_robust(place.address) as connection:
+            channel = await connection.channel()
+            await channel.set_qos(prefetch_count=PREFETCH)
+            exchange = await channel.declare_exchange(place.topic, aio_pika.ExchangeType.FANOUT, durable=True)
+            queue = await channel.declare_queue(f"{place.topic}:{group}", durable=True)
+            await queue.bind(exchange)
+            manual = _confirmed(place)
+
+            async def names() -> AsyncIterator[str]:
+                async with queue.iterator(no_ack=not manual) as messages:
+                    async for message in messages:
+                        if manual:
+                            async with message.process():
+                                yield place.unwrap(message.body)
+                        else:
+                            yield place.unwrap(message.body)
+
+            taking = names()
+            yield taking
+            if manual:
+                await _settle(taking)
+
+
+async def _settle(taking: Any) -> None:
+    """Let the generator go on behind its `yield`, so that the last message is acknowledged."""
+    with suppress(TimeoutError, StopAsyncIteration):
+        async with asyncio.timeout(0.05):
+            await anext(taking)
+
+
+class _Deliveries:
+    """Messages as they come; every fiftieth acknowledges those before it too."""
+
+    def __init__(self, channel: aiormq.abc.AbstractChannel, place: Place) -> None:
+        self._channel = channel
+        self._place = place
+        self._queue: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
+        self._open = 0
+        self._last: DeliveredMessage | None = None
+
+    async def on_message(self, message: DeliveredMessage) -> None:
+        self._queue.put_nowait(message)
+
+    async def settle(self) -> None:
+        if self._open and self._last and _confirmed(self._place):
+            await self._channel.basic_ack(self._last.delivery_tag or 0, multiple=True)
+        self._open = 0
+
+    async def one(self) -> str:
+        if self._open >= ACK_EVERY or (self._queue.empty() and self._open):
+            await self.settle()
+        self._last = await self._queue.get()
+        self._open += 1
+        return self._place.unwrap(self._last.body)
+
+    async def several(self) -> list[str]:
+        names = [await self.one()]
+        while len(names) < ACK_EVERY and not self._queue.empty():
+            names.append(await self.one())
+        return names
+
+
+@dataclass(frozen=True)
+class Aiormq(Contender):
+    """https://docs.aiormq.com: `basic_publish` with confirms, `basic_consume`, `basic_ack(multiple=True)`."""
+
+    @asynccontextmanager
+    async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
+        """A window of `basic_publish`."""
+        connection = await aiormq.connect(place.address)
+        try:
+            channel = await connection.channel(publisher_confirms=_confirmed(place))
+            await channel.exchange_declare(place.topic, exchange_type="fanout", durable=True)
+            mode, wrap = int(_mode(place)), place.wrap
+            properties = aiormq.spec.Basic.Properties(delivery_mode=mode, headers=place.headers or None)
+
+            async def publish(name: str) -> None:
+                await channel.basic_publish(wrap(name), exchange=place.topic, properties=properties)
+
+            yield Publisher(publish, place.window)
+        finally:
+            await connection.close()
+
+    @asynccontextmanager
+    async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
+        """Every fiftieth message acknowledges those before it."""
+        connection = await aiormq.connect(place.address)
+        try:
+            channel = await connection.channel()
+            await channel.basic_qos(prefetch_count=PREFETCH)
+            await channel.exchange_declare(place.topic, exchange_type="fanout", durable=True)
+            queue = f"{place.topic}:{group}"
+            await channel.queue_declare(queue, durable=True)
+            await channel.queue_bind(queue, place.topic)
+            deliveries = _Deliveries(channel, place)
+            await channel.basic_consume(queue, deliveries.on_message, no_ack=not _confirmed(place))
+            taking: Any = Following(deliveries.several if self.way == "many" else deliveries.one)
+            yield taking
+            await deliveries.settle()
+        finally:
+            await connection.close()
+
+
+@dataclass(frozen=True)
+class FastStreamRabbit(Contender):
+    """https://faststream.ag2.ai: a subscriber function, `broker.publish`; it acknowledges when the function returns."""
+
+    @asynccontextmanager
+    async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
+        """`broker.publish` to the exchange."""
+        from faststream.rabbit import ExchangeType, RabbitBroker, RabbitExchange  # noqa: PLC0415, an extra
+
+        exchange = RabbitExchange(place.topic, type=ExchangeType.FANOUT, durable=True)
+        persist = place.guarantee is Guarantee.DURABLE
+        async with RabbitBroker(place.address, logger=None) as broker:
+
+            async def publish(name: str) -> None:
+                await broker.publish(name, exchange=exchange, persist=persist)
+
+            yield Publisher(publish, place.window)
+
+    @asynccontextmanager
+    async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
+        """A subscriber that hands on each name."""
+        from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue  # noqa: PLC0415
+
+        handled: asyncio.Queue[str] = asyncio.Queue()
+        channel = Channel(prefetch_count=PREFETCH)
+        broker = RabbitBroker(place.address, default_channel=channel, logger=None)
+        exchange = RabbitExchange(place.topic, type=ExchangeType.FANOUT, durable=True)
+
+        @broker.subscriber(RabbitQueue(f"{place.topic}:{group}", durable=True), exchange)
+        async def handle(name: str) -> None:
+            handled.put_nowait(name)
+
+        async with broker:
+            await broker.start()
+            taking: Any = Following(handled.get)
+            yield taking
+
+
+ACKNOWLEDGED = (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE)
+
+CONTENDERS: list[Contender] = [
+    AioPika(
+        *("rabbitmq", "name", 3_000, "500 unconfirmed, prefetch 500, each acknowledged"),
+        name="aio-pika",
+        window=500,
+    ),
+    Aiormq(
+        *("rabbitmq", "name", 5_000, "500 unconfirmed, prefetch 500, acknowledged by 50"),
+        name="aiormq",
+        window=500,
+    ),
+    Aiormq(
+        *("rabbitmq", "many", 5_000, "500 unconfirmed, prefetch 500, acknowledged by 50"),
+        name="aiormq",
+        window=500,
+    ),
+    FastStreamRabbit(
+        *("rabbitmq", "name", 1_000, "500 unconfirmed, prefetch 500, acknowledged when handled"),
+        name="FastStream",
+        window=500,
+        needs="faststream",
+        guarantees=ACKNOWLEDGED,
+    ),
+]

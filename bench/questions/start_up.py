@@ -1,0 +1,80 @@
+"""How long is it from nothing to the first greeting?
+
+`python -m greet run --via DESIGN Ada`, until its first line: the interpreter, the library, the connection,
+and where no broker is up, a private one from an empty folder.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from bench import plots, report
+from bench.run import Cell, Settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+import asyncio
+import os
+import sys
+from time import perf_counter
+
+from bench.run import Figures, Session, failure
+from greet.brokers import VARIABLES
+
+DEADLINE_S = 90
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """One name through each design, with a broker that is up; in the full profile also with one to be started."""
+    found = []
+    for one in settings.of(name="greet", way="name"):
+        for guarantee in settings.guarantees(one, one.guarantees[-1]):
+            found.append(Cell(one, guarantee, names=1, rung="", measure=first_greeting))
+            if one.design != "asyncio" and settings.full:
+                found.append(Cell(one, guarantee, names=1, rung="with its broker", measure=first_greeting))
+    return found
+
+
+async def first_greeting(session: Session, cell: Cell, names: int) -> list[Figures]:
+    """Run the application as a user does."""
+    design = cell.contender.design
+    environment = dict(os.environ)
+    if design in VARIABLES:
+        environment.pop(VARIABLES[design], None)
+        if not cell.rung:
+            environment[VARIABLES[design]] = session.sites[design].url
+    began = perf_counter()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "greet", "run", "--via", design, "Ada"),
+        env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            assert process.stdout is not None
+            first = (await process.stdout.readline()).decode().strip()
+            elapsed = perf_counter() - began
+            rest = (await process.stdout.read()).decode().strip()
+            status = await process.wait()
+    except TimeoutError:
+        return [failure(f"no greeting in {DEADLINE_S} s")]
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+    if status or {first, rest} != {"hello Ada", "goodbye Ada"}:
+        return [failure(f"greet ended with {status} and said {first!a}")]
+    counts = {"sent": names, "accepted": 1, "received": 2, "lost": 0, "duplicates": 0, "error": None}
+    return [Figures({**counts, "elapsed_s": elapsed, "survives": cell.guarantee.value})]
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds to the first greeting."""
+    return report.seconds(rows, "params.rung")
+
+
+def picture(rows: pd.DataFrame) -> Figure:
+    """Each repetition as a dot."""
+    return plots.dots(rows, "seconds to the first greeting", "elapsed_s")

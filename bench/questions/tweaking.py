@@ -1,0 +1,50 @@
+"""What do headers, JSON and compression cost?
+
+The plain clients, with a bare name, ten headers of 16 bytes, or the name in JSON; and for Kafka the codecs
+that aiokafka has here, at names of 1 KiB, which leave something to compress.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from bench import plots, report
+from bench.contenders.kafka_peers import codecs
+from bench.run import Cell, Settings
+from greet import Guarantee
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+PLAIN = {"asyncio": "bare queue", "rabbitmq": "aiormq", "kafka": "aiokafka"}
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """A cell for each tweak, of a plain client of each design."""
+    plain = [one for one in settings.of(way="name") if PLAIN[one.design] == one.name]
+    found = []
+    for one in plain:
+        for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE):
+            found += [Cell(one, guarantee, rung="bare"), Cell(one, guarantee, rung="JSON", options=(("body", "json"),))]
+            if one.design != "asyncio":
+                found.append(Cell(one, guarantee, rung="10 headers", options=(("headers", "10"),)))
+            if one.design == "kafka":
+                found.append(Cell(one, guarantee, rung="1 KiB", size=1024))
+                found += [
+                    Cell(one, guarantee, rung=f"1 KiB, {codec}", size=1024, options=(("compression", codec),))
+                    for codec in codecs()
+                ]
+    return found
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Names a second with each tweak."""
+    return report.summary(rows, "params.rung").drop(columns=["MB, client + broker"])
+
+
+def picture(rows: pd.DataFrame) -> Figure:
+    """A row of dots for each tweak."""
+    return plots.dots(rows, "names a second")

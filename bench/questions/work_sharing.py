@@ -1,0 +1,47 @@
+"""How far do more members of a group, or more publishers, speed it up?
+
+1, 2 and 4 members that share one group, then 1, 2 and 4 publishers; for Kafka over four partitions, since
+a partition has one member at a time. The clock stops at the last receipt of any member.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from bench import plots, report
+from bench.run import Cell, Settings
+from greet import Guarantee
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """greet's fast way over each design."""
+    return [
+        Cell(one, guarantee, members=members, publishers=publishers, partitions=4 if one.design == "kafka" else 1)
+        for one in settings.of(name="greet", way="many")
+        for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
+        for members, publishers in ((1, 1), (2, 1), (4, 1), (1, 2), (1, 4))
+    ]
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Names a second, the speed-up, and the share of the member that got least (fair would be 1 of all members)."""
+    found = report.growth(rows, "members", "speed-up", "publishers")
+    shares = rows.groupby(["design", "params.members", "params.publishers"])["members"].agg(_least)
+    keys = zip(found["contender"].str.split().str[0], found["members"], found["publishers"], strict=True)
+    return found.assign(**{"least busy": [f"{shares[key]:.0%}" for key in keys]})
+
+
+def _least(members: pd.Series[Any]) -> float:
+    return float(pd.Series([min(one) / max(1, sum(one)) for one in members if isinstance(one, list)]).median())
+
+
+def picture(rows: pd.DataFrame) -> Figure:
+    """Names a second over the number of members, and over that of publishers."""
+    members = rows[rows["params.publishers"] == 1].assign(who="members", many=rows["params.members"])
+    publishers = rows[rows["params.members"] == 1].assign(who="publishers", many=rows["params.publishers"])
+    return plots.growth(pd.concat([members, publishers]), "many", "members or publishers", split="who")

@@ -1,0 +1,282 @@
+"""The command line of the bench, as a user types it: its statuses, its messages, and what it keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import bench
+from bench import compare, report, results
+from bench.results import MEASUREMENTS, RUN, Measurement, Writer, surroundings
+from greet import Guarantee
+
+ROOT = Path(__file__).parent.parent
+SHORT = ("--designs", "asyncio", "--questions", "throughput", "--seconds", "0.02", "--rounds", "2")
+FIELDS = (
+    *("run", "question", "design", "contender", "guarantee", "params", "repetition", "sent", "accepted", "received"),
+    *("lost", "duplicates", "reordered", "elapsed_s", "names_per_s", "latency_ms", "target_rate", "cpu_s", "rss_mb"),
+    *("survives", "error"),
+)
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "bench", *map(str, words)]
+
+
+def call(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*words),
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of the real command."""
+    out = tmp_path_factory.mktemp("results")
+    ended = call("run", *SHORT, "--out", out)
+    assert ended.returncode == 0, ended.stderr
+    assert "Every name arrived, once and in order" in ended.stdout
+    assert ended.stderr == "", "progress is for a terminal only"
+    (folder,) = out.iterdir()
+    assert f"kept in {folder}" in ended.stdout
+    return folder
+
+
+def test_a_row_has_the_fields_of_the_contract(done: Path) -> None:
+    rows = [json.loads(line) for line in (done / MEASUREMENTS).read_text().splitlines()]
+    assert len(rows) == 2 * 3, "two ways, and one of them twice for A/A"
+    for row in rows:
+        assert tuple(row) == FIELDS
+        assert row["sent"] == row["accepted"] == row["received"] > 0
+        assert row["latency_ms"] is None
+        assert row["target_rate"] is None
+        assert row["cpu_s"]["client"] > 0
+        assert row["cpu_s"]["broker"] is None, "asyncio has none: null, not zero"
+        assert row["survives"] == Guarantee.AT_LEAST_ONCE.value
+
+
+def test_run_json_tells_where_and_how_and_no_more(done: Path) -> None:
+    about = bench.about(done)
+    assert about["complete"] is True
+    assert about["clock_shared"] is True
+    assert about["machine"]["usable"] >= 1
+    assert about["settings"]["rounds"] == 2
+    assert set(about["elapsed_s"]) == {"throughput"}
+    text = (done / RUN).read_text() + (done / MEASUREMENTS).read_text()
+    for secret in (os.uname().nodename, str(Path.home()), str(ROOT), str(done)):
+        assert len(secret) < 3 or secret not in text
+
+
+def test_load_gives_a_data_frame(done: Path) -> None:
+    frame = bench.load(done)
+    assert len(frame) == 6
+    assert {"names_per_s", "cpu_s.client", "params.way"} <= set(frame)
+    assert bench.load(done / MEASUREMENTS).equals(frame)
+    assert "progress_s" in bench.load(done, details=True)
+
+
+def test_json_prints_the_rows_and_nothing_else(tmp_path: Path) -> None:
+    ended = call("run", *SHORT, "--json", "--out", tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert ended.stdout == (folder / MEASUREMENTS).read_text()
+
+
+def test_report_in_three_forms(done: Path) -> None:
+    assert "How many names a second" in call("report", done).stdout
+    block = call("report", done, "--markdown").stdout
+    assert block.startswith("**How many names a second")
+    assert block == report.markdown(bench.load(done, details=True), bench.about(done))
+    page = call("report", done, "--html").stdout
+    assert page.count("data:image/png;base64,") == 1
+    assert "://" not in page, "it stands alone"
+
+
+def test_list_names_every_question_and_contender() -> None:
+    text = call("list").stdout
+    for word in ("throughput", "latency", "ladder", "start_up", "bare queue", "aio-pika", "confluent-kafka"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--designs", "pigeon"], "there is no 'pigeon': choose from asyncio, rabbitmq, kafka"),
+        (["run", "--questions", "why"], "there is no 'why'"),
+        (["run", "--seconds", "0"], "'0' is no positive number"),
+        (["run", "--seconds", "nan"], "'nan' is no positive number"),
+        (["run", "--guarantee", "eternal"], "there is no 'eternal'"),
+        (["run", "--designs", "asyncio", "--guarantee", "durable", "--questions", "throughput"], "nothing to measure"),
+        (["run", *SHORT, "--out", "/proc/results"], "/proc/results"),
+        (["run", *SHORT, "--out", "/dev/null"], "/dev/null"),
+        (["report", "/nowhere"], "/nowhere"),
+        (["compare", "/nowhere", "/nowhere"], "/nowhere"),
+        (["report", "\x1b[31m\u202e"], "No such file"),
+        (["fly"], "invalid choice"),
+    ],
+)
+def test_wrong_use_is_one_line_and_two(words: list[str], said: str) -> None:
+    ended = call(*words)
+    assert ended.returncode == 2
+    assert said in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    assert "\x1b" not in ended.stderr
+    assert ended.stdout == ""
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["compare"], ["report"], ["doctor"], ["list"]])
+def test_help_teaches(words: list[str]) -> None:
+    ended = call(*words, "--help")
+    assert ended.returncode == 0
+    assert "usage: python -m bench" in ended.stdout
+
+
+def unreachable(**more: str) -> dict[str, str]:
+    """An environment in which no Kafka can be had: the one that is named does not answer."""
+    return {"GREET_KAFKA_URL": "kafka://127.0.0.1:1?timeout=2", **more}
+
+
+def test_what_cannot_be_had_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    words = ["run", "--questions", "throughput", "--seconds", "0.02", "--rounds", "1", "--out", tmp_path]
+    environment = unreachable(GREET_RABBITMQ_URL="amqp://127.0.0.1:1?timeout=2", GREET_REQUIRE="")
+    ended = call(*words, **environment)
+    assert ended.returncode == 0, ended.stderr
+    assert "asyncio greet" in ended.stdout
+    assert "bench: kafka is left out: " in ended.stderr
+    assert call(*words, "--designs", "kafka,asyncio", **environment).returncode == 3
+    assert call(*words, **{**environment, "GREET_REQUIRE": "all"}).returncode == 3
+
+
+def start(tmp_path: Path, *words: object, wait_for_rows: int = 2) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    process = subprocess.Popen(
+        command("run", "--seconds", "0.05", "--rounds", "500", "--questions", "throughput", "--out", tmp_path, *words),
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 90
+    while sum(len(file.read_text().splitlines()) for file in tmp_path.glob(f"*/{MEASUREMENTS}")) < wait_for_rows:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    left = psutil.wait_procs(processes, timeout=10)[1]
+    return not [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path, interrupt: signal.Signals) -> None:
+    process, family = start(tmp_path, "--designs", "asyncio")
+    process.send_signal(interrupt)
+    printed, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted, so INCOMPLETE" in printed
+    assert errors == ""
+    assert gone(family)
+    (folder,) = tmp_path.iterdir()
+    assert bench.about(folder)["complete"] is False
+    assert len(bench.load(folder)) >= 2
+
+
+@pytest.mark.parametrize("design", ["asyncio", "rabbitmq"])
+def test_kill_leaves_neither_worker_nor_broker(tmp_path: Path, design: str) -> None:
+    process, family = start(tmp_path, "--designs", design)
+    process.kill()
+    process.communicate(timeout=30)
+    assert len(family) >= 2
+    assert gone(family)
+    (folder,) = tmp_path.iterdir()
+    assert bench.about(folder)["complete"] is False
+
+
+def test_a_broker_killed_in_mid_run_is_an_error_and_the_rest_goes_on(tmp_path: Path) -> None:
+    process, family = start(tmp_path, "--designs", "rabbitmq,asyncio", "--guarantee", "at_least_once", "--rounds", "4")
+    for one in family:
+        if one.name() == "beam.smp":
+            one.kill()
+    printed, errors = process.communicate(timeout=150)
+    assert process.returncode == 1, errors
+    assert "Traceback" not in errors
+    assert "bench: throughput, rabbitmq greet: " in errors
+    (folder,) = tmp_path.iterdir()
+    rows = bench.load(folder)
+    assert (rows["error"].notna() & (rows["design"] == "rabbitmq")).any()
+    assert (rows["design"] == "asyncio").sum() == 4 * 3
+    assert bench.about(folder)["complete"] is True
+    assert "Not all went well" in printed
+    assert gone(family)
+
+
+def rows(speed: float, run: str = "r", **more: Any) -> list[Measurement]:
+    params = {"way": "name", "size": 18, "load": None, "phase": "together", "again": False}
+    wobble = (0.99, 1.0, 1.01, 1.0, 0.99, 1.01)
+    fields: dict[str, Any] = {"sent": 10, "accepted": 10, "received": 10, "lost": 0, "duplicates": 0, "reordered": 0}
+    key = (run, "throughput", "asyncio", "greet", "AT_LEAST_ONCE", params)
+    return [Measurement(*key, i, names_per_s=speed * by, **{**fields, **more}) for i, by in enumerate(wobble)]
+
+
+def written(out: Path, measurements: list[Measurement]) -> Path:
+    writer = Writer(out, {**surroundings(), "settings": {}, "brokers": {}})
+    for one in measurements:
+        writer.append(one)
+    writer.note(complete=True)
+    return writer.folder
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.0, 0), (0.97, 0), (1.5, 0), (0.5, 1)])
+def test_compare_tells_a_regression_from_noise(tmp_path: Path, factor: float, status: int) -> None:
+    before, after = written(tmp_path, rows(1000)), written(tmp_path, rows(1000 * factor))
+    ended = call("compare", before, after)
+    assert ended.returncode == status, ended.stdout + ended.stderr
+    expected = "better" if factor > 1 else "worse" if status else "no difference"
+    assert [one.verdict for one in compare.compare(bench.load(before), bench.load(after))] == [expected]
+
+
+def test_compare_warns_of_another_machine() -> None:
+    here = {"machine": {"cpu": "a", "load_average": [1]}, "python": "CPython 3.11"}
+    there = {"machine": {"cpu": "b", "load_average": [2]}, "python": "CPython 3.11"}
+    assert compare.differences(here, there) == ["machine cpu: a before, b after"]
+
+
+def test_a_lost_name_is_told_and_a_null_is_no_zero(tmp_path: Path) -> None:
+    folder = written(tmp_path, rows(1000, lost=1))
+    assert rows(1000, lost=1)[0].wrong
+    frame = bench.load(folder, details=True)
+    assert report.counted(frame) == "6 lost"
+    assert "6 lost" in report.conclusion(frame)[0]
+    assert frame["elapsed_s"].isna().all()
+
+
+def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
+    folder = written(tmp_path, rows(1000))
+    with (folder / MEASUREMENTS).open("a") as file:
+        file.write('{"run": "r", "quest')
+    assert len(bench.load(folder)) == 6
+    assert results.newest(tmp_path) == folder
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    folder = written(tmp_path, rows(1000))
+    (folder / MEASUREMENTS).unlink()
+    (folder / MEASUREMENTS).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        results._append(folder / MEASUREMENTS, {"a": 1})

@@ -1,0 +1,108 @@
+"""Proof of the latency method, on real brokers: a known delay and a known stall are measured as what they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import pytest
+
+from bench.contenders import Contender
+from bench.contenders.greets import CONTENDERS
+from bench.proxy import proxy
+from bench.run import Cell, Figures, Session, Settings, session
+from greet import BrokerMissing, Guarantee
+from greet.brokers import kafka, rabbitmq
+from greet.brokers.process import free_ports
+
+pytestmark = pytest.mark.timeout(180)
+BY_NAME: dict[str, Contender] = {one.design: one for one in CONTENDERS if one.way == "name"}
+
+
+@asynccontextmanager
+async def measuring(design: str) -> AsyncIterator[Session]:
+    async with session(Settings((design,), tuple(BY_NAME.values()))) as opened:
+        if design in opened.missing:
+            pytest.skip(opened.missing[design])
+        yield opened
+
+
+def well(found: list[Figures]) -> Figures:
+    (figures,) = found
+    assert figures.fields["error"] is None
+    assert figures.fields["lost"] == figures.fields["duplicates"] == 0
+    return figures
+
+
+@asynccontextmanager
+async def delayed(design: str, delay_s: float) -> AsyncIterator[str]:
+    """A broker behind a proxy that holds each chunk for `delay_s` each way."""
+    try:
+        if design == "rabbitmq":
+            async with rabbitmq() as broker:
+                parts = urlsplit(broker.url)
+                async with proxy("127.0.0.1", parts.port or 5672, delay_s=delay_s) as between:
+                    yield broker.url.replace(f":{parts.port}", f":{between.port}")
+        else:
+            (port,) = free_ports(1)
+            async with kafka(proxy_port=port) as broker:
+                assert broker.proxied
+                host, _, inner = broker.proxied.rpartition(":")
+                async with proxy(host, int(inner), delay_s=delay_s, listen=port) as between:
+                    yield f"kafka://127.0.0.1:{between.port}"
+    except BrokerMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.mark.parametrize("design", ["rabbitmq", "kafka"])
+async def test_twenty_milliseconds_each_way_are_forty(design: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name crosses the proxy twice: from its publisher, and to its consumer, if that waits for it.
+
+    Kafka's consumer asks for more, and commits, by journeys of their own: at four names a second they are over.
+    """
+    medians = []
+    for delay_s in (0.0, 0.02):
+        async with delayed(design, delay_s) as url:
+            monkeypatch.setenv(f"GREET_{design.upper()}_URL", url)
+            async with measuring(design) as opened:
+                cell = Cell(BY_NAME[design], Guarantee.AT_LEAST_ONCE, rate=4.0)
+                medians.append(well(await opened.deliver(cell, 20)).details["latencies"]["service"]["p50"])
+    assert medians[1] - medians[0] == pytest.approx(40, abs=8)
+
+
+@pytest.mark.parametrize("design", ["rabbitmq", "kafka"])
+async def test_a_stall_of_one_second_shows_in_the_right_share(design: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that were due while the broker stood still waited for it, also those not sent for that reason."""
+    monkeypatch.delenv(f"GREET_{design.upper()}_URL", raising=False)
+    async with measuring(design) as opened:
+        broker = opened.sites[design].broker
+        if broker is None:
+            pytest.skip("the broker that is here is not ours to stop")
+        rate, seconds = 100, 6
+        # A window of one: whoever waits for the stopped broker sends nothing meanwhile.
+        cell = Cell(BY_NAME[design], Guarantee.AT_LEAST_ONCE, rate=float(rate), window=1)
+        await opened.deliver(cell, rate)
+
+        async def stall() -> None:
+            await asyncio.sleep(3.5)
+            await broker.pause()
+            await asyncio.sleep(1)
+            await broker.resume()
+
+        async with asyncio.TaskGroup() as both:
+            stalling = both.create_task(stall())
+            delivering = both.create_task(opened.deliver(cell, rate * seconds))
+        assert stalling.done()
+        latencies = well(delivering.result()).details["latencies"]
+    counted = seconds * rate * 0.9  # the first tenth is left out
+    for what, names in (("intended", rate * 0.75), ("service", 1)):
+        # Of the names due in the second, three quarters waited a quarter of a second or longer.
+        shares = [share for share, milliseconds in latencies[what]["tail"] if milliseconds >= 250]
+        affected = max(shares, default=0) * counted
+        if what == "intended":
+            assert 0.7 * names <= affected <= 1.6 * names, affected
+            assert latencies[what]["max"] > 900
+        else:
+            assert affected < 10, "from the actual send, only the one that was under way is slow"

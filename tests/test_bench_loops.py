@@ -1,0 +1,209 @@
+"""The load: every name counted through real queues, paces kept, breaches noticed, and little cost of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import statistics
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+import greet
+from bench import run
+from bench.account import Series
+from bench.contenders import Contender, Place, Publisher
+from bench.contenders.asyncio_peers import CONTENDERS as PEERS
+from bench.contenders.greets import CONTENDERS, Greet
+from bench.loops import Receive, Received, Send, Sent, now, work
+from bench.run import Cell, Figures, Session, Settings, session
+from greet import Guarantee
+
+OURS = [one for one in CONTENDERS if one.design == "asyncio"]
+SETTINGS = Settings(("asyncio",), (*OURS, *PEERS), seconds=0.05, rounds=2)
+
+
+@contextmanager
+def threads() -> Any:
+    """Another executor: the workers need no process of their own."""
+    with ThreadPoolExecutor(4) as executor:
+        yield executor
+
+
+async def measure(cell: Cell, names: int) -> Figures:
+    async with session(SETTINGS, threads) as opened:
+        (figures,) = await opened.deliver(cell, names)
+        return figures
+
+
+@pytest.mark.parametrize("contender", [*OURS, *PEERS], ids=lambda one: one.label)
+@pytest.mark.parametrize(("groups", "publishers", "members"), [(1, 1, 1), (3, 1, 1), (1, 3, 1), (1, 1, 2), (2, 2, 2)])
+async def test_every_name_is_counted(contender: Contender, groups: int, publishers: int, members: int) -> None:
+    cell = Cell(contender, Guarantee.AT_LEAST_ONCE, groups=groups, publishers=publishers, members=members)
+    fields = (await measure(cell, 2_001)).fields
+    assert fields["error"] is None
+    assert (fields["sent"], fields["accepted"], fields["received"]) == (2_001, 2_001, 2_001 * groups)
+    assert fields["lost"] == fields["duplicates"] == 0
+    assert fields["reordered"] == (0 if members == 1 else None)
+    assert fields["elapsed_s"] > 0
+    assert fields["names_per_s"] == pytest.approx(2_001 / fields["elapsed_s"])
+    assert fields["latency_ms"] is None, "saturated throughput has no latency"
+
+
+@dataclass(frozen=True)
+class Faulty(Greet):
+    """Does something wrong to one name."""
+
+    fault: str = ""
+
+    @asynccontextmanager
+    async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
+        async with super().publisher(place) as good:
+
+            async def publish(name: str) -> None:
+                number = int(name[6:16])
+                if number == 700 and self.fault == "raise":
+                    raise greet.PublishFailed("not this one")
+                if number == 700 and self.fault == "drop":
+                    return
+                if number == 700 and self.fault == "alter":
+                    name = name[:-1] + "!"
+                await good.publish(name)
+                if number == 700 and self.fault == "twice":
+                    await good.publish(name)
+
+            yield Publisher(publish)
+
+
+@pytest.mark.parametrize(
+    ("fault", "breach"),
+    [
+        ("drop", {"lost": 1, "duplicates": 0}),
+        ("twice", {"lost": 0, "duplicates": 1}),
+        ("alter", {"lost": 1, "error": "1 names came that nobody had sent"}),
+        ("raise", {"lost": 0, "accepted": 700, "error": "PublishFailed: not this one"}),
+    ],
+)
+async def test_a_breach_is_noticed(fault: str, breach: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "QUIET_S", 0.5)
+    contender = Faulty("asyncio", "name", 1000, "", guarantees=OURS[0].guarantees, fault=fault)
+    fields = (await measure(Cell(contender, Guarantee.AT_LEAST_ONCE), 1_000)).fields
+    assert {key: fields[key] for key in breach} == breach
+
+
+async def test_an_open_loop_keeps_its_pace() -> None:
+    figures = await measure(Cell(OURS[0], Guarantee.AT_LEAST_ONCE, rate=2_000.0), 2_000)
+    assert figures.fields["target_rate"] == 2_000
+    assert figures.fields["elapsed_s"] == pytest.approx(1.0, abs=0.3)
+    found = figures.details["latencies"]
+    assert set(found) == {"intended", "service", "publish", "late"}
+    assert found["intended"]["samples"] == 1_800, "the first tenth is left out"
+    assert found["intended"]["p50"] < 50
+    assert found["intended"]["p50"] >= found["service"]["p50"]
+    assert figures.fields["latency_ms"]["p99_9"] is None, "of 1,800 samples no p99.9 is told"
+
+
+def test_lateness_is_in_the_latency_from_the_intended_send_only() -> None:
+    """A loop that is due all at once: the last name waited for all others, yet its own way was short."""
+    place = Place("asyncio:", "paced", Guarantee.AT_LEAST_ONCE)
+    jobs: list[Send | Receive] = [
+        Receive(OURS[0], place, "g0", "abcd", 18, 20_000, stamped=True),
+        Send(OURS[0], place, Series("abcd", 0, 20_000), math.inf),
+    ]
+    received, sent = work(jobs, "select", 30)
+    assert isinstance(sent, Sent)
+    assert isinstance(received, Received)
+    found = run._latencies([sent], [received])
+    assert np.median(found["intended"]) > 5 * np.median(found["service"])
+    assert found["intended"].max() <= received.last_ns - sent.started_ns + 1_000_000
+    assert (found["intended"] >= found["service"]).all()
+
+
+async def test_workers_share_the_clock() -> None:
+    async with session(SETTINGS) as opened:
+        assert await opened.clock_is_shared()
+
+
+def fall(_: object) -> None:
+    import os
+
+    os._exit(3)
+
+
+async def test_a_worker_that_dies_is_told_and_replaced() -> None:
+    async with session(SETTINGS) as opened:
+        with pytest.raises(Exception, match="terminated abruptly"):
+            await opened.submit(fall, None)
+        cell = Cell(OURS[1], Guarantee.AT_LEAST_ONCE)
+        (broken,) = await opened.deliver(cell, 100)
+        assert broken.fields["error"] == "a worker process died"
+        (whole,) = await opened.deliver(cell, 100)
+        assert whole.fields["error"] is None
+
+
+async def test_rounds_are_interleaved_in_an_order_that_the_seed_tells() -> None:
+    async def quick(_: Session, cell: Cell, __: int) -> list[Figures]:
+        return [Figures({"error": None, "names_per_s": 1.0 + cell.size})]
+
+    cells = [Cell(OURS[0], Guarantee.AT_LEAST_ONCE, size=size, measure=quick) for size in range(20, 28)]
+    orders = []
+    for seed in (1, 1, 2):
+        async with session(Settings(("asyncio",), (), rounds=5, seed=seed), threads) as opened:
+            rows = [row async for row, _ in run.rounds(opened, "throughput", cells, "r")]
+        assert [row.repetition for row in rows] == sorted([1, 2, 3, 4, 5] * 8)
+        orders.append([row.params["size"] for row in rows])
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0][:8] != orders[0][8:16]
+
+
+def _bare_loop(names: int) -> float:
+    """CPU seconds of the fastest contender without the harness: `publish_many`, `batches`, and a list."""
+
+    async def main() -> float:
+        async with greet.connect("asyncio:", f"bare-{now()}") as line, line.subscribe("g") as subscription:
+            series, kept = Series("abcd", 0, names).names(), list[str]()
+
+            async def read() -> None:
+                async for batch in subscription.batches():
+                    kept.extend(batch)
+                    if len(kept) == names:
+                        return
+
+            reading = asyncio.ensure_future(read())
+            gc.collect()
+            began = time.process_time()
+            await line.publish_many(series)
+            await reading
+            return time.process_time() - began
+
+    return asyncio.run(main())
+
+
+def _with_harness(names: int) -> float:
+    place = Place("asyncio:", f"harness-{now()}", Guarantee.AT_LEAST_ONCE)
+    jobs: list[Send | Receive] = [
+        Receive(OURS[1], place, "g", "abcd", 18, names),
+        Send(OURS[1], place, Series("abcd", 0, names)),
+    ]
+    received, sent = work(jobs, "asyncio", 60)
+    assert isinstance(sent, Sent)
+    assert isinstance(received, Received)
+    assert len(received.codes) == names
+    return (received.usage.cpu_to - sent.usage.cpu_from) / 1e9
+
+
+def test_the_harness_costs_less_than_five_per_cent() -> None:
+    """CPU time, which the other load of the machine moves least; alternating, the median of pairs."""
+    ratios = []
+    for turn in range(21):
+        pair = [_bare_loop, _with_harness] if turn % 2 else [_with_harness, _bare_loop]
+        spent = {loop: loop(500_000) for loop in pair}
+        ratios.append(spent[_with_harness] / spent[_bare_loop])
+    assert statistics.median(ratios[1:]) < 1.05

@@ -1,0 +1,154 @@
+"""The walkthrough as most users meet it: in JupyterLab, in a real browser, run from its menu."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SECONDS = 120
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+SCREENSHOTS = os.environ.get("GREET_SCREENSHOTS")
+"""A folder, for who wants to look at the notebooks: one picture in light and one in dark of each."""
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install it to try the notebooks in a browser"),
+    pytest.mark.timeout(300),
+]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, rabbitmq_url: str, kafka_url: str) -> Iterator[str]:
+    """JupyterLab on a copy of the notebooks, with the shared brokers; its address up to the notebook's name."""
+    assert rabbitmq_url
+    assert kafka_url
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex()
+    options = ["--no-browser", f"--port={port}", "--ip=127.0.0.1", f"--ServerApp.root_dir={folder}"]
+    options.append("--LabApp.expose_app_in_browser=True")  # so that the test can ask for what is not drawn
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        options.append("--allow-root")
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options],
+            env=os.environ | {"JUPYTER_TOKEN": token, "HOME": str(folder)},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            _wait_until_up(f"http://127.0.0.1:{port}/api?token={token}", server)
+            yield f"http://127.0.0.1:{port}/lab/tree/notebooks/{{}}?token={token}"
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _wait_until_up(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "JupyterLab ended as it started"
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail("JupyterLab did not answer within a minute")
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        await browser.close()
+
+
+def code_cells(notebook: Path) -> list[dict[str, Any]]:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code" and cell["source"]]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+async def test_a_notebook_runs_from_the_menu(lab: str, browser: Browser, notebook: Path) -> None:
+    cells = code_cells(notebook)
+    pictures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"])
+    page = await browser.new_page(viewport={"width": 1280, "height": 1600})
+    try:
+        await page.goto(lab.format(notebook.name))
+        await expect(page.locator(".jp-Notebook").first).to_be_visible(timeout=60_000)
+        await _idle(page)
+        await _menu(page, "Edit", "Clear Outputs of All Cells")
+        await _menu(page, "Run", "Run All Cells")
+        await _all_have_run(page)
+        errors = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
+        assert await errors.all_inner_texts() == []
+        state = json.loads(await page.evaluate(MODEL))
+        assert len(state["counts"]) == len(cells)
+        assert None not in state["counts"]
+        assert state["pictures"] == pictures
+        if SCREENSHOTS:
+            await _photograph(page, Path(SCREENSHOTS), notebook.stem)
+    finally:
+        await page.close()
+
+
+# What the notebook's own model holds: JupyterLab draws only the cells that are in view.
+MODEL = """() => {
+    const notebook = window.jupyterapp.shell.currentWidget.content.model.sharedModel;
+    const cells = notebook.cells.filter(cell => cell.cell_type == 'code');
+    return JSON.stringify({
+        counts: cells.map(c => c.execution_count),
+        pictures: cells.flatMap(c => c.outputs).filter(o => o.data && 'image/png' in o.data).length,
+    });
+}"""
+
+SCROLL = "place => { document.querySelector('.jp-WindowedPanel-outer, .jp-Notebook').scrollTop = place }"
+
+
+async def _menu(page: Page, menu: str, item: str) -> None:
+    await page.locator(".lm-MenuBar-itemLabel", has_text=menu).first.click()
+    await page.locator(".lm-Menu-itemLabel", has_text=item).first.click()
+
+
+async def _idle(page: Page) -> None:
+    await expect(page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first).to_be_visible(
+        timeout=60_000
+    )
+
+
+async def _all_have_run(page: Page) -> None:
+    async with asyncio.timeout(SECONDS):
+        while "null" in await page.evaluate(MODEL):
+            await page.wait_for_timeout(200)
+    await _idle(page)
+
+
+async def _photograph(page: Page, folder: Path, name: str) -> None:
+    for theme in ("JupyterLab Light", "JupyterLab Dark"):
+        await page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+        await page.wait_for_timeout(1000)
+        for place in range(6):
+            await page.evaluate(SCROLL, 1400 * place)
+            await page.wait_for_timeout(500)
+            await page.screenshot(path=folder / f"{name}-{theme.split()[1].lower()}-{place}.png")

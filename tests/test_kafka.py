@@ -1,0 +1,452 @@
+"""What is particular about Kafka: logs, positions, partitions, rebalances, and a broker that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from time import monotonic
+from zlib import crc32
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+import greet
+from greet import Guarantee, Subscription
+from greet.brokers import Broker
+
+MANY = [f"name-{number:013d}" for number in range(5000)]
+
+
+def servers(url: str) -> str:
+    return url.partition("://")[2]
+
+
+async def take(names: Subscription, count: int, seconds: float = 20) -> list[str]:
+    taken: list[str] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while len(taken) < count:
+                taken.append(await anext(names))
+    return taken
+
+
+async def positions(url: str, topic: str, group: str, partitions: int = 1) -> list[int | None]:
+    """What is committed for the group, seen from outside."""
+    async with AIOKafkaConsumer(bootstrap_servers=servers(url), group_id=f"{topic}:{group}") as consumer:
+        return [await consumer.committed(TopicPartition(topic, number)) for number in range(partitions)]
+
+
+async def becomes(wanted: object, look: Callable[[], Awaitable[object]], seconds: float) -> None:
+    async with asyncio.timeout(seconds):
+        while await look() != wanted:
+            await asyncio.sleep(0.02)
+
+
+async def until(done: Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not done():
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """No task outlives what started it."""
+    before = asyncio.all_tasks()
+    yield
+    await asyncio.sleep(0.01)
+    assert asyncio.all_tasks() - before <= {asyncio.current_task()}
+
+
+# A topic keeps its names
+
+
+async def test_a_replay_starts_at_the_oldest_name_and_then_goes_on(kafka_url: str, topic: str) -> None:
+    async with greet.connect(kafka_url, topic) as line:
+        await line.publish_many(MANY)  # no group has ever read them
+        async with line.subscribe("hello", replay=True) as names:
+            assert await take(names, 3) == MANY[:3]
+        async with line.subscribe("hello", replay=True) as names:  # it exists, so it goes on
+            assert await take(names, len(MANY) - 3) == MANY[3:]
+        async with line.subscribe("goodbye") as names:
+            await line.publish("Ada")
+            assert await take(names, 1) == ["Ada"]
+
+
+async def test_equal_names_share_a_partition_and_keep_their_order(kafka_url: str, topic: str) -> None:
+    async with greet.connect(f"{kafka_url}?partitions=4", topic) as line:
+        for name in MANY[:40]:
+            await line.publish(name)
+        await line.publish_many(MANY[40:] + MANY[:40])
+    seen = 0
+    async with AIOKafkaConsumer(topic, bootstrap_servers=servers(kafka_url), auto_offset_reset="earliest") as consumer:
+        while seen < len(MANY) + 40:
+            for partition, records in (await consumer.getmany(timeout_ms=1000)).items():
+                assert all(crc32(record.value) % 4 == partition.partition for record in records)
+                seen += len(records)
+
+
+async def test_a_topic_has_the_partitions_it_was_made_with(kafka_url: str, topic: str) -> None:
+    async with greet.connect(kafka_url, topic), greet.connect(f"{kafka_url}?partitions=1", topic):
+        pass
+    with pytest.raises(greet.ConnectFailed, match="partitions=1"):
+        async with greet.connect(f"{kafka_url}?partitions=2", topic):
+            pass
+
+
+# A group is a position
+
+
+async def test_where_a_group_starts_is_written_down_when_it_is_entered(kafka_url: str, topic: str) -> None:
+    async with greet.connect(f"{kafka_url}?partitions=3", topic) as line:
+        await line.publish_many(MANY[:300])
+        async with line.subscribe("hello"), line.subscribe("goodbye", replay=True):
+            ends = await positions(kafka_url, topic, "hello", 3)
+            assert sum(end or 0 for end in ends) == 300
+            assert await positions(kafka_url, topic, "goodbye", 3) == [0, 0, 0]
+
+
+async def test_members_that_start_a_group_at_once_miss_nothing(kafka_url: str, topic: str) -> None:
+    got: list[str] = []
+
+    async def member(line: greet.Line) -> None:
+        async with line.subscribe("hello") as names:
+            await line.publish(f"first-{id(names)}")
+            entered.release()
+            async for name in names:
+                got.append(name)  # noqa: PERF401
+
+    entered = asyncio.Semaphore(0)
+    async with greet.connect(f"{kafka_url}?partitions=3", topic) as line, asyncio.TaskGroup() as group:
+        members = [group.create_task(member(line)) for _ in range(3)]
+        for _ in members:
+            await entered.acquire()
+        await line.publish_many(MANY[:300])
+        await until(lambda: len(set(got)) >= 303)
+        for task in members:
+            task.cancel()
+    assert len(set(got)) == 303
+
+
+async def test_a_slow_handler_is_settled_while_it_goes_on(kafka_url: str, topic: str) -> None:
+    async def position() -> list[int | None]:
+        return await positions(kafka_url, topic, "hello")
+
+    async with greet.connect(kafka_url, topic) as line, line.subscribe("hello") as names:
+        await line.publish_many(MANY[:100])
+        await take(names, 4)  # the fourth is in hand
+        await becomes([3], position, 2)
+        await take(names, 1)
+        await becomes([4], position, 2)
+    assert await position() == [5]
+
+
+async def test_at_most_once_gives_back_what_it_did_not_hand_out(kafka_url: str, topic: str) -> None:
+    async with greet.connect(kafka_url, topic, guarantee=Guarantee.AT_MOST_ONCE) as line:
+        with suppress(ZeroDivisionError):
+            async with line.subscribe("hello") as names:
+                await line.publish_many(MANY[:100])
+                assert await take(names, 3) == MANY[:3]
+                raise ZeroDivisionError
+        async with line.subscribe("hello") as names:
+            assert await take(names, 97) == MANY[3:100]
+
+
+# Members come and go
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+async def test_members_come_and_go_without_loss_or_double(kafka_url: str, topic: str, partitions: int) -> None:
+    got: list[str] = []
+    sent: list[str] = []
+
+    async def member(line: greet.Line, seconds: float) -> None:
+        until = monotonic() + seconds
+        async with line.subscribe("hello") as names:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    async for name in names:
+                        got.append(name)
+                        if monotonic() > until:
+                            return
+                        await asyncio.sleep(0.0005)
+
+    async with greet.connect(f"{kafka_url}?partitions={partitions}", topic) as line, line.subscribe("hello"):
+        pass
+    async with greet.connect(kafka_url, topic) as line, asyncio.TaskGroup() as group:
+        for delay in (0.0, 0.4, 0.8, 1.2):
+            group.create_task(member(line, 2.2 - delay))
+            for start in range(0, 200, 20):
+                chunk = [f"{delay}-{number}" for number in range(start, start + 20)]
+                await line.publish_many(chunk)
+                sent += chunk
+                await asyncio.sleep(0.04)
+        stays = group.create_task(member(line, 15))
+        await until(lambda: len(got) >= len(sent), 14)
+        stays.cancel()
+    assert Counter(got) == Counter(sent)
+
+
+async def test_a_name_in_hand_does_not_hold_up_who_enters(kafka_url: str, topic: str) -> None:
+    """Even in one task, where the first member cannot go on before the second has entered."""
+    async with greet.connect(kafka_url, topic) as line, line.subscribe("hello") as one:
+        await line.publish_many(MANY[:10])
+        got = await take(one, 1)
+        start = monotonic()
+        async with line.subscribe("hello"):
+            assert monotonic() - start < 3
+            got += await take(one, 9)
+            assert got == MANY[:10]  # the older member keeps the partition, and none comes twice
+
+
+async def test_a_member_that_crashes_is_replaced_at_once(kafka_url: str, topic: str) -> None:
+    async with greet.connect(kafka_url, topic) as line:
+        first, second = line.subscribe("hello"), line.subscribe("hello")
+        with suppress(ZeroDivisionError):
+            async with first:
+                await second.__aenter__()
+                await line.publish_many(MANY[:10])
+                assert await take(first, 3) == MANY[:3]
+                raise ZeroDivisionError
+        assert await take(second, 8, seconds=5) == MANY[2:10]
+        await second.__aexit__(None, None, None)
+
+
+# What is no name
+
+
+async def test_what_is_no_name_goes_to_the_dead_letters_once_per_group(kafka_url: str, topic: str) -> None:
+    bad = [b"", b"\xff\xfe", b"two\nlines", b"\x00", b"x" * 70_000, None, "\u202e".encode()]
+    async with greet.connect(kafka_url, topic) as line:
+        async with line.subscribe("hello") as hellos, line.subscribe("goodbye") as goodbyes:
+            await line.publish("Ada")
+            async with AIOKafkaProducer(bootstrap_servers=servers(kafka_url)) as producer:
+                for body in bad:
+                    await producer.send_and_wait(topic, body, key=b"key")
+            await line.publish("Bob")
+            assert await take(hellos, 2) == await take(goodbyes, 2) == ["Ada", "Bob"]
+        letters = await line.dead_letters()
+        assert Counter(letter.body for letter in letters) == Counter({body or b"": 2 for body in bad} | {b"": 4})
+        first = next(letter for letter in letters if letter.group == "hello")
+        assert first.origin == f"{topic}-0@1"
+        assert all(letter.reason for letter in letters)
+        assert await positions(kafka_url, topic, "hello") == [9]
+
+
+async def test_dead_letters_are_sent_again_once(kafka_url: str, topic: str) -> None:
+    async with greet.connect(kafka_url, topic) as line:
+        assert await line.dead_letters() == []
+        assert await line.resend_dead_letters() == 0
+        async with line.subscribe("hello") as names:
+            async with AIOKafkaProducer(bootstrap_servers=servers(kafka_url)) as producer:
+                await producer.send_and_wait(topic, b"a\tb")
+            await line.publish("Ada")
+            assert await take(names, 1) == ["Ada"]
+            assert [letter.body for letter in await line.dead_letters()] == [b"a\tb"]
+            assert await line.resend_dead_letters() == 1
+            assert await line.dead_letters() == []
+            await line.publish("Bob")
+            assert await take(names, 1) == ["Bob"]
+        assert [letter.origin for letter in await line.dead_letters()] == [f"{topic}-0@2"]
+
+
+# Publishing
+
+
+@pytest.mark.parametrize("guarantee", Guarantee)
+async def test_large_names_fit(kafka_url: str, topic: str, guarantee: Guarantee) -> None:
+    large = [f"{number:04d}" + "é" * 32_766 for number in range(20)] + ["x" * 65_536, "y", "z" * 65_535]
+    url = f"{kafka_url}?partitions=2"
+    async with greet.connect(url, topic, guarantee=guarantee) as line, line.subscribe("hello") as names:
+        assert await line.publish_many(large) == len(large)
+        await asyncio.gather(*map(line.publish, large))
+        assert Counter(await take(names, 2 * len(large))) == Counter(large + large)
+
+
+async def test_names_gather_in_batches_and_keep_the_order_of_each_publisher(kafka_url: str, topic: str) -> None:
+    async def publisher(letter: str) -> None:
+        for number in range(100):
+            await line.publish(f"{letter}{number:03d}")
+
+    async with greet.connect(kafka_url, topic) as line, line.subscribe("hello") as names:
+        async with asyncio.TaskGroup() as group:
+            for letter in "abcdefghijklmnopqrst":
+                group.create_task(publisher(letter))
+        got = await take(names, 2000)
+    for letter in "abcdefghijklmnopqrst":
+        assert [name for name in got if name[0] == letter] == [f"{letter}{number:03d}" for number in range(100)]
+
+
+async def test_what_the_broker_refuses_has_failed_and_the_next_one_is_published(kafka_url: str, topic: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers(kafka_url))
+    await admin.start()
+    await admin.create_topics([NewTopic(topic, 1, 1, topic_configs={"max.message.bytes": "1000"})])
+    await admin.close()
+    async with greet.connect(kafka_url, topic) as line, line.subscribe("hello") as names:
+        await line.publish("Ada")
+        with pytest.raises(greet.PublishFailed, match="TooLarge"):
+            await line.publish("x" * 5000)
+        await line.publish("Bob")
+        with pytest.raises(greet.PublishFailed) as failure:
+            await line.publish_many(["x" * 5000])
+        assert failure.value.accepted == 0
+        assert await line.publish_many(["Cy"]) == 1
+        assert await take(names, 3) == ["Ada", "Bob", "Cy"]
+
+
+async def test_a_cancelled_publish_leaves_the_others_alone(kafka_url: str, topic: str) -> None:
+    async with greet.connect(kafka_url, topic) as line, line.subscribe("hello") as names:
+        tasks = [asyncio.create_task(line.publish(name)) for name in MANY[:50]]
+        await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert results[1::2] == [None] * 25
+        got = await take(names, 50, seconds=1)
+        assert set(MANY[1:50:2]) <= set(got)
+        assert len(got) == len(set(got))
+
+
+async def test_a_cancelled_publish_many_ends(kafka_url: str, topic: str) -> None:
+    async with greet.connect(kafka_url, topic) as line:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await line.publish_many(f"name-{number}" for number in range(10**9))
+        await line.publish("Ada")
+
+
+# A broker that goes away
+
+
+@pytest.fixture(scope="module")
+async def own() -> AsyncIterator[Broker]:
+    """A Kafka that a test may pause and kill."""
+    async with greet.brokers.kafka() as broker:
+        yield broker
+
+
+async def test_a_broker_that_stops_answering(own: Broker, topic: str) -> None:
+    async with greet.connect(f"{own.url}?timeout=1.5", topic) as line, line.subscribe("hello") as names:
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+        await own.pause()
+        try:
+            accepted = 0
+            with pytest.raises(greet.PublishUnknown):
+                while True:  # the signal takes its time
+                    await line.publish(f"before-{accepted}")
+                    accepted += 1
+            start = monotonic()
+            results = await asyncio.gather(*map(line.publish, MANY[:20]), return_exceptions=True)
+            assert {type(one) for one in results} <= {greet.PublishUnknown, greet.PublishFailed}
+            with pytest.raises((greet.PublishUnknown, greet.PublishFailed)) as failure:
+                await line.publish_many(MANY[20:])
+            assert failure.value.accepted == 0
+            assert monotonic() - start < 4
+            await take(names, accepted, seconds=1)
+            with pytest.raises(greet.ConnectionLost):
+                await anext(names)
+            start = monotonic()
+            other = greet.connect(f"{own.url}?timeout=1.5", topic)
+            with pytest.raises(greet.ConnectFailed):
+                await other.__aenter__()
+            assert monotonic() - start < 2
+        finally:
+            await own.resume()
+        await line.publish("Bob")  # the line is as good as before, and so is the member
+        got = await take(names, 100, seconds=2)
+        assert "Bob" in got
+        unknown = {name for name, one in zip(MANY, results, strict=False) if isinstance(one, greet.PublishUnknown)}
+        assert {name for name in got if name in MANY[:20]} <= unknown  # what has failed has surely failed
+
+
+async def test_closing_does_not_wait_for_a_broker(own: Broker, topic: str) -> None:
+    try:
+        async with greet.connect(f"{own.url}?timeout=1.5", topic) as line, line.subscribe("hello"):
+            await own.pause()
+            publishing = asyncio.create_task(line.publish("Ada"))
+            await asyncio.sleep(0.1)
+            start = monotonic()
+        assert monotonic() - start < 4
+        with pytest.raises(greet.PublishUnknown):
+            await publishing
+    finally:
+        await own.resume()
+
+
+async def test_a_broker_is_killed_and_started_again(own: Broker, topic: str) -> None:
+    got: list[str] = []
+    accepted: list[str] = []
+
+    async def reader() -> None:
+        async for name in names:
+            got.append(name)  # noqa: PERF401
+
+    async def publisher(letter: str) -> None:
+        for number in range(10**6):
+            await line.publish(f"{letter}{number:06d}")
+            accepted.append(f"{letter}{number:06d}")
+
+    async with greet.connect(own.url, topic) as line, line.subscribe("hello") as names:
+        tasks = [asyncio.create_task(work) for work in (reader(), *map(publisher, "abcdefgh"))]
+        await asyncio.sleep(0.5)
+        await own.kill()
+        await own.restart()
+        before = len(accepted)
+        await until(lambda: len(accepted) >= before + 200 or any(task.done() for task in tasks))
+        for task in tasks[1:]:
+            task.cancel()
+        await asyncio.wait(tasks[1:])
+        await until(lambda: set(accepted) <= set(got) or tasks[0].done())
+        tasks[0].cancel()
+        await asyncio.wait(tasks)
+        assert [task for task in tasks if not task.cancelled()] == []
+    assert len(got) == len(set(got))
+    for letter in "abcdefgh":
+        mine = [name for name in got if name[0] == letter]
+        assert mine == sorted(mine)
+
+
+# Secrets
+
+
+@pytest.fixture(scope="module")
+async def guarded() -> AsyncIterator[str]:
+    """The address of a Kafka that asks for a login."""
+    (port,) = greet.brokers.process.free_ports(1)
+    where = f"LOGIN://127.0.0.1:{port}"
+    login = "org.apache.kafka.common.security.plain.PlainLoginModule required user_ada='canary';"
+    config = {
+        "listeners": where,
+        "advertised.listeners": where,
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,LOGIN:SASL_PLAINTEXT",
+        "listener.name.login.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.login.plain.sasl.jaas.config": login,
+    }
+    async with greet.brokers.kafka(config=config):
+        yield f"127.0.0.1:{port}"
+
+
+async def test_a_login_and_no_word_of_the_password(guarded: str, topic: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with greet.connect(f"kafka://ada:canary@{guarded}", topic) as line, line.subscribe("hello") as names:
+            await line.publish("Ada")
+            assert await take(names, 1) == ["Ada"]
+            assert "canary" not in repr(line)
+        start = monotonic()
+        with pytest.raises(greet.ConnectFailed, match="password") as failure:
+            async with greet.connect(f"kafka://ada:canary-bird@{guarded}", topic):
+                pass
+        assert monotonic() - start < 3
+        with pytest.raises(greet.ConnectFailed, match="sasl="):
+            async with greet.connect(f"kafka://ada:canary@{guarded}?sasl=SCRAM-SHA-256", topic):
+                pass
+    error: BaseException | None = failure.value
+    while error:
+        assert "canary" not in str(error)
+        error = error.__cause__ or error.__context__
+    assert "ApiVersionRequest" in caplog.text  # the log is there, but for the secret
+    assert "canary" not in caplog.text

@@ -1,0 +1,820 @@
+"""What only RabbitMQ has: exchanges and queues, dead letters, confirms, and a broker that is hurt.
+
+The promises that all designs share are tried in test_contract.py. Here plain aio-pika looks at the
+broker from outside, and a private broker is killed, stopped and starved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import ssl
+import time
+import traceback
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import cast
+
+import aio_pika
+import pytest
+import pytest_asyncio
+import trustme
+from aio_pika.abc import AbstractChannel
+from pamqp.body import ContentBody
+from pamqp.commands import Basic
+from pamqp.common import FieldTable
+from pamqp.frame import marshal
+from pamqp.header import ContentHeader
+
+import greet
+from greet import Guarantee, Subscription
+from greet.brokers import Broker
+from greet.brokers.process import free_ports
+from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription
+from greet.designs.rabbitmq_wire import METHOD, Inbox, Outbox, Wire, _Tap
+
+AMO, ALO, DURABLE = Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE
+CANARY = "canary-5f0d"
+POISON = [b"", b"\xff\xfe", b"a\x00b", "\u202eabc".encode(), b"x" * 65_537, b"y" * 400_000]
+
+
+def line_to(url: str, topic: str, guarantee: Guarantee | None = None, **options: object) -> RabbitMQLine:
+    query = "&".join(f"{key}={value}" for key, value in options.items())
+    return cast(RabbitMQLine, greet.connect(f"{url}?{query}" if query else url, topic, guarantee=guarantee))
+
+
+async def take(names: Subscription, count: int, seconds: float = 20) -> list[str]:
+    """The next `count` names; fewer if that takes too long."""
+    taken: list[str] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while len(taken) < count:
+                taken.append(await anext(names))
+    return taken
+
+
+async def until(true: Callable[[], Awaitable[bool]] | Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while True:
+            seen = true()
+            if seen if isinstance(seen, bool) else await seen:
+                return
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def plain_channel(url: str) -> AsyncIterator[AbstractChannel]:
+    """Another client, which knows nothing of greet."""
+    async with await aio_pika.connect(url) as connection, await connection.channel() as channel:
+        yield channel
+
+
+async def waiting(channel: AbstractChannel, queue: str) -> int:
+    """How many messages of a queue are ready, which those that a member holds are not."""
+    declared = await channel.declare_queue(queue, passive=True)
+    return declared.declaration_result.message_count or 0
+
+
+async def put(channel: AbstractChannel, topic: str, *bodies: bytes) -> None:
+    exchange = await channel.get_exchange(topic)
+    for body in bodies:
+        await exchange.publish(aio_pika.Message(body), "")
+
+
+def cut(member: Subscription) -> None:
+    """The connection of a member is gone, as after a SIGKILL of it."""
+    cast(RabbitMQSubscription, member)._link.wire.abort()
+
+
+# The architecture
+
+
+async def test_the_broker_holds_what_the_picture_shows(rabbitmq_url: str, topic: str) -> None:
+    async with line_to(rabbitmq_url, topic) as line, line.subscribe("hello"), line.subscribe("goodbye"):
+        pass
+    async with line_to(rabbitmq_url, topic) as line, plain_channel(rabbitmq_url) as channel:
+        await line.publish("Ada")
+        for queue, ready in ((f"{topic}:hello", 1), (f"{topic}:goodbye", 1), (f"{topic}.dead", 0)):
+            assert await waiting(channel, queue) == ready
+
+
+@pytest.mark.parametrize(("guarantee", "mode"), [(AMO, 1), (ALO, 1), (DURABLE, 2)])
+async def test_a_message_as_others_see_it(rabbitmq_url: str, topic: str, guarantee: Guarantee, mode: int) -> None:
+    async with line_to(rabbitmq_url, topic, guarantee) as line:
+        async with line.subscribe("hello"):
+            pass
+        await line.publish("Zoë")
+        await line.publish_many(["Ada"])
+    async with plain_channel(rabbitmq_url) as channel:
+        queue = await channel.get_queue(f"{topic}:hello")
+        messages = [await queue.get(no_ack=True), await queue.get(no_ack=True)]
+    assert [message.body.decode() for message in messages] == ["Zoë", "Ada"]
+    assert {message.delivery_mode for message in messages} == {mode}
+    assert len({message.message_id for message in messages}) == 2
+
+
+async def test_messages_of_other_clients(rabbitmq_url: str, topic: str) -> None:
+    async with line_to(rabbitmq_url, topic) as line, line.subscribe("hello") as names:
+        async with plain_channel(rabbitmq_url) as channel:
+            exchange = await channel.get_exchange(topic)
+            rich = aio_pika.Message(b"Ada", headers={"a": "b"}, content_type="text/plain", priority=3, expiration=60)
+            await exchange.publish(rich, "some.key")
+            await put(channel, topic, "李小龙".encode())
+        assert await take(names, 2) == ["Ada", "李小龙"]
+
+
+async def test_concurrent_publishes_share_a_write(
+    rabbitmq_url: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+    async with line_to(rabbitmq_url, topic) as line, line.subscribe("hello") as names:
+        await line.publish("first")
+        write = line._link.wire.write
+
+        def counted(frames: bytes) -> None:
+            writes.append(len(frames))
+            write(frames)
+
+        monkeypatch.setattr(line._link.wire, "write", counted)
+        async with asyncio.TaskGroup() as group:
+            for number in range(400):
+                group.create_task(line.publish(f"name-{number}"))
+        assert await take(names, 401) == ["first", *(f"name-{number}" for number in range(400))]
+    assert len(writes) < 10
+
+
+async def test_other_settings_than_the_queue_has(rabbitmq_url: str, topic: str) -> None:
+    async with line_to(rabbitmq_url, topic) as line, line.subscribe("hello"):
+        pass
+    async with line_to(rabbitmq_url, topic, queue_type="quorum") as line:
+        with pytest.raises(greet.ConnectFailed, match=r"another topic.*x-queue-type"):
+            async with line.subscribe("hello"):
+                pass
+
+
+@pytest.mark.parametrize(
+    "wrong", ["queue_type=stream", "prefetch=0", "prefetch=0.5", "heartbeat=70000", "heartbeat=x", "lingering=1"]
+)
+def test_wrong_options(wrong: str) -> None:
+    with pytest.raises(greet.BadURL, match=wrong.partition("=")[0]):
+        greet.connect(f"amqp://localhost/?{wrong}")
+
+
+def test_names_that_are_too_long_for_the_protocol(topic: str) -> None:
+    with pytest.raises(greet.BadURL, match="too long"):
+        greet.connect("amqp://localhost", "x" * 101)
+    with pytest.raises(greet.BadURL, match="too long"):
+        greet.connect("amqp://localhost", topic).subscribe("x" * 101)
+
+
+def test_the_port_of_tls() -> None:
+    assert line_to("amqps://localhost", "x").address.hosts == (("localhost", 5671),)
+    assert line_to("amqp://localhost", "x").address.hosts == (("localhost", 5672),)
+
+
+# Publishing
+
+
+@pytest.mark.parametrize("guarantee", [ALO, DURABLE])
+async def test_what_no_queue_gets_is_not_accepted(rabbitmq_url: str, topic: str, guarantee: Guarantee) -> None:
+    async with line_to(rabbitmq_url, topic, guarantee) as line, plain_channel(rabbitmq_url) as channel:
+        async with line.subscribe("hello"):
+            await line.publish("Ada")
+        await channel.queue_delete(f"{topic}:hello")
+        for publishing in (line.publish("Ada"), line.publish_many(f"name-{number}" for number in range(1000))):
+            with pytest.raises(greet.PublishFailed, match="nowhere to go") as caught:
+                await publishing
+            assert caught.value.accepted == 0
+        async with line.subscribe("hello") as names:
+            await line.publish("Zoë")
+            assert await take(names, 1) == ["Zoë"]
+
+
+async def test_at_most_once_says_so_later(rabbitmq_url: str, topic: str) -> None:
+    with pytest.raises(greet.PublishFailed, match="7 names published before were dropped"):
+        async with line_to(rabbitmq_url, topic, AMO) as line, plain_channel(rabbitmq_url) as channel:
+            async with line.subscribe("hello"):
+                await line.publish("Ada")
+            await channel.queue_delete(f"{topic}:hello")
+            await line.publish_many(f"name-{number}" for number in range(7))
+
+
+async def test_a_full_queue_refuses(rabbitmq_url: str, topic: str) -> None:
+    """A fanout to several queues is refused if one of them is full: the others may have it."""
+    async with line_to(rabbitmq_url, topic) as line, plain_channel(rabbitmq_url) as channel:
+        async with line.subscribe("hello"):
+            pass
+        full: FieldTable = {"x-max-length": 2, "x-overflow": "reject-publish"}
+        queue = await channel.declare_queue(f"{topic}:full", durable=True, arguments=full)
+        await queue.bind(topic)
+        with pytest.raises(greet.PublishUnknown, match="full") as caught:
+            await line.publish_many(f"name-{number}" for number in range(200))
+        assert caught.value.accepted < 200
+        with pytest.raises(greet.PublishUnknown, match="full"):
+            await line.publish("Ada")
+
+
+async def test_a_cancelled_publish_leaves_the_line_usable(rabbitmq_url: str, topic: str) -> None:
+    async with line_to(rabbitmq_url, topic) as line, line.subscribe("hello") as names:
+        await line.publish("first")
+        tasks = [asyncio.create_task(line.publish(f"name-{number}")) for number in range(100)]
+        many = asyncio.create_task(line.publish_many(f"many-{number}" for number in range(100_000)))
+        await asyncio.sleep(0)
+        for task in (*tasks[::2], many):
+            task.cancel()
+        await asyncio.wait((*tasks, many))
+        await line.publish("last")
+        seen = Counter([name async for name in _up_to(names, "last")])
+        assert max(seen.values()) == 1
+        assert {f"name-{number}" for number in range(1, 100, 2)} <= set(seen)
+
+
+async def _up_to(names: Subscription, last: str) -> AsyncIterator[str]:
+    async with asyncio.timeout(20):
+        async for name in names:
+            yield name
+            if name == last:
+                return
+
+
+async def test_a_closed_line_publishes_nothing(rabbitmq_url: str, topic: str) -> None:
+    async with line_to(rabbitmq_url, topic) as line, line.subscribe("hello") as names:
+        await line.publish("Ada")
+    with pytest.raises(greet.PublishFailed, match="closed"):
+        await line.publish("Zoë")
+    with pytest.raises(greet.ConnectionLost, match="left"):
+        await take(names, 2)
+
+
+async def test_a_lost_publishers_connection(rabbitmq_url: str, topic: str) -> None:
+    """What was on its way is unknown, and the next goes over a new connection."""
+    async with line_to(rabbitmq_url, topic) as line, line.subscribe("hello") as names:
+        await line.publish("first")
+        tasks = [asyncio.create_task(line.publish(f"name-{number}")) for number in range(1000)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # five hundred are written, the others wait for room
+        line._link.wire.abort()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert Counter(map(type, results)) == {greet.PublishUnknown: 500, type(None): 500}
+        await line.publish("last")
+        seen = Counter([name async for name in _up_to(names, "last")])
+        assert max(seen.values()) == 1
+        assert {f"name-{number}" for number, result in enumerate(results) if result is None} <= set(seen)
+
+
+# Reading
+
+
+async def test_a_member_holds_no_more_than_its_prefetch(rabbitmq_url: str, topic: str) -> None:
+    async with (
+        line_to(rabbitmq_url, topic, prefetch=10) as line,
+        line.subscribe("hello") as names,
+        plain_channel(rabbitmq_url) as channel,
+    ):
+        await line.publish_many(f"name-{number}" for number in range(100))
+        assert await take(names, 1) == ["name-0"]
+        assert await waiting(channel, f"{topic}:hello") == 90
+
+
+async def test_at_most_once_holds_no_more_either(rabbitmq_url: str, topic: str) -> None:
+    async with line_to(rabbitmq_url, topic, AMO, prefetch=10) as line, line.subscribe("hello") as names:
+        await line.publish_many(f"name-{number}" for number in range(1000))
+        async with plain_channel(rabbitmq_url) as channel:
+            assert await take(names, 1) == ["name-0"]
+            await asyncio.sleep(0.3)
+            assert await waiting(channel, f"{topic}:hello") >= 980  # 10 handed out, 10 came instead
+
+
+async def test_unsettled_names_come_to_a_waiting_member_in_order(rabbitmq_url: str, topic: str) -> None:
+    wanted = [f"name-{number}" for number in range(300)]
+    async with line_to(rabbitmq_url, topic) as line, line.subscribe("hello") as first:
+        await line.publish_many(wanted)
+        assert await take(first, 5) == wanted[:5]
+        async with line.subscribe("hello") as second:
+            cut(first)
+            assert await take(second, 300) == wanted  # also the four that it had no time to acknowledge
+
+
+async def test_a_slow_handler_settles_in_time(rabbitmq_url: str, topic: str) -> None:
+    """It holds a batch; what it has handled of it is not lost to its death a while later."""
+    wanted = [f"name-{number}" for number in range(10)]
+    async with line_to(rabbitmq_url, topic) as line, line.subscribe("hello") as names:
+        await line.publish_many(wanted)
+        assert await take(names, 4) == wanted[:4]
+        await asyncio.sleep(0.5)  # it handles the fourth
+        cut(names)
+        async with line.subscribe("hello") as other:
+            assert await take(other, 7) == wanted[3:]
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["each", "batches"])
+async def test_a_member_whose_connection_is_cut_goes_on(rabbitmq_url: str, topic: str, many: bool) -> None:
+    """Nothing is lost, and nothing doubled: it knows the names again that it has handled."""
+    wanted = [f"name-{number}" for number in range(5000)]
+    got: list[str] = []
+    async with line_to(rabbitmq_url, topic) as line, line.subscribe("hello") as names:
+        await line.publish_many(wanted)
+        batches = names.batches()
+        while len(got) < len(wanted):
+            async with asyncio.timeout(20):
+                got += await anext(batches) if many else [await anext(names)]
+            if len(got) % 1000 < 2 and len(got) > 900:
+                cut(names)
+    assert got == wanted
+
+
+async def test_a_deleted_queue_is_made_again(rabbitmq_url: str, topic: str) -> None:
+    async with (
+        line_to(rabbitmq_url, topic) as line,
+        line.subscribe("hello") as names,
+        plain_channel(rabbitmq_url) as channel,
+    ):
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+        await channel.queue_delete(f"{topic}:hello")
+        task = asyncio.create_task(take(names, 1))
+
+        async def published() -> bool:
+            with suppress(greet.PublishFailed):
+                await line.publish("Zoë")
+                return True
+            return False
+
+        await until(published)
+        assert await task == ["Zoë"]
+
+
+def test_frames_in_any_pieces() -> None:
+    """A socket gives what it has: the end of one frame, some whole ones, the start of another."""
+
+    async def scenario() -> None:
+        bodies = [b"Ada", b"", b"x" * 65_536, b"y" * 65_537, b"z" * 5]
+        data = b""
+        for tag, body in enumerate(bodies, 1):
+            data += marshal(Basic.Deliver("a tag", tag, tag == 2, "exchange", ""), 7)
+            data += marshal(ContentHeader(body_size=len(body)), 7)
+            for start in range(0, len(body), 4096):
+                data += marshal(ContentBody(body[start : start + 4096]), 7)
+            data += marshal(Basic.QosOk(), 7) + marshal(Basic.Ack(1), 3)
+        for size in (1, 7, 100, 4099, len(data)):
+            wire = Wire(None)
+            tap, inbox = _Tap(wire.takers), Inbox(wire, 7)
+            for start in range(0, len(data), size):
+                tap.feed_data(data[start : start + size])
+            tap.feed_eof()
+            deliveries = await inbox.take()
+            assert [delivery.tag for delivery in deliveries] == [1, 2, 3, 4, 5]
+            assert [delivery.redelivered for delivery in deliveries] == [False, True, False, False, False]
+            assert [delivery.body for delivery in deliveries] == [*bodies[:3], None, bodies[4]]
+            rest = await tap.read()
+            assert rest.replace(b"\x08\x00\x00\x00\x00\x00\x00\xce", b"") == 5 * (
+                marshal(Basic.QosOk(), 7) + marshal(Basic.Ack(1), 3)
+            )
+
+    with asyncio.Runner() as runner:
+        runner.run(scenario())
+
+
+async def test_confirms_in_any_order() -> None:
+    """They come one by one, several at once, twice, and for names whose publisher is gone."""
+    wire = Wire(None)
+    outbox = Outbox(wire, 1, "names", timeout=5, confirms=True, persistent=True)
+    futures = [outbox.send([b"x"] * count) for count in (1, 3, 1, 2)]  # 1, 2 to 4, 5, 6 to 7
+    await asyncio.sleep(0)
+    outbox._confirm(5, multiple=False)
+    assert [future.done() for future in futures] == [False, False, True, False]
+    outbox._confirm(3, multiple=True)
+    outbox._confirm(3, multiple=False)
+    assert [future.done() for future in futures] == [True, False, True, False]
+    futures[3].cancel()
+    outbox._confirm(6, multiple=True)
+    assert [await future for future in futures[:3]] == [1, 3, 1]
+    half = outbox.send([b"x"] * 4)
+    await asyncio.sleep(0)
+    outbox._confirm(9, multiple=False)
+    outbox._take_frame(METHOD, marshal(Basic.Nack(10), 1)[7:-1])
+    assert not outbox.open
+    with pytest.raises(greet.PublishUnknown, match="refused") as caught:
+        await half
+    assert caught.value.accepted == 1
+
+
+# Dead letters
+
+
+@pytest.mark.parametrize("guarantee", list(Guarantee))
+async def test_poison_is_kept_with_its_origin(rabbitmq_url: str, topic: str, guarantee: Guarantee) -> None:
+    async with (
+        line_to(rabbitmq_url, topic, guarantee) as line,
+        line.subscribe("hello") as hellos,
+        line.subscribe("goodbye") as goodbyes,
+        plain_channel(rabbitmq_url) as channel,
+    ):
+        await put(channel, topic, b"Ada", *POISON, b"Zoe")
+        assert await take(hellos, 2) == ["Ada", "Zoe"]
+        assert await take(goodbyes, 2) == ["Ada", "Zoe"]
+
+        async def all_there() -> bool:
+            return await waiting(channel, f"{topic}.dead") == 2 * len(POISON)
+
+        await until(all_there)
+        for _ in range(2):  # looking does not take away
+            letters = await line.dead_letters()
+            assert Counter(letter.group for letter in letters) == {"hello": len(POISON), "goodbye": len(POISON)}
+            assert [letter.body for letter in letters if letter.group == "hello"] == POISON
+            assert {letter.origin for letter in letters} == {f"queue {topic}:hello", f"queue {topic}:goodbye"}
+            assert all(letter.reason.isprintable() and letter.reason for letter in letters)
+        death = (await (await channel.get_queue(f"{topic}.dead")).get()).headers["x-death"]
+        assert "rejected" in str(death)
+
+
+async def test_a_dead_letter_sent_again_goes_to_its_group(rabbitmq_url: str, topic: str) -> None:
+    async with line_to(rabbitmq_url, topic) as line, plain_channel(rabbitmq_url) as channel:
+        assert await line.dead_letters() == []
+        assert await line.resend_dead_letters() == 0
+        async with line.subscribe("hello") as hellos, line.subscribe("goodbye") as goodbyes:
+            await line.publish("Ada")
+            assert await take(goodbyes, 1) == ["Ada"]
+            # As an operator, a delivery limit or a time to live would do:
+            for delivery in await hellos._inbox.take():
+                hellos._inbox.reject(delivery.tag)
+
+            async def dead() -> bool:
+                return await waiting(channel, f"{topic}.dead") == 1
+
+            await until(dead)
+            assert await line.resend_dead_letters() == 1
+            assert await take(hellos, 1) == ["Ada"]
+            assert await take(goodbyes, 1, 0.3) == []
+            assert await line.dead_letters() == []
+        await put(channel, topic, b"\xff")
+        async with line.subscribe("hello") as hellos:
+            assert await take(hellos, 1, 0.3) == []
+        assert await line.resend_dead_letters() == 1  # once, though it will come back
+        assert await waiting(channel, f"{topic}:hello") == 1
+
+
+async def test_a_quorum_queue_never_gives_a_name_up(rabbitmq_url: str, topic: str) -> None:
+    """RabbitMQ 4 would after twenty members that left without having handled it."""
+    async with line_to(rabbitmq_url, topic, queue_type="quorum") as line:
+        async with line.subscribe("hello"):
+            pass
+        await line.publish("Ada")
+        for _ in range(22):
+            async with line.subscribe("hello"):
+                pass
+        async with line.subscribe("hello") as names:
+            assert await take(names, 1) == ["Ada"]
+
+
+# Connecting
+
+
+@asynccontextmanager
+async def server(says: bytes, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Something else that listens: says it to whoever comes, and then nothing."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(says)
+        with suppress(OSError):
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as listening:
+        yield listening.sockets[0].getsockname()[1]
+
+
+async def refusal(url: str, caplog: pytest.LogCaptureFixture) -> str:
+    """The one line that says why there is no connection; by its deadline, and without the password."""
+    caplog.set_level(logging.DEBUG)
+    started = time.monotonic()
+    with pytest.raises(greet.ConnectFailed) as caught:
+        async with greet.connect(url, "names"):
+            pass
+    assert time.monotonic() - started < 5
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + caplog.text
+    assert CANARY not in shown
+    assert caught.value.__cause__
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+async def test_a_wrong_password(rabbitmq_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    where = rabbitmq_url.rpartition("@")[2]
+    assert "user and password" in await refusal(f"amqp://greet:{CANARY}@{where}", caplog)
+
+
+async def test_a_virtual_host_that_is_not_there(rabbitmq_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert "virtual host /nowhere" in await refusal(f"{rabbitmq_url.rstrip('/')}/nowhere", caplog)
+
+
+@pytest.mark.parametrize(
+    ("says", "why"),
+    [
+        (b"", "did not answer"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "did not answer"),
+        (b"AMQP\x00\x01\x00\x00", "does not speak AMQP 0-9-1"),
+        (b"\x01\x00\x00\x00\x00\x00\x05hello\xce", "does not speak AMQP 0-9-1"),
+        (b"\x00" * 100, "does not speak AMQP 0-9-1"),
+    ],
+)
+async def test_something_else_listens(says: bytes, why: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with server(says) as port:
+        assert why in await refusal(f"amqp://greet:{CANARY}@127.0.0.1:{port}/?timeout=0.5", caplog)
+
+
+async def test_nothing_listens(caplog: pytest.LogCaptureFixture) -> None:
+    assert "nothing listens there" in await refusal(f"amqp://greet:{CANARY}@127.0.0.1:1/?timeout=3", caplog)
+
+
+async def test_another_host_of_the_cluster_answers(rabbitmq_url: str, topic: str) -> None:
+    login, _, where = rabbitmq_url.rpartition("@")
+    async with server(b"") as silent:
+        url = f"{login}@127.0.0.1:1,127.0.0.1:{silent},{where}"
+        async with line_to(url, topic, timeout=3) as line, line.subscribe("hello") as names:
+            await line.publish("Ada")
+            assert await take(names, 1) == ["Ada"]
+
+
+# A broker of our own, with TLS, to be hurt
+
+
+@dataclass
+class Certificates:
+    """An authority, and files as the URL wants them."""
+
+    authority: trustme.CA
+    folder: Path
+
+    @property
+    def ca(self) -> Path:
+        return self._file("ca.pem", self.authority.cert_pem)
+
+    def pair(self, name: str, leaf: trustme.LeafCert) -> tuple[Path, Path]:
+        chain = self._file(f"{name}.pem", leaf.cert_chain_pems[0])
+        return chain, self._file(f"{name}.key", leaf.private_key_pem)
+
+    def _file(self, name: str, blob: trustme.Blob) -> Path:
+        path = self.folder / name
+        blob.write_to_path(str(path))
+        return path
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(trustme.CA(), tmp_path_factory.mktemp("certificates"))
+
+
+@dataclass
+class Ours:
+    broker: Broker
+    tls: str
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def ours(certificates: Certificates) -> AsyncIterator[Ours]:
+    cert, key = certificates.pair("broker", certificates.authority.issue_cert("127.0.0.1"))
+    (port,) = free_ports(1)
+    config = {
+        "frame_max": "8192",  # so that a long name comes in pieces
+        "listeners.ssl.1": f"127.0.0.1:{port}",
+        "ssl_options.cacertfile": str(certificates.ca),
+        "ssl_options.certfile": str(cert),
+        "ssl_options.keyfile": str(key),
+    }
+    async with greet.brokers.rabbitmq(config=config) as broker:
+        login = broker.url.partition("://")[2].rpartition("@")[0]
+        yield Ours(broker, f"amqps://{login}@127.0.0.1:{port}/")
+
+
+@pytest.fixture
+async def broker(ours: Ours) -> AsyncIterator[Broker]:
+    yield ours.broker
+    if not ours.broker.pids:
+        await ours.broker.restart()
+
+
+async def test_over_tls(ours: Ours, certificates: Certificates, topic: str) -> None:
+    wanted = [str(number % 10) * (8100 + number) for number in range(200)] + ["é" * 32_768, "x" * 65_536]
+    async with line_to(ours.tls, topic, ca=certificates.ca) as line, line.subscribe("hello") as names:
+        assert await line.publish_many(wanted) == len(wanted)
+        assert await take(names, len(wanted)) == wanted
+
+
+async def test_an_unknown_authority(ours: Ours, caplog: pytest.LogCaptureFixture) -> None:
+    assert re.search(r"certificate is refused .*\?ca=FILE", await refusal(ours.tls, caplog))
+
+
+async def test_a_wrong_host_name(ours: Ours, certificates: Certificates, caplog: pytest.LogCaptureFixture) -> None:
+    url = f"{ours.tls.replace('127.0.0.1', 'localhost')}?ca={certificates.ca}"
+    assert "not valid for 'localhost'" in await refusal(url, caplog)
+
+
+async def test_an_expired_certificate(certificates: Certificates, caplog: pytest.LogCaptureFixture) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    certificates.authority.issue_cert("127.0.0.1", not_after=yesterday).configure_cert(context)
+    async with server(b"", context) as port:
+        assert "expired" in await refusal(f"amqps://127.0.0.1:{port}/?ca={certificates.ca}", caplog)
+
+
+async def test_no_tls_there(rabbitmq_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert "TLS fails" in await refusal(rabbitmq_url.replace("amqp:", "amqps:"), caplog)
+
+
+async def test_a_certificate_of_our_own(certificates: Certificates, caplog: pytest.LogCaptureFixture) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.verify_mode = ssl.CERT_REQUIRED
+    certificates.authority.configure_trust(context)
+    certificates.authority.issue_cert("127.0.0.1").configure_cert(context)
+    cert, key = certificates.pair("client", certificates.authority.issue_cert("client"))
+    async with server(b"\x00" * 100, context) as port:
+        url = f"amqps://127.0.0.1:{port}/?timeout=2&ca={certificates.ca}"
+        assert re.search("certificate", await refusal(url, caplog))
+        assert "does not speak AMQP" in await refusal(f"{url}&cert={cert}&key={key}", caplog)
+
+
+def test_files_that_are_not_there() -> None:
+    with pytest.raises(greet.BadURL, match="ca, cert and key"):
+        greet.connect("amqps://localhost/?ca=/nowhere/ca.pem")
+
+
+# Faults
+
+
+async def test_a_killed_broker_keeps_what_is_durable(broker: Broker, topic: str) -> None:
+    """And loses what is transient: the negative control."""
+    wanted = [f"name-{number}" for number in range(3000)]
+    for guarantee in (DURABLE, ALO):
+        async with line_to(broker.url, topic + guarantee.name, guarantee) as line:
+            async with line.subscribe("hello"):
+                pass
+            assert await line.publish_many(wanted) == len(wanted)
+    await broker.kill()
+    await broker.restart()
+    async with line_to(broker.url, topic + DURABLE.name) as line, line.subscribe("hello") as names:
+        assert await take(names, len(wanted)) == wanted
+    async with line_to(broker.url, topic + ALO.name, ALO) as line, line.subscribe("hello") as names:
+        assert len(await take(names, len(wanted), 0.5)) < len(wanted)
+
+
+async def test_both_ends_go_on_after_a_kill(broker: Broker, topic: str) -> None:
+    accepted: set[str] = set()
+    unknown: set[str] = set()
+    got: Counter[str] = Counter()
+    stop = asyncio.Event()
+
+    async def publisher(line: RabbitMQLine, number: int) -> None:
+        count = 0
+        while not stop.is_set():
+            name = f"{number}-{(count := count + 1)}"
+            try:
+                await line.publish(name)
+                accepted.add(name)
+            except greet.PublishUnknown:
+                unknown.add(name)
+
+    async def reader(names: Subscription) -> None:
+        async for name in names:
+            got[name] += 1
+
+    async with line_to(broker.url, topic) as line, line.subscribe("hello") as names, asyncio.TaskGroup() as group:
+        reading = group.create_task(reader(names))
+        publishing = [group.create_task(publisher(line, number)) for number in range(20)]
+        await until(lambda: len(got) > 500)
+        await broker.kill()
+        await broker.restart()
+        before = len(got)
+        await until(lambda: len(got) > before + 500)
+        stop.set()
+        await asyncio.wait(publishing)
+        await until(lambda: accepted <= set(got))
+        reading.cancel()
+    assert set(got) <= accepted | unknown
+    assert set(got.values()) == {1}
+    assert 0 < len(unknown) <= 20
+
+
+async def test_a_stopped_broker(broker: Broker, topic: str) -> None:
+    """Nobody can tell what became of what was sent; of what was not, everybody can."""
+    async with line_to(broker.url, topic, timeout=1) as line, line.subscribe("hello") as names:
+        await line.publish("first")
+        await broker.pause()
+        try:
+            started = time.monotonic()
+            tasks = [asyncio.create_task(line.publish(f"name-{number}")) for number in range(600)]
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            with pytest.raises(greet.PublishFailed, match="not sent within 1 s: 500 names wait"):
+                await line.publish_many(["later"])
+            assert time.monotonic() - started < 3
+            with pytest.raises(greet.ConnectFailed, match="did not answer"):
+                async with line_to(broker.url, topic, timeout=1):
+                    pass
+        finally:
+            await broker.resume()
+        assert Counter(map(type, results)) == {greet.PublishUnknown: 500, greet.PublishFailed: 100}
+        assert await take(names, 501) == ["first", *(f"name-{number}" for number in range(500))]
+        await line.publish("last")
+        assert await take(names, 1) == ["last"]
+
+
+async def test_leaving_a_stopped_broker_does_not_hang(broker: Broker, topic: str) -> None:
+    try:
+        async with line_to(broker.url, topic, timeout=1) as line, line.subscribe("hello"):
+            await line.publish("first")
+            started = time.monotonic()
+            await broker.pause()
+        assert time.monotonic() - started < 4
+    finally:
+        await broker.resume()
+
+
+async def test_a_broker_that_does_not_come_back(broker: Broker, topic: str) -> None:
+    async with line_to(broker.url, topic, timeout=1) as line, line.subscribe("hello") as names:
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+        await broker.kill()
+        await until(lambda: not cast(Outbox, line._outbox).open)
+        with pytest.raises(greet.PublishFailed, match=r"not sent.*nothing listens"):
+            await line.publish("Zoë")
+        with pytest.raises(greet.PublishFailed, match=r"not sent.*nothing listens"):
+            await line.publish_many(["Zoë"])
+        with pytest.raises(greet.ConnectionLost, match=r"not back in time.*nothing listens"):
+            await anext(names)
+
+
+async def test_a_broker_without_memory(broker: Broker, topic: str) -> None:
+    async def limit(share: str) -> None:
+        node = broker.nodes[0]
+        ctl = Path(node.command[0]).with_name("rabbitmqctl")
+        command = (str(ctl), "-n", node.environment["RABBITMQ_NODENAME"], "set_vm_memory_high_watermark", share)
+        process = await asyncio.create_subprocess_exec(
+            *command, env=dict(node.environment), stdout=asyncio.subprocess.DEVNULL
+        )
+        assert await process.wait() == 0
+
+    async with line_to(broker.url, topic, timeout=1) as line, line.subscribe("hello") as names:
+        await line.publish("first")
+        try:
+            await limit("0.0001")
+            with pytest.raises(greet.PublishUnknown, match="memory or disk"):
+                await line.publish("second")  # the broker says that it takes nothing when it sees this one
+            with pytest.raises(greet.PublishFailed, match="memory or disk"):
+                await line.publish("third")
+            # The first is acknowledged on a connection that the broker still reads from.
+            assert await take(names, 1) == ["first"]
+        finally:
+            await limit("0.6")
+        await until(lambda: not cast(Outbox, line._outbox)._refusing)
+        await line.publish("last")
+        assert await take(names, 2) == ["second", "last"]
+
+
+@asynccontextmanager
+async def proxy(port: int) -> AsyncIterator[tuple[int, Callable[[], None]]]:
+    """A way to the broker whose present connections can be made half-open: no more bytes, and no end."""
+    ends: list[asyncio.StreamWriter] = []
+    dead: set[asyncio.StreamWriter] = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends.append(writer)
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                if writer not in dead:
+                    writer.write(data)
+                    await writer.drain()
+        if writer not in dead:
+            writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(copy(reader, far_writer))
+            group.create_task(copy(far_reader, writer))
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as listening:
+        yield listening.sockets[0].getsockname()[1], lambda: dead.update(ends)
+    for end in ends:
+        end.close()
+
+
+async def test_a_half_open_connection_is_noticed(broker: Broker, topic: str) -> None:
+    """After three missed heartbeats, both ends go over a new connection."""
+    login = broker.url.rpartition("@")[0]
+    async with (
+        proxy(broker.nodes[0].port) as (port, pull),
+        line_to(f"{login}@127.0.0.1:{port}/", topic, heartbeat=1) as line,
+        line.subscribe("hello") as names,
+    ):
+        await line.publish("first")
+        assert await take(names, 1) == ["first"]
+        pull()
+        with pytest.raises(greet.PublishUnknown, match="lost"):
+            await line.publish("second")
+        await line.publish("third")
+        assert await take(names, 1) == ["third"]
