@@ -49,8 +49,8 @@ import greet
 from bench import account
 from bench.contenders import Contender, Place
 from bench.proxy import Proxy, proxy
-from greet import Guarantee
-from greet.brokers import Broker, kafka, rabbitmq
+from greet import Guarantee, brokers
+from greet.brokers import Broker
 
 GROUPS = ("hello", "goodbye")
 SIZE = account.HEADER
@@ -906,10 +906,10 @@ async def arena(design: str, config: Mapping[str, str] | None = None) -> AsyncIt
         if design == "kafka":
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port = free.getsockname()[1]
-            broker = await stack.enter_async_context(kafka(config=config, proxy_port=port))
+            broker = await stack.enter_async_context(brokers.kafka(config=config, proxy_port=port))
             inner = int(str(broker.proxied).rpartition(":")[2])
         else:
-            broker, port = await stack.enter_async_context(rabbitmq(config=config)), 0
+            broker, port = await stack.enter_async_context(brokers.rabbitmq(config=config)), 0
             inner = broker.nodes[0].port
         yield Arena(broker.url, broker, await stack.enter_async_context(proxy("127.0.0.1", inner, listen=port)))
 

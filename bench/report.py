@@ -14,7 +14,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import contenders, questions, stats
+from bench import claims, contenders, questions, stats
+from bench.stats import short
 from greet import Guarantee
 
 BREACHES = ("lost", "duplicates", "reordered")
@@ -158,9 +159,8 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
     permitted = rows[[*BREACHES]].sum() - wrong
     failed = int(rows["error"].notna().sum())
     if not wrong.any() and not failed:
-        found.append(
-            f"Every name arrived{' as promised' if permitted.any() else ', once and in order'}: {total:,.0f} names in {len(rows)} repetitions."
-        )
+        how = "as promised" if permitted.any() else "once and in order"
+        found.append(f"Every name arrived, {how}: {total:,.0f} names in {len(rows)} repetitions.")
     else:
         said = ", ".join(f"{int(value)} {what}" for what, value in wrong.items() if value)
         found.append(f"Not all went well: {said or 'nothing lost'}; {failed} of {len(rows)} repetitions failed.")
@@ -213,6 +213,10 @@ def terminal(rows: pd.DataFrame, about: Mapping[str, Any], console: Console) -> 
     """Print the answers, the conclusion and what it stands on."""
     for name, table in answers(rows).items():
         console.print(rich_table(table, f"{name}: {questions.asked(name)}"))
+    judged = claims.verdicts(rows)
+    judged = judged[judged["verdict"] != claims.UNKNOWN]
+    if len(judged):
+        console.print(rich_table(judged, "What is usually said, and what this run says of it"))
     for sentence in [*conclusion(rows), *errors(rows)] if len(rows) else ["Nothing was measured."]:
         console.print(f"• {sentence}", markup=False, highlight=False)
     for line in ground(about):
@@ -247,20 +251,27 @@ def rich_table(frame: pd.DataFrame, title: str = "") -> Table:
 
 
 def markdown(rows: pd.DataFrame, about: Mapping[str, Any]) -> str:
-    """The block of the README."""
-    parts = []
+    """The block of the README: verdicts and main answers in sight, the other answers folded."""
+    parts = [_markdown_table(claims.verdicts(rows))] if len(rows) else []
+    parts.append("\n".join(f"- {sentence}" for sentence in [*conclusion(rows), *errors(rows)]))
     for name, table in answers(rows).items():
-        head = "| " + " | ".join(map(str, table.columns)) + " |\n|" + "---|" * len(table.columns)
-        body = "\n".join("| " + " | ".join(map(_text, line)) + " |" for line in table.itertuples(index=False))
-        parts.append(f"**{questions.asked(name)}**\n\n{head}\n{body}")
-    said = "\n".join(f"- {sentence}" for sentence in [*conclusion(rows), *errors(rows)])
-    return "\n\n".join([*parts, said, "\n".join(f"<sub>{line}</sub>  " for line in ground(about))]) + "\n"
+        asked, text = questions.asked(name), _markdown_table(table)
+        folded = f"<details><summary>{asked}</summary>\n\n{text}\n\n</details>"
+        parts.append(f"**{asked}**\n\n{text}" if name in questions.QUICK else folded)
+    return "\n\n".join([*parts, "\n".join(f"<sub>{line}</sub>  " for line in ground(about))]) + "\n"
+
+
+def _markdown_table(table: pd.DataFrame) -> str:
+    head = "| " + " | ".join(map(str, table.columns)) + " |\n|" + "---|" * len(table.columns)
+    return "\n".join([head, *("| " + " | ".join(map(_text, line)) + " |" for line in table.itertuples(index=False))])
 
 
 def page(rows: pd.DataFrame, about: Mapping[str, Any]) -> str:
     """An HTML page that needs no other file, with the pictures."""
     parts = [f"<h1>Hello, three ways: run {html.escape(about['run'])}</h1>"]
     parts += ["<ul>", *(f"<li>{html.escape(line)}</li>" for line in [*conclusion(rows), *errors(rows)]), "</ul>"]
+    if len(rows):
+        parts += ["<h2>What is usually said</h2>", claims.verdicts(rows).to_html(index=False, border=0)]
     for name, table in answers(rows).items():
         asked = html.escape(questions.asked(name))
         picture = png(questions.question(name).picture(rows[rows["question"] == name]))
@@ -285,20 +296,6 @@ def png(figure: Any) -> str:
     held = io.BytesIO()
     figure.savefig(held, format="png", dpi=120)
     return base64.b64encode(held.getvalue()).decode()
-
-
-def short(value: float | None) -> str:
-    """Three digits, and k or M for thousands and millions; "–" for what was not measured."""
-    if value is None or pd.isna(value):
-        return "–"
-    for factor, unit in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor * 0.9995:
-            return f"{_digits(value / factor)}{unit}"
-    return _digits(value)
-
-
-def _digits(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def _text(value: Any) -> str:

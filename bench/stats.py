@@ -95,3 +95,17 @@ def verdict(found: Ratio, noise: float = 0.0) -> str:
     if found.low <= 1 <= found.high or away <= noise:
         return "no difference"
     return "more" if found.value > 1 else "less"
+
+
+def short(value: float | None) -> str:
+    """Three digits, and k or M for thousands and millions; "–" for what was not measured."""
+    if value is None or math.isnan(value):
+        return "–"
+    for factor, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor * 0.9995:
+            return f"{_digits(value / factor)}{unit}"
+    return _digits(value)
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"

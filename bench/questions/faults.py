@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench import plots, report
+from bench import plots, report, stats
 from bench.run import Cell, Settings
 from greet import GreetError, Guarantee
 
@@ -161,7 +161,7 @@ def outcome(part: pd.DataFrame) -> str:
     if part["received"].isna().all():
         return "failed"
     lost, twice = (int(part[what].sum()) for what in ("lost", "duplicates"))
-    gap = report.short(float(part["params.gap_s"].max()))
+    gap = stats.short(float(part["params.gap_s"].max()))
     return f"{lost:,} / {twice:,} / {gap} s" + (" (control)" if part["params.control"].any() else "")
 
 
