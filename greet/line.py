@@ -49,7 +49,7 @@ class Line(ABC):
 
     guarantees: ClassVar[tuple[Guarantee, ...]] = tuple(Guarantee)
     """What the design can promise, the strongest last."""
-    port: ClassVar[int]
+    port: int
     """The port of a host that names none; 0 if the design has no hosts."""
     keys: ClassVar[tuple[str, ...]]
     """The keys that the design knows in the URL's query."""

@@ -22,7 +22,8 @@ What is lost or doubled, when:
 - AT_MOST_ONCE waits for none; a group's position moves on before the names are handed out.
 - The position is committed behind the handling, at most 0.1 s later, so those of the last 0.1 s
   come again when a member is killed; none do when it leaves, or when members come and go.
-- A name that takes longer than 5 s to handle while members come and go may come again too.
+- A name that takes longer than 5 s to handle while members come and go may come again too, and so
+  may what is in hand of a member whose event loop stands still for 6 s: it is taken for dead.
 - What the topic's retention deletes (by default after 7 days) is gone, read or not.
 """
 
@@ -505,7 +506,7 @@ class KafkaSubscription(Subscription):
                 async with asyncio.timeout(JOIN_SECONDS):
                     await self._joined.wait()
         except BaseException:
-            await close(self._consumer, 0)
+            await close(self._consumer, JOIN_SECONDS / 2)
             raise
         self._committer = asyncio.create_task(self._keep_committing())
         return self
@@ -550,7 +551,7 @@ class KafkaSubscription(Subscription):
 
     async def _fetch(self) -> Fetched:
         """The next messages; raises `ConnectionLost` when the broker has not answered for too long."""
-        with translated(DRIVER_ERRORS, ConnectionLost, "the group cannot be read"):
+        with translated(DRIVER_ERRORS, ConnectionLost, "the group cannot be read, ask again when that is mended"):
             while True:
                 fetched = await take(self._consumer, min(1.0, self._line.timeout / 4))
                 if fetched is not None:
@@ -597,6 +598,8 @@ class KafkaSubscription(Subscription):
                 origin = f"{run.partition.topic}-{run.partition.partition}@{offset}"
                 await self._line.bury(DeadLetter(body or b"", self._group, origin, _reason(body)))
                 del run.bodies[0], run.offsets[0]
+                if generation != self._generation and self._joined.is_set():
+                    return  # it took too long: the partition may have another owner
                 self._positions[run.partition] = offset + 1
             await self._commit()
         finally:
@@ -616,7 +619,8 @@ class KafkaSubscription(Subscription):
     async def _commit(self) -> None:
         """Write down what is settled."""
         async with self._committing:
-            news = {key: offset for key, offset in self._reached().items() if self._committed.get(key) != offset}
+            reached, mine = self._reached(), self._consumer.assignment()
+            news = {key: reached[key] for key in reached.keys() & mine if reached[key] != self._committed.get(key)}
             if not news:
                 return
             try:
@@ -667,13 +671,16 @@ class KafkaSubscription(Subscription):
             self._run = None  # its handler took too long: it comes again, to another member
         self._positions = {key: offset for key, offset in self._reached().items() if key in partitions}
         self._committed.clear()
+        self._heard.clear()
         starts = dict(self._positions)
         if self._run is not None:
             starts[self._run.partition] = self._run.offsets[-1] + 1
-        for partition, offset in starts.items():
-            consumer.seek(partition, max(offset, await consumer.committed(partition) or 0))
-        consumer.resume(*partitions)
-        self._joined.set()
+        try:
+            for partition, offset in starts.items():
+                consumer.seek(partition, max(offset, await consumer.committed(partition) or 0))
+        finally:
+            consumer.resume(*partitions)
+            self._joined.set()
 
     # -------------------------------------------------------------------------------------- leaving
 

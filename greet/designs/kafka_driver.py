@@ -3,10 +3,12 @@
     settings     what every client of it needs, from a URL: TLS, SASL, time-outs
     connecting   why a connection did not come about: aiokafka logs the reason and raises a vaguer one
     insist       what one member of a cluster, that is gone, does not answer, another one does
-    take         names read 5 times as fast, without a Python object for each
+    fill, take   names written twice and read five times as fast, without a Python object for each
+    hand_over    a batch queued, however long that takes
+    commit       a position written down, or an end to it by the caller's deadline
     close        a stop that ends by a deadline: its own waits for as long as a broker is away
 
-`take` and `close` reach into parts of aiokafka that it does not document, as nothing public does
+All but the first three reach into parts of aiokafka that it does not document, as nothing public does
 what they need. So its version is pinned, and this file is the only one to do so.
 """
 

@@ -66,7 +66,7 @@ class RabbitMQLine(Line):
 
     def __init__(self, url: str, topic: str, guarantee: Guarantee | None) -> None:
         if url.startswith("amqps:"):
-            self.port = 5671  # type: ignore[misc]
+            self.port = 5671
         super().__init__(url, topic, guarantee)
         if len(topic) > 100:
             raise BadURL(f"topic {topic[:40]!a}… is too long for RabbitMQ: use up to 100 characters")
