@@ -12,24 +12,26 @@ from uuid import uuid4
 import pytest
 
 KEYS = {"rabbitmq": "GREET_RABBITMQ_URL", "kafka": "GREET_KAFKA_URL"}
-_process: list[subprocess.Popen[str]] = []
+_processes: list[subprocess.Popen[str]] = []
 
 
 def _brokers() -> dict[str, str]:
     """The URLs of the environment; what is missing there is started once, and put there."""
-    if not _process and not all(key in os.environ for key in KEYS.values()):
-        _process.append(subprocess.Popen([sys.executable, "-m", "greet.brokers"], stdout=subprocess.PIPE, text=True))
-        for line in _process[0].stdout or ():
-            if found := re.match(r"export (GREET_\w+_URL)=(.+)", line):
+    missing = [design for design, key in KEYS.items() if key not in os.environ]
+    if not _processes:
+        for design in missing:
+            command = [sys.executable, "-m", "greet.brokers", "--only", design]
+            _processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        for process in _processes:
+            # One line, or none and the end of its output if there is no such broker to be had.
+            if process.stdout and (found := re.match(r"export (GREET_\w+_URL)=(.+)", process.stdout.readline())):
                 os.environ[found[1]] = shlex.split(found[2])[0]
-            if all(key in os.environ for key in KEYS.values()):
-                break
     return {design: os.environ[key] for design, key in KEYS.items() if key in os.environ}
 
 
 def pytest_unconfigure() -> None:
     """The brokers end with the run, and end well."""
-    for process in _process:
+    for process in _processes:
         process.terminate()
         process.communicate(timeout=30)
 

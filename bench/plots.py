@@ -28,6 +28,7 @@ PLACES = {
     "rabbitmq": "RabbitMQ: an exchange and a queue for each group, all in the broker",
     "kafka": "Kafka: one log in the broker, which both groups read, each at its own place",
 }
+WHERE = {"asyncio": "one process", "rabbitmq": "the broker", "kafka": "the broker, on disk"}
 TITLES = {"asyncio": "asyncio", "rabbitmq": "RabbitMQ", "kafka": "Kafka"}
 
 
@@ -219,9 +220,7 @@ def architectures(*designs: str) -> Figure:
         _box(axes, (9.1, 0.7), "goodbye", colour)
         whole = (0.05, 0.05, 9.9, 2.85) if design == "asyncio" else (2.1, 0.05, 5.8, 2.85)
         axes.add_patch(_rectangle(whole, colour))
-        axes.text(
-            whole[0] + 0.1, 0.15, "one process" if design == "asyncio" else "the broker, on disk", fontsize="small"
-        )
+        axes.text(whole[0] + 0.1, 0.15, WHERE[design], fontsize="small")
         if design == "kafka":
             for offset, name in enumerate(["Ada", "José", "Zoë", "…"]):
                 _box(axes, (3.4 + 1.1 * offset, 1.5), name, colour, width=1.1)

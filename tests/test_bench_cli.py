@@ -101,7 +101,8 @@ def test_json_prints_the_rows_and_nothing_else(tmp_path: Path) -> None:
 def test_report_in_three_forms(done: Path) -> None:
     assert "How many names a second" in call("report", done).stdout
     block = call("report", done, "--markdown").stdout
-    assert block.startswith("**How many names a second")
+    assert block.startswith("| of | claim | verdict | evidence |")
+    assert "**How many names a second" in block
     assert block == report.markdown(bench.load(done, details=True), bench.about(done))
     page = call("report", done, "--html").stdout
     assert page.count("data:image/png;base64,") == 1

@@ -69,7 +69,7 @@ async def test_twenty_milliseconds_each_way_are_forty(design: str, monkeypatch: 
             async with measuring(design) as opened:
                 cell = Cell(BY_NAME[design], Guarantee.AT_LEAST_ONCE, rate=4.0)
                 medians.append(well(await opened.deliver(cell, 20)).details["latencies"]["service"]["p50"])
-    assert medians[1] - medians[0] == pytest.approx(40, abs=8)
+    assert 36 < medians[1] - medians[0] < 72  # counted once it is 40, counted twice 80; a busy machine adds to it
 
 
 @pytest.mark.parametrize("design", ["rabbitmq", "kafka"])

@@ -35,7 +35,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, rabbitmq_url: str, kafka_url: str) -> Iterator[str]:
-    """JupyterLab on a copy of the notebooks, with the shared brokers; its address up to the notebook's name."""
+    """JupyterLab on a copy of the notebooks, with the shared brokers; its address, for a notebook's name."""
     assert rabbitmq_url
     assert kafka_url
     folder = tmp_path_factory.mktemp("lab")
@@ -57,7 +57,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory, rabbitmq_url: str, kafka_url: 
         )
         try:
             _wait_until_up(f"http://127.0.0.1:{port}/api?token={token}", server)
-            yield f"http://127.0.0.1:{port}/lab/tree/notebooks/{{}}?token={token}"
+            # A workspace for each: the notebooks that were open before would be opened again.
+            yield f"http://127.0.0.1:{port}/lab/workspaces/{{0}}/tree/notebooks/{{0}}.ipynb?token={token}"
         finally:
             server.terminate()
             server.wait(30)
@@ -95,7 +96,7 @@ async def test_a_notebook_runs_from_the_menu(lab: str, browser: Browser, noteboo
     pictures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"])
     page = await browser.new_page(viewport={"width": 1280, "height": 1600})
     try:
-        await page.goto(lab.format(notebook.name))
+        await page.goto(lab.format(notebook.stem))
         await expect(page.locator(".jp-Notebook").first).to_be_visible(timeout=60_000)
         await _idle(page)
         await _menu(page, "Edit", "Clear Outputs of All Cells")
@@ -109,6 +110,10 @@ async def test_a_notebook_runs_from_the_menu(lab: str, browser: Browser, noteboo
         assert state["pictures"] == pictures
         if SCREENSHOTS:
             await _photograph(page, Path(SCREENSHOTS), notebook.stem)
+    except BaseException:
+        if SCREENSHOTS:
+            await page.screenshot(path=Path(SCREENSHOTS) / f"{notebook.stem}-failed.png")
+        raise
     finally:
         await page.close()
 
@@ -131,10 +136,15 @@ async def _menu(page: Page, menu: str, item: str) -> None:
     await page.locator(".lm-Menu-itemLabel", has_text=item).first.click()
 
 
+# The kernel's own word: the indicator says "idle" before there is a kernel.
+IDLE = """() => {
+    const kernel = window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel;
+    return kernel?.status == 'idle' && kernel.connectionStatus == 'connected';
+}"""
+
+
 async def _idle(page: Page) -> None:
-    await expect(page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first).to_be_visible(
-        timeout=60_000
-    )
+    await page.wait_for_function(IDLE, timeout=60_000)
 
 
 async def _all_have_run(page: Page) -> None:

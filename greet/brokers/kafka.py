@@ -149,7 +149,7 @@ def format_storage(node: Node, cluster: str) -> None:
     with node.log.open("ab") as log:
         try:
             subprocess.run(
-                [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", properties],
+                [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", properties],
                 env=dict(node.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
