@@ -102,7 +102,6 @@ class KafkaLine(Line):
 
     def __init__(self, url: str, topic: str, guarantee: Guarantee | None) -> None:
         super().__init__(url, topic, guarantee)
-        self.timeout = self.address.timeout
         self._partitions = int(self.address.number("partitions", 1))
         self._replicas = int(self.address.number("replication", 1)) if "replication" in self.address.options else -1
         self._codec = codec(self.address)
