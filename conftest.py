@@ -11,13 +11,14 @@ from uuid import uuid4
 
 import pytest
 
-KEYS = {"rabbitmq": "GREET_RABBITMQ_URL", "kafka": "GREET_KAFKA_URL"}
+from greet.brokers import VARIABLES
+
 _processes: list[subprocess.Popen[str]] = []
 
 
 def _brokers() -> dict[str, str]:
     """The URLs of the environment; what is missing there is started once, and put there."""
-    missing = [design for design, key in KEYS.items() if key not in os.environ]
+    missing = [design for design, key in VARIABLES.items() if key not in os.environ]
     if not _processes:
         for design in missing:
             command = [sys.executable, "-m", "greet.brokers", "--only", design]
@@ -26,7 +27,7 @@ def _brokers() -> dict[str, str]:
             # One line, or none and the end of its output if there is no such broker to be had.
             if process.stdout and (found := re.match(r"export (GREET_\w+_URL)=(.+)", process.stdout.readline())):
                 os.environ[found[1]] = shlex.split(found[2])[0]
-    return {design: os.environ[key] for design, key in KEYS.items() if key in os.environ}
+    return {design: os.environ[key] for design, key in VARIABLES.items() if key in os.environ}
 
 
 def pytest_unconfigure() -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
+from common import take
 
 import greet
 from greet import Guarantee, Line, Subscription
@@ -60,16 +61,6 @@ def connect(case: Case, topic: str, request: pytest.FixtureRequest) -> Connect:
 async def line(connect: Connect) -> AsyncIterator[Line]:
     async with connect() as line:
         yield line
-
-
-async def take(names: Subscription, count: int, *, many: bool = False, seconds: float = 20) -> list[str]:
-    """The next `count` names; fewer if that takes too long."""
-    taken: list[str] = []
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            while len(taken) < count:
-                taken += await anext(names.batches()) if many else [await anext(names)]
-    return taken
 
 
 async def nothing_comes(names: Subscription) -> None:

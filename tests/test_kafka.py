@@ -13,9 +13,10 @@ from zlib import crc32
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from common import take
 
 import greet
-from greet import Guarantee, Subscription
+from greet import Guarantee
 from greet.brokers import Broker
 
 MANY = [f"name-{number:013d}" for number in range(5000)]
@@ -23,15 +24,6 @@ MANY = [f"name-{number:013d}" for number in range(5000)]
 
 def servers(url: str) -> str:
     return url.partition("://")[2]
-
-
-async def take(names: Subscription, count: int, seconds: float = 20) -> list[str]:
-    taken: list[str] = []
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            while len(taken) < count:
-                taken.append(await anext(names))
-    return taken
 
 
 async def positions(url: str, topic: str, group: str, partitions: int = 1) -> list[int | None]:

@@ -25,6 +25,7 @@ import pytest
 import pytest_asyncio
 import trustme
 from aio_pika.abc import AbstractChannel
+from common import take
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.common import FieldTable
@@ -46,16 +47,6 @@ POISON = [b"", b"\xff\xfe", b"a\x00b", "\u202eabc".encode(), b"x" * 65_537, b"y"
 def line_to(url: str, topic: str, guarantee: Guarantee | None = None, **options: object) -> RabbitMQLine:
     query = "&".join(f"{key}={value}" for key, value in options.items())
     return cast(RabbitMQLine, greet.connect(f"{url}?{query}" if query else url, topic, guarantee=guarantee))
-
-
-async def take(names: Subscription, count: int, seconds: float = 20) -> list[str]:
-    """The next `count` names; fewer if that takes too long."""
-    taken: list[str] = []
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            while len(taken) < count:
-                taken.append(await anext(names))
-    return taken
 
 
 async def until(true: Callable[[], Awaitable[bool]] | Callable[[], bool], seconds: float = 20) -> None:
@@ -450,11 +441,11 @@ async def test_a_dead_letter_sent_again_goes_to_its_group(rabbitmq_url: str, top
             await until(dead)
             assert await line.resend_dead_letters() == 1
             assert await take(hellos, 1) == ["Ada"]
-            assert await take(goodbyes, 1, 0.3) == []
+            assert await take(goodbyes, 1, seconds=0.3) == []
             assert await line.dead_letters() == []
         await put(channel, topic, b"\xff")
         async with line.subscribe("hello") as hellos:
-            assert await take(hellos, 1, 0.3) == []
+            assert await take(hellos, 1, seconds=0.3) == []
         assert await line.resend_dead_letters() == 1  # once, though it will come back
         assert await waiting(channel, f"{topic}:hello") == 1
 
@@ -660,7 +651,7 @@ async def test_a_killed_broker_keeps_what_is_durable(broker: Broker, topic: str)
     async with line_to(broker.url, topic + DURABLE.name) as line, line.subscribe("hello") as names:
         assert await take(names, len(wanted)) == wanted
     async with line_to(broker.url, topic + ALO.name, ALO) as line, line.subscribe("hello") as names:
-        assert len(await take(names, len(wanted), 0.5)) < len(wanted)
+        assert len(await take(names, len(wanted), seconds=0.5)) < len(wanted)
 
 
 async def test_both_ends_go_on_after_a_kill(broker: Broker, topic: str) -> None:

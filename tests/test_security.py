@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import nbformat
 import pytest
 import pytest_asyncio
 import trustme
@@ -28,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from nbclient import NotebookClient
 
 import greet
 from greet.brokers.process import free_ports
@@ -255,3 +257,23 @@ async def test_a_run_of_the_bench_says_nothing_of_it(guarded: Guarded, tmp_path:
     kept = files(tmp_path)
     assert {"run.json", "measurements.jsonl"} <= set(kept)
     assert "canary" not in said + "".join(kept.values())
+    (folder,) = tmp_path.iterdir()
+    for form in ("--html", "--markdown"):
+        status, page = await run("bench", "report", str(folder), form, GREET_KAFKA_URL=url)
+        assert status == 0
+        assert "canary" not in page
+
+
+async def test_a_notebook_says_nothing_of_it(rabbitmq_url: str, kafka_url: str) -> None:
+    """Run with the real, random password of a private broker: no output has it."""
+    password = greet.connect(rabbitmq_url).address.password
+    assert len(password) > 10
+    path = Path(__file__).parent.parent / "notebooks" / "00_start_here.ipynb"
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    for cell in notebook.cells:
+        cell.update({"outputs": [], "execution_count": None} if cell.cell_type == "code" else {})
+    await NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(path.parent)}}).async_execute()
+    said = nbformat.writes(notebook)  # type: ignore[no-untyped-call]
+    assert "hello Ada" in said
+    assert password not in said
+    assert kafka_url not in said

@@ -225,7 +225,7 @@ _REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((FileNotFoundError, PermissionError), "a file cannot be read: correct ca=, cert=, key= or token_file="),
     (
         (AuthenticationFailedError, SaslAuthenticationFailed),
-        "{address} refuses the login: correct user, password, sasl=",
+        "{address} refuses the login: correct user and password, or the token, or sasl=",
     ),
     ((UnsupportedSaslMechanismError,), "{address} knows other ways to log in: correct sasl="),
     ((IllegalSaslStateError,), "{address} takes no login: leave user and password out"),

@@ -79,7 +79,7 @@ class RabbitMQLine(Line):
 
     async def __aenter__(self) -> Self:
         try:
-            async with asyncio.timeout(self.address.timeout):
+            async with asyncio.timeout(self.timeout):
                 await self._link.open()
         except DRIVER as error:
             raise unusable(self.address, error) from error
@@ -139,11 +139,11 @@ class RabbitMQLine(Line):
         if self._closed:
             raise PublishFailed("this line is closed: connect again")
         try:
-            async with asyncio.timeout(self.address.timeout):
+            async with asyncio.timeout(self.timeout):
                 await self._opening.acquire()
             try:
                 if not (self._outbox and self._outbox.open):
-                    self._outbox = await keep_trying(self._new_outbox, self.address.timeout)
+                    self._outbox = await keep_trying(self._new_outbox, self.timeout)
                 return self._outbox
             finally:
                 self._opening.release()
@@ -166,7 +166,7 @@ class RabbitMQLine(Line):
             self._link.wire,
             underlay.number,
             self.topic,
-            timeout=self.address.timeout,
+            timeout=self.timeout,
             confirms=confirms,
             persistent=self.guarantee is Guarantee.DURABLE,
             frame_max=underlay.connection.connection_tune.frame_max,
@@ -223,14 +223,13 @@ class RabbitMQLine(Line):
     ) -> None:
         """Get each of them once. What `visit` does not acknowledge goes back when the channel closes."""
         link = Link(self.address, f"dead letters of {self.topic}")
-        timeout = self.address.timeout
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(self.timeout):
                 await link.open()
                 channel = await link.channel(confirms=True)
                 queue = await channel.get_queue(f"{self.topic}.dead")
             for _ in range(queue.declaration_result.message_count or 0):
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout(self.timeout):
                     if message := await queue.get(fail=False):
                         await visit(channel, message)
         except ChannelNotFoundEntity:
@@ -263,7 +262,7 @@ class RabbitMQSubscription(Subscription):
 
     async def __aenter__(self) -> Self:
         try:
-            async with asyncio.timeout(self._line.address.timeout):
+            async with asyncio.timeout(self._line.timeout):
                 await self._join()
         except BaseException as error:
             await self._link.close()
@@ -362,12 +361,13 @@ class RabbitMQSubscription(Subscription):
         """The connection was lost: begin again, where the broker knows us to be."""
         if self._left:
             raise ConnectionLost("this member has left its group: subscribe again")
-        address = self._line.address
         self._known = {message_id(header) for header in self._handled} - {None}
         try:
-            await keep_trying(self._join, address.timeout)
+            await keep_trying(self._join, self._line.timeout)
         except DRIVER as error:
-            raise ConnectionLost(f"the line was lost and is not back in time: {unusable(address, error)}") from error
+            raise ConnectionLost(
+                f"the line was lost and is not back in time: {unusable(self._line.address, error)}"
+            ) from error
 
     async def _leave(self) -> None:
         self._left = True
