@@ -51,8 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _run_parser(commands)
-    report_ = commands.add_parser("report", help="show a run again, as text, Markdown or HTML")
-    report_.add_argument("run", nargs="?", help="its folder; the newest of results/ if left out", type=Path)
+    report_ = commands.add_parser("report", help="show a run again, or several as one: as text, Markdown or HTML")
+    report_.add_argument(
+        "runs", nargs="*", help="folders; the newest of results/ if left out", type=Path, metavar="RUN"
+    )
     form = report_.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="the block of the README")
     form.add_argument("--html", action="store_true", help="a page with pictures that needs no other file")
@@ -194,7 +196,7 @@ class Runner:
         self.writer.note(complete=complete, missing=self.missing, total_s=round(perf_counter() - began, 1))
         if not self.json_lines:
             rows, about = results.load(self.writer.folder, details=True), results.about(self.writer.folder)
-            report.terminal(rows, about, _paper())
+            report.terminal(_paper(), rows, about)
             print(f"kept in {self.writer.folder}" + ("" if complete else ": interrupted, so INCOMPLETE"))
         for design, what in self.missing.items():
             self.aside.print(f"bench: {design} is left out: {what}", markup=False, highlight=False, soft_wrap=True)
@@ -274,16 +276,16 @@ def _told(settings: run.Settings) -> dict[str, Any]:
 
 
 def _report(options: argparse.Namespace) -> int:
-    folder = options.run or results.newest(Path("results"))
-    if folder is None:
+    folders = options.runs or list(filter(None, [results.newest(Path("results"))]))
+    if not folders:
         raise ValueError("there is no run in results: start one with `python -m bench`")
-    rows, about = results.load(folder, details=True), results.about(folder)
+    rows, abouts = results.load(*folders, details=True), [results.about(folder) for folder in folders]
     if options.markdown:
-        print(report.markdown(rows, about), end="")
+        print(report.markdown(rows, *abouts), end="")
     elif options.html:
-        print(report.page(rows, about), end="")
+        print(report.page(rows, *abouts), end="")
     else:
-        report.terminal(rows, about, _paper())
+        report.terminal(_paper(), rows, *abouts)
     return WELL
 
 

@@ -155,7 +155,7 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
     """What the run says, each sentence with its figure."""
     found = []
     total = rows["received"].sum()
-    wrong = _broken(rows).sum()
+    wrong = broken(rows).sum()
     permitted = rows[[*BREACHES]].sum() - wrong
     failed = int(rows["error"].notna().sum())
     if not wrong.any() and not failed:
@@ -176,7 +176,7 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
     return found
 
 
-def _broken(rows: pd.DataFrame) -> pd.DataFrame:
+def broken(rows: pd.DataFrame) -> pd.DataFrame:
     """What no guarantee allows: a fault may cost names, and its row says which kinds."""
     allowed = rows["params.allowed"].fillna("") if "params.allowed" in rows else pd.Series("", rows.index)
     return pd.DataFrame({what: rows[what].where(~allowed.str.contains(what), 0) for what in BREACHES})
@@ -205,12 +205,12 @@ def errors(rows: pd.DataFrame) -> list[str]:
 
 def answers(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The table of each question that was measured."""
-    names = dict.fromkeys(rows["question"]) if len(rows) else {}
-    return {name: questions.question(name).table(rows[rows["question"] == name]) for name in names}
+    there = [name for name in questions.NAMES if len(rows) and (rows["question"] == name).any()]
+    return {name: questions.question(name).table(rows[rows["question"] == name]) for name in there}
 
 
-def terminal(rows: pd.DataFrame, about: Mapping[str, Any], console: Console) -> None:
-    """Print the answers, the conclusion and what it stands on."""
+def terminal(console: Console, rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> None:
+    """Print the answers, the conclusion and what it stands on: the `abouts` of the runs that `rows` are of."""
     for name, table in answers(rows).items():
         console.print(rich_table(table, f"{name}: {questions.asked(name)}"))
     judged = claims.verdicts(rows)
@@ -219,18 +219,25 @@ def terminal(rows: pd.DataFrame, about: Mapping[str, Any], console: Console) -> 
         console.print(rich_table(judged, "What is usually said, and what this run says of it"))
     for sentence in [*conclusion(rows), *errors(rows)] if len(rows) else ["Nothing was measured."]:
         console.print(f"• {sentence}", markup=False, highlight=False)
-    for line in ground(about):
+    for line in ground(*abouts):
         console.print(line, style="dim", markup=False, highlight=False)
 
 
-def ground(about: Mapping[str, Any]) -> list[str]:
-    """Where and how it was measured."""
+def ground(*abouts: Mapping[str, Any]) -> list[str]:
+    """Where and how each run was measured."""
+    return [line for about in abouts for line in _ground(about)]
+
+
+def _ground(about: Mapping[str, Any]) -> list[str]:
     machine, settings = about["machine"], about["settings"]
     versions = [about["python"], *(f"{name} {found}" for name, found in about["brokers"].items())]
     versions += [f"{name} {found}" for name, found in about["clients"].items() if name in ("aio-pika", "aiokafka")]
     cores = f"{machine['usable']} cores, {machine['memory_gb']} GB"
+    asked = ", ".join(name.replace("_", " ") for name in about["questions"])
     how = f"loop {settings['loop']}, {settings['rounds']} rounds, seed {settings['seed']}"
+    minutes = sum(about["elapsed_s"].values()) / 60
     return [
+        f"{asked}: {settings['profile']} profile, {minutes:.0f} minutes",
         f"{machine['cpu']}, {cores}, {machine['os']}, load {machine['load_average'][0]:.1f}",
         f"{', '.join(versions)}; {how}",
     ]
@@ -250,7 +257,7 @@ def rich_table(frame: pd.DataFrame, title: str = "") -> Table:
     return table
 
 
-def markdown(rows: pd.DataFrame, about: Mapping[str, Any]) -> str:
+def markdown(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
     """The block of the README: verdicts and main answers in sight, the other answers folded."""
     parts = [_markdown_table(claims.verdicts(rows))] if len(rows) else []
     parts.append("\n".join(f"- {sentence}" for sentence in [*conclusion(rows), *errors(rows)]))
@@ -258,7 +265,7 @@ def markdown(rows: pd.DataFrame, about: Mapping[str, Any]) -> str:
         asked, text = questions.asked(name), _markdown_table(table)
         folded = f"<details><summary>{asked}</summary>\n\n{text}\n\n</details>"
         parts.append(f"**{asked}**\n\n{text}" if name in questions.QUICK else folded)
-    return "\n\n".join([*parts, "\n".join(f"<sub>{line}</sub>  " for line in ground(about))]) + "\n"
+    return "\n\n".join([*parts, "\n".join(f"<sub>{line}</sub>  " for line in ground(*abouts))]) + "\n"
 
 
 def _markdown_table(table: pd.DataFrame) -> str:
@@ -266,9 +273,9 @@ def _markdown_table(table: pd.DataFrame) -> str:
     return "\n".join([head, *("| " + " | ".join(map(_text, line)) + " |" for line in table.itertuples(index=False))])
 
 
-def page(rows: pd.DataFrame, about: Mapping[str, Any]) -> str:
+def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
     """An HTML page that needs no other file, with the pictures."""
-    parts = [f"<h1>Hello, three ways: run {html.escape(about['run'])}</h1>"]
+    parts = ["<h1>Hello, three ways</h1>"]
     parts += ["<ul>", *(f"<li>{html.escape(line)}</li>" for line in [*conclusion(rows), *errors(rows)]), "</ul>"]
     if len(rows):
         parts += ["<h2>What is usually said</h2>", claims.verdicts(rows).to_html(index=False, border=0)]
@@ -277,7 +284,7 @@ def page(rows: pd.DataFrame, about: Mapping[str, Any]) -> str:
         picture = png(questions.question(name).picture(rows[rows["question"] == name]))
         parts += [f"<h2>{asked}</h2>", f'<img alt="{asked}" src="data:image/png;base64,{picture}">']
         parts.append(table.map(_text).to_html(index=False, border=0))
-    parts += [f"<p><small>{html.escape(line)}</small></p>" for line in ground(about)]
+    parts += [f"<p><small>{html.escape(line)}</small></p>" for line in ground(*abouts)]
     return PAGE.format("\n".join(parts))
 
 

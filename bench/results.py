@@ -6,6 +6,7 @@ its run.json says `"complete": false`. A figure that was not measured is null, n
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -25,6 +27,8 @@ import psutil
 
 CLIENTS = ("aio-pika", "aiormq", "aiokafka", "confluent-kafka", "faststream", "uvloop", "numpy", "pandas")
 MEASUREMENTS, DETAILS, RUN = "measurements.jsonl", "details.jsonl", "run.json"
+REFERENCE = Path(__file__).parent / "reference"
+"""The published runs, a folder each."""
 
 
 @dataclass(frozen=True)
@@ -109,23 +113,62 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
         os.close(handle)
 
 
-def load(path: str | Path, *, details: bool = False) -> pd.DataFrame:
-    """The measurements of a run: its folder, or a measurements.jsonl. Nested fields become "cpu_s.client".
+def load(*paths: str | Path, details: bool = False) -> pd.DataFrame:
+    """The measurements of a run, or of several below each other. Nested fields become "cpu_s.client".
 
-    With `details` there are also the columns of details.jsonl, where it is: "latencies", "progress_s",
-    "members" and what else a question keeps.
+    A run is its folder, or a measurements.jsonl. With `details` there are also the columns of
+    details.jsonl, where it is: "latencies", "progress_s", "members" and what else a question keeps.
 
     Raises:
         FileNotFoundError: there is no such run.
         ValueError: a line is no row of a run.
     """
-    file = Path(path) / MEASUREMENTS if Path(path).is_dir() else Path(path)
-    rows = _lines(file)
+    rows: list[Any] = []
+    more: list[Any] = []
+    for path in paths:
+        file = Path(path) / MEASUREMENTS if Path(path).is_dir() else Path(path)
+        aside = file.with_name(DETAILS)
+        rows += _lines(file)
+        more += _lines(aside)[: len(rows) - len(more)] if details and aside.exists() else []
+        more += [{}] * (len(rows) - len(more))
     frame = pd.json_normalize(rows, max_level=1) if rows else pd.DataFrame()
-    more = file.with_name(DETAILS)
-    if details and rows and more.exists():
-        frame = frame.join(pd.DataFrame(_lines(more)[: len(rows)]))
-    return frame
+    return frame.join(pd.DataFrame(more)) if any(more) else frame
+
+
+def reference() -> pd.DataFrame:
+    """The published runs as one frame, with details."""
+    return load(*published(), details=True)
+
+
+def published() -> list[Path]:
+    """The folders of the published runs."""
+    return sorted(file.parent for file in REFERENCE.glob(f"*/{RUN}"))
+
+
+async def live(question: str, **options: object) -> pd.DataFrame:
+    """Run `python -m bench run --questions QUESTION`, in a process of its own, and load what it measured.
+
+    `options` are those of the command: `await bench.live("latency", designs="asyncio,kafka", rounds=3)`.
+
+    Raises:
+        RuntimeError: a name was lost, a repetition failed, or a broker that was asked for is missing.
+    """
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    with TemporaryDirectory() as out:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench", "run", "--questions", question, *words, "--out", out),
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            _, said = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
+        folder = newest(Path(out))
+        if process.returncode or folder is None:
+            raise RuntimeError(said.decode().strip() or f"the run ended with {process.returncode}")
+        return load(folder, details=True)
 
 
 def about(path: str | Path) -> dict[str, Any]:

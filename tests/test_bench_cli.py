@@ -281,3 +281,21 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     (folder / MEASUREMENTS).symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         results._append(folder / MEASUREMENTS, {"a": 1})
+
+
+async def test_a_live_run_is_loaded_or_says_what_went_wrong() -> None:
+    rows = await bench.live("throughput", designs="asyncio", seconds=0.02, rounds=1)
+    assert set(rows["contender"]) == {"greet"}
+    assert rows["received"].gt(0).all()
+    assert "progress_s" in rows
+    with pytest.raises(RuntimeError, match="there is no 'pigeon'"):
+        await bench.live("throughput", designs="pigeon")
+
+
+def test_several_runs_are_shown_as_one(done: Path, tmp_path: Path) -> None:
+    other = written(tmp_path, rows(1000))
+    both = bench.load(done, other, details=True)
+    assert len(both) == 6 + 6
+    assert both["run"].nunique() == 2
+    assert both["progress_s"].isna().sum() == 6
+    assert len(report.ground(bench.about(done), bench.about(done))) == 2 * len(report.ground(bench.about(done)))
