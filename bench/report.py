@@ -126,29 +126,14 @@ def counted(part: pd.DataFrame) -> str:
 
 def floor(rows: pd.DataFrame) -> tuple[float, stats.Ratio | None]:
     """The noise floor of a run: its widest A/A ratio; infinite when nothing was measured twice."""
-    found = [pair for _, pair in _pairs(rows, "params.again", True, False)]
+    found = [pair for _, pair in stats.pairs(rows, "params.again", True, False)]
     widest = max(found, key=stats.floor, default=None)
     return (stats.floor(widest), widest) if widest else (float("inf"), None)
 
 
 def compared(rows: pd.DataFrame, contender: str, other: str) -> dict[tuple[Any, ...], stats.Ratio]:
     """Names a second of one contender to another's, paired by round, for each design, way and guarantee."""
-    return dict(_pairs(rows, "contender", contender, other))
-
-
-def _pairs(rows: pd.DataFrame, column: str, one: Any, other: Any) -> Iterable[tuple[tuple[Any, ...], stats.Ratio]]:
-    if rows.empty or "params.again" not in rows:
-        return
-    params = [name for name in rows if str(name).startswith("params.")]
-    keys = [key for key in ["question", "design", "contender", "guarantee", *params] if key != column]
-    good = rows[rows["names_per_s"].notna() & rows["params.load"].isna()]
-    if column != "params.again":
-        good = good[good["params.again"].eq(False)]
-    for values, part in good.groupby(keys, sort=False, dropna=False):
-        sides = [part[part[column] == side].set_index("repetition")["names_per_s"] for side in (one, other)]
-        both = sorted(set(sides[0].index) & set(sides[1].index))
-        if both:
-            yield values, stats.ratio(sides[0][both].tolist(), sides[1][both].tolist())
+    return dict(stats.pairs(rows, "contender", contender, other))
 
 
 def conclusion(rows: pd.DataFrame) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999, "max": 1.0}
@@ -87,6 +89,22 @@ def _interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
 def floor(same: Ratio) -> float:
     """The noise floor, from a ratio of a contender to itself: 0.05 says that 5 % is no difference."""
     return max(same.high, 1 / same.low if same.low else math.inf) - 1
+
+
+def pairs(rows: pd.DataFrame, column: str, one: Any, other: Any) -> Iterator[tuple[tuple[Any, ...], Ratio]]:
+    """Names a second of the cells of a run where `column` is `one`, to those where it is `other`, paired by round."""
+    if rows.empty or "params.again" not in rows:
+        return
+    params = [name for name in rows if str(name).startswith("params.")]
+    keys = [key for key in ["question", "design", "contender", "guarantee", *params] if key != column]
+    good = rows[rows["names_per_s"].notna() & rows["params.load"].isna()]
+    if column != "params.again":
+        good = good[good["params.again"].eq(False)]
+    for values, part in good.groupby(keys, sort=False, dropna=False):
+        sides = [part[part[column] == side].set_index("repetition")["names_per_s"] for side in (one, other)]
+        both = sorted(set(sides[0].index) & set(sides[1].index))
+        if both:
+            yield values, ratio(sides[0][both].tolist(), sides[1][both].tolist())
 
 
 def verdict(found: Ratio, noise: float = 0.0) -> str:
