@@ -116,9 +116,9 @@ rabbitmq:
 	elif command -v apt-get >/dev/null; then echo "RabbitMQ is not installed: sudo apt-get install rabbitmq-server" >&2; \
 	else echo "RabbitMQ is not installed; with Docker: docker compose up -d --wait" >&2; fi
 
-# For the test that opens the notebooks in a browser. Only a build machine gets it unasked.
+# For the test that opens the notebooks in a browser. It is installed only where no test may be skipped.
 chromium:
-	@if command -v chromium >/dev/null || [ "$$CI" != true ]; then :; \
+	@if command -v chromium >/dev/null || [ "$$GREET_REQUIRE" != all ]; then :; \
 	elif $(is_root_on_debian); then \
 	  echo "setup: chromium from the system's packages"; \
 	  $(call apt_install,chromium) || echo "Chromium could not be installed" >&2; \
