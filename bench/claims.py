@@ -433,3 +433,39 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
             {"of": claim.design, "claim": claim.statement, "verdict": verdict.word, "evidence": verdict.evidence}
         )
     return pd.DataFrame(found)
+
+
+@dataclass(frozen=True)
+class Need:
+    """A question to ask before one chooses, and the designs that are left where the answer is yes."""
+
+    asked: str
+    left: tuple[str, ...]
+    shown: str
+    """The notebook that tries it."""
+
+
+NEEDS = (
+    Need("May nothing but the program be run?", ("asyncio",), "01_asyncio"),
+    Need("Are producer and consumer programs of their own?", ("rabbitmq", "kafka"), "02_rabbitmq"),
+    Need("Must what waits survive the program, or a crash?", ("rabbitmq", "kafka"), "06_when_things_break"),
+    Need("Is it to be read again, or by who comes later?", ("kafka",), "03_kafka"),
+    Need("Must equal keys keep their order while many consumers share the work?", ("kafka",), "03_kafka"),
+    Need("Does work go, one by one, to whichever consumer is free?", ("asyncio", "rabbitmq"), "02_rabbitmq"),
+    Need("Does a pattern in each message decide who gets it?", ("rabbitmq",), "02_rabbitmq"),
+)
+
+
+def fast_enough(rows: pd.DataFrame, rate: float) -> list[str]:
+    """The designs that carried twice `rate` names a second, one by one, at their strongest guarantee.
+
+    Raises:
+        Missing: the run did not measure that of some design.
+    """
+    run = Figures(rows)
+    strongest = {"asyncio": "AT_LEAST_ONCE", "rabbitmq": "DURABLE", "kafka": "DURABLE"}
+    return [
+        design
+        for design, guarantee in strongest.items()
+        if run.speed("throughput", design, way="name", guarantee=guarantee) > 2 * rate
+    ]

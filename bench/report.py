@@ -244,16 +244,17 @@ def rich_table(frame: pd.DataFrame, title: str = "") -> Table:
 
 def markdown(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
     """The block of the README: verdicts and main answers in sight, the other answers folded."""
-    parts = [_markdown_table(claims.verdicts(rows))] if len(rows) else []
+    parts = [markdown_table(claims.verdicts(rows))] if len(rows) else []
     parts.append("\n".join(f"- {sentence}" for sentence in [*conclusion(rows), *errors(rows)]))
     for name, table in answers(rows).items():
-        asked, text = questions.asked(name), _markdown_table(table)
+        asked, text = questions.asked(name), markdown_table(table)
         folded = f"<details><summary>{asked}</summary>\n\n{text}\n\n</details>"
         parts.append(f"**{asked}**\n\n{text}" if name in questions.QUICK else folded)
     return "\n\n".join([*parts, "\n".join(f"<sub>{line}</sub>  " for line in ground(*abouts))]) + "\n"
 
 
-def _markdown_table(table: pd.DataFrame) -> str:
+def markdown_table(table: pd.DataFrame) -> str:
+    """A DataFrame as a table of Markdown, without its index."""
     head = "| " + " | ".join(map(str, table.columns)) + " |\n|" + "---|" * len(table.columns)
     return "\n".join([head, *("| " + " | ".join(map(_text, line)) + " |" for line in table.itertuples(index=False))])
 

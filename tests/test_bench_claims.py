@@ -49,9 +49,8 @@ def word(rows: pd.DataFrame, of: str, beginning: str) -> str:
     return str(found)
 
 
-def carried(design: str, way: str, speed: float, contender: str = "greet", **more: Any) -> Row:
-    cell = {"question": "throughput", "design": design, "contender": contender, "params.way": way}
-    return cell | {"names_per_s": speed} | more
+def carried(design: str, way: str, speed: float, **more: Any) -> Row:
+    return {"question": "throughput", "design": design, "params.way": way, "names_per_s": speed} | more
 
 
 def lightly(design: str, busy: float, idle: float = 9.0) -> list[Row]:
@@ -73,8 +72,11 @@ def fault(design: str, guarantee: str, lost: int) -> Row:
 
 
 def overhead(one: float, lists: float) -> list[Row]:
-    least = {"guarantee": "AT_LEAST_ONCE"}
-    return [carried("asyncio", "name", one, "bare queue", **least), carried("asyncio", "many", lists, **least)]
+    least: Row = {"guarantee": "AT_LEAST_ONCE"}
+    return [
+        carried("asyncio", "name", one, contender="bare queue", **least),
+        carried("asyncio", "many", lists, **least),
+    ]
 
 
 def spread(design: str, **wrong: int) -> list[Row]:
@@ -198,7 +200,7 @@ def test_three_rounds_settle_no_difference() -> None:
 
 
 def test_it_says_where_the_limit_of_rabbitmq_lies() -> None:
-    busy = {"cpu_s.broker": 0.03, "cpu_s.client": 0.01}
+    busy: Row = {"cpu_s.broker": 0.03, "cpu_s.client": 0.01}
     rows = frame(carried("rabbitmq", "name", 2e4, **busy), carried("rabbitmq", "many", 3e4, **busy))
     (evidence,) = verdicts(rows).query("claim.str.startswith('Thousands')")["evidence"]
     assert "busy for 30 µs and the clients for 10, so each core of the broker's carries 33.3k" in evidence
