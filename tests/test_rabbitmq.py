@@ -35,7 +35,7 @@ from pamqp.header import ContentHeader
 import greet
 from greet import Guarantee, Subscription
 from greet.brokers import Broker
-from greet.brokers.process import free_ports
+from greet.brokers.process import free_ports, listens
 from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription
 from greet.designs.rabbitmq_wire import METHOD, Inbox, Outbox, Wire, _Tap
 
@@ -580,6 +580,7 @@ async def ours(certificates: Certificates) -> AsyncIterator[Ours]:
     }
     async with greet.brokers.rabbitmq(config=config) as broker:
         login = broker.url.partition("://")[2].rpartition("@")[0]
+        await until(lambda: listens(port))  # the broker opens it after the other one
         yield Ours(broker, f"amqps://{login}@127.0.0.1:{port}/")
 
 
