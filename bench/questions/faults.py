@@ -1,114 +1,109 @@
 """What becomes of the names when things break?
 
-A publisher and two consumers, processes of their own, carry 200 names a second through a private broker
-while a fault is injected: kill -9, SIGSTOP, a broken network, no memory. When all is over, end markers
-follow, and each group is counted: lost is what was accepted and never handled; twice is what was handled
-again; the gap is the longest time without a name. The journals of all processes are kept with the run
-(their format is in bench/faults.py). Three of the trials and the accountant are controls that must find a
-loss: where one finds nothing, the run is invalid. asyncio has no process to kill but its own: there a
-task is cancelled, or raises.
+Publishers and two groups of consumers, processes of their own, carry 40 names a second for each guarantee
+through private brokers, while a fault is injected into all of them at once: kill -9, SIGSTOP, a broken network,
+no memory, and of a cluster of three its members one by one. When all is over, end markers follow, and each
+group is counted: lost is what was accepted and never handled; twice is what was handled again; the gap is the
+longest time without a name after the harm. A single broker and all who use it are killed 20 times in the full
+profile, a cluster's leader 10 times, two of three 5 times; all else is tried 3 times, and a soak takes 10
+minutes. A single Kafka lets a broker in again 2 s after its kill (`broker.session.timeout.ms`, by default
+9 s); a cluster's clients give up after 10 s and not 30; all else is as it is by default.
+
+The journals of all processes are kept with the run (their format is in bench/faults/journal.py, and
+bench/faults/recount.py counts again). Three of the trials and the accountant are controls that must find a
+loss: where one finds nothing, the run is invalid. asyncio has no process to kill but its own: there a task is
+cancelled, or raises.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from bench import plots, report, stats
-from bench.run import Cell, Settings
-from greet import GreetError, Guarantee
+from bench.contenders.auto_commit import CONTROL
+from bench.faults.arena import Campaign, arenas
+from bench.faults.catalogue import CONTROLS, FAULTS, breaches
+from bench.faults.journal import tampered
+from bench.faults.stage import Trial, Verdict
+from bench.run import Cell, Figures, Session, Settings, failure
+from greet import Guarantee
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-import time
-from dataclasses import asdict, replace
-from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
-from bench import faults
-from bench.contenders import Contender
-from bench.contenders.auto_commit import CONTROL
-from bench.run import Figures, Session, failure
-
-ALWAYS = ("member killed", "publisher killed", "broker killed", "broker hangs, then killed")
-"""What the quick profile tries under every guarantee; the rest only under the strongest of each design."""
-ROUNDS = 2
-"""Of the full profile, which takes some three hours."""
-KILLS, OTHERS = 10, 3
-"""In each of them: of a process, which makes 20 kills, and of everything else."""
 ACCOUNTANT = "control: the accountant"
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Every fault that means something to a design, under every guarantee (quick: the telling ones), and controls."""
-    found = [
-        _cell(settings, one, guarantee, fault)
-        for one in settings.of(name="greet", way="name")
-        for guarantee in settings.guarantees(one, *Guarantee)
-        for fault, what in faults.FAULTS.items()
-        if one.design in what.designs
-        if (settings.full and fault != "soak") or fault in ALWAYS or guarantee is one.guarantees[-1]
-        if settings.full or fault != "soak"
-    ]
-    there = {(cell.rung, cell.contender.design, cell.guarantee, cell.contender.name) for cell in found}
-    for fault, design, guarantee, name in faults.CONTROLS:
-        if design in settings.designs and (fault, design, guarantee, name) not in there:
-            of_design = [CONTROL, *settings.of(name="greet", way="name", design=design)]
-            found += [
-                _cell(settings, one, guarantee, fault) for one in of_design if (one.design, one.name) == (design, name)
-            ]
-    return found + [replace(cell, rung=ACCOUNTANT, measure=_tamper) for cell in found[:1]]
+    """For each fault a campaign, and a cell for each design and guarantee in it; quick: once each, without the soak."""
+    greets = {one.design: one for one in settings.of(name="greet", way="name")}
+    found = []
+    for fault, what in FAULTS.items():
+        trials = [
+            Trial(fault, design, guarantee)
+            for design, one in greets.items()
+            for guarantee in settings.guarantees(one, *Guarantee)
+            if design in what.designs and guarantee in what.guarantees
+            if fault != "soak" or (settings.full and guarantee is one.guarantees[-1])
+        ]
+        trials += [one for one in CONTROLS if one.fault == fault and one.design in greets and one not in trials]
+        campaign = Campaign(fault, tuple(trials), what.times if settings.full else 1, settings.seed)
+        for trial in trials:
+            contender = CONTROL if trial.contender == CONTROL.name else greets[trial.design]
+            measure = partial(_try, campaign=campaign, trial=trial)
+            found.append(Cell(contender, trial.guarantee, rung=fault, rounds=1, measure=measure))
+    return found + [Cell(one.contender, one.guarantee, rung=ACCOUNTANT, rounds=1, measure=_tamper) for one in found[:1]]
 
 
-def _cell(settings: Settings, contender: Contender, guarantee: Guarantee, fault: str) -> Cell:
-    trial = faults.Trial(
-        *(fault, contender.design, guarantee),
-        times=1 if fault == "soak" or not settings.full else KILLS if "killed" in fault else OTHERS,
-        seed=settings.seed,
-        pause_s=5.0 if settings.full else 2.0,
-        contender=contender.name,
-    )
-    rounds = ROUNDS if settings.full and fault != "soak" else 1
-    return Cell(contender, guarantee, rung=fault, rounds=rounds, measure=partial(_try, trial=trial))
+async def _try(
+    session: Session,
+    cell: Cell,  # noqa: ARG001
+    names: int,  # noqa: ARG001
+    *,
+    campaign: Campaign,
+    trial: Trial,
+) -> list[Figures]:
+    """A trial's part in its campaign; the first one that is asked for fights it."""
+    found, elapsed_s = await session.kept(f"faults {campaign.fault}", lambda: _fought(session, campaign))
+    verdict = found[trial]
+    return [failure(verdict) if isinstance(verdict, str) else _figures(campaign, trial, verdict, elapsed_s)]
 
 
-async def _try(session: Session, cell: Cell, names: int, trial: faults.Trial) -> list[Figures]:  # noqa: ARG001
-    """One trial, on a private broker that all trials of a design share."""
+@asynccontextmanager
+async def _fought(session: Session, campaign: Campaign) -> AsyncIterator[tuple[dict[Trial, Verdict | str], float]]:
+    """The campaign's verdicts, and how long it took; the journals stay with the run, if that is kept."""
     began = time.monotonic()
-    try:
-        arena = await session.kept(f"faults {trial.design}", lambda: faults.arena(trial.design))
-    except GreetError as error:
-        return [failure(f"no broker to be hurt: {error}")]
+    ground = await session.kept("faults", arenas)
     with TemporaryDirectory() as aside:
-        folder = _folder(session, Path(aside), trial)
-        verdict = await arena.tried(trial, folder)
-    return [_figures(trial, verdict, time.monotonic() - began)]
+        place = campaign.fault.lower().replace(" ", "-").replace(",", "").replace(":", "")
+        found = await ground.fight(campaign, (session.folder or Path(aside)) / "journals" / place)
+        yield found, time.monotonic() - began
 
 
-def _folder(session: Session, aside: Path, trial: faults.Trial) -> Path:
-    """Where the journals go: with the run, if it is kept."""
-    said = "-".join([trial.design, trial.contender, trial.guarantee.name, trial.fault]).replace(",", "")
-    kept = (session.folder or aside) / "journals" / said.lower().replace(" ", "-")
-    return kept / str(len(list(kept.glob("*"))) + 1)
-
-
-def _figures(trial: faults.Trial, verdict: faults.Verdict, elapsed_s: float) -> Figures:
+def _figures(campaign: Campaign, trial: Trial, verdict: Verdict, elapsed_s: float) -> Figures:
     own = asdict(verdict)
     fields = {key: own.pop(key) for key in ("sent", "accepted", "received", "lost", "duplicates", "reordered")}
     own.pop("error")
-    allowed = {"lost", "duplicates"} if faults.is_control(trial) else faults.FAULTS[trial.fault].allows(trial.guarantee)
-    wrong = faults.breaches(trial, verdict)
+    control = trial in CONTROLS
+    allowed = {"lost", "duplicates"} if control else FAULTS[trial.fault].allows(trial.guarantee)
+    wrong = breaches(trial, verdict)
     return Figures(
         {**fields, "elapsed_s": elapsed_s, "survives": trial.guarantee.value, "error": "; ".join(wrong) or None},
         {
             "fault": trial.fault,
-            "times": trial.times,
-            "pause_s": trial.pause_s,
-            "seed": trial.seed,
-            "control": faults.is_control(trial),
+            "times": campaign.times,
+            "pause_s": campaign.pause_s,
+            "seed": campaign.seed,
+            "control": control,
             "allowed": ", ".join(sorted(allowed)),
             **own,
         },
@@ -118,7 +113,7 @@ def _figures(trial: faults.Trial, verdict: faults.Verdict, elapsed_s: float) -> 
 async def _tamper(session: Session, cell: Cell, names: int) -> list[Figures]:  # noqa: ARG001
     """The accountant is fed a dropped, a doubled, an altered and a swapped name, and has to notice each."""
     handled = [f"tamp{lane:02d}{number:010d}" for number in range(1000) for lane in range(4)]
-    seen = faults.tampered(handled, handled)
+    seen = tampered(handled, handled)
     blind = ", ".join(what for what, noticed in seen.items() if not noticed)
     error = f"the accountant does not notice: {blind}" if blind else None
     return [Figures({"error": error}, {"fault": ACCOUNTANT, "control": True, "allowed": ""})]
@@ -132,28 +127,34 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         ["guarantee", "params.fault", "design", "contender"], sort=False
     ):
         what = str(fault) if contender == "greet" else f"{fault}: {contender}"
-        lines.setdefault((str(guarantee), what), {})[str(design)] = outcome(part)
-    order = list(faults.FAULTS)
-    ranked = sorted(lines, key=lambda line: ([one.name for one in Guarantee].index(line[0]), _place(order, line[1])))
+        line = lines.setdefault((str(guarantee), what), {})
+        line[str(design)] = outcome(part)
+        line["times"] = str(int(part["params.times"].max()))
+    grades = [one.name for one in Guarantee]
+    ranked = sorted(lines, key=lambda line: (grades.index(line[0]), _place(line[1])))
     designs = [design for design in ("asyncio", "rabbitmq", "kafka") if design in set(rows["design"])]
     return pd.DataFrame(
         [
-            {"guarantee": guarantee, "fault": what}
-            | {design: lines[guarantee, what].get(design) or _none(what, design) for design in designs}
+            {"guarantee": guarantee, "fault": what, "times": lines[guarantee, what]["times"]}
+            | {design: lines[guarantee, what].get(design) or _none(what, design, guarantee) for design in designs}
             for guarantee, what in ranked
         ]
     )
 
 
-def _none(what: str, design: str) -> str:
+def _fault(what: str) -> str:
+    """The fault of a line, which for a control has the contender behind it."""
+    return what if what in FAULTS else what.rpartition(": ")[0]
+
+
+def _none(what: str, design: str, guarantee: str) -> str:
     """What stands where there is no row."""
-    fault, _, control = what.partition(": ")
-    return "–" if control or design not in faults.FAULTS[fault].designs else "not tried"
+    never = what not in FAULTS or design not in FAULTS[what].designs or (design, guarantee) == ("asyncio", "DURABLE")
+    return "–" if never else "not tried"
 
 
-def _place(order: list[str], what: str) -> float:
-    fault, _, control = what.partition(": ")
-    return order.index(fault) + (0.5 if control else 0)
+def _place(what: str) -> float:
+    return list(FAULTS).index(_fault(what)) + (what not in FAULTS) / 2
 
 
 def outcome(part: pd.DataFrame) -> str:
@@ -168,4 +169,4 @@ def outcome(part: pd.DataFrame) -> str:
 def picture(rows: pd.DataFrame) -> Figure:
     """A field for each fault, design and guarantee."""
     own = rows[rows["params.fault"].ne(ACCOUNTANT) & rows["contender"].eq("greet")]
-    return plots.survival(own, {kind: what.designs for kind, what in faults.FAULTS.items()})
+    return plots.survival(own, {kind: what.designs for kind, what in FAULTS.items()})

@@ -1,0 +1,167 @@
+"""Where brokers are hurt, and the campaigns: a fault against all designs and guarantees at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+import greet
+from bench.faults.catalogue import FAULTS
+from bench.faults.stage import TROUBLE, Pool, Scene, Stage, Trial, Verdict
+from bench.proxy import Proxy, proxy
+from greet import brokers
+from greet.brokers import Broker
+
+SOONER = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "500"}
+"""A single Kafka that was killed is let in again after 2 s, not 9: it has nobody to be a stranger to."""
+CLUSTER = "timeout=10"
+"""Of the clients of a cluster: so soon do they say that two of three are gone."""
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A fault, how often it is injected, and into what, all at once; `seed` decides when."""
+
+    fault: str
+    trials: tuple[Trial, ...]
+    times: int = 1
+    seed: int = 0
+    pause_s: float = 5.0
+    soak_s: float = 600.0
+    options: tuple[tuple[str, str], ...] = ()
+    """What is added to the query of a design's URL."""
+
+
+@dataclass(frozen=True)
+class Arena:
+    """A private broker that may be hurt, and a proxy before it; asyncio has neither."""
+
+    url: str = field(repr=False)
+    broker: Broker | None = None
+    proxy: Proxy | None = None
+
+    async def mend(self) -> None:
+        """Start again what a failed trial left dead or stopped."""
+        if self.broker:
+            for number, node in enumerate(self.broker.nodes, start=1):
+                try:
+                    node.real().resume()
+                except (greet.GreetError, psutil.Error):
+                    await self.broker.restart(number)
+
+    def through(self) -> str:
+        """The URL with the proxy in place of host and port."""
+        if not self.proxy:
+            return self.url
+        scheme, _, rest = self.url.partition("://")
+        login, at, where = rest.rpartition("@")
+        _, slash, path = where.partition("/")
+        return f"{scheme}://{login}{at}127.0.0.1:{self.proxy.port}{slash}{path}"
+
+
+class Arenas:
+    """The brokers and processes of many campaigns; each is started when it is first needed."""
+
+    def __init__(self, pool: Pool, stack: AsyncExitStack, config: Mapping[str, str]) -> None:
+        self._pool = pool
+        self._stack = stack
+        self._config = config
+        self._open: dict[tuple[str, int], Arena] = {}
+
+    async def at(self, design: str, nodes: int) -> Arena:
+        """Where `design` is hurt. Raises `BrokerMissing`."""
+        key = design, nodes
+        if key not in self._open:
+            self._open[key] = await self._start(design, nodes)
+        return self._open[key]
+
+    async def _start(self, design: str, nodes: int) -> Arena:
+        if design == "asyncio":
+            return Arena("asyncio:")
+        if nodes > 1:
+            start = brokers.kafka(nodes, config=self._config) if design == "kafka" else brokers.rabbitmq(nodes)
+            broker = await self._enter(start)
+            scheme, _, rest = broker.url.partition("://")
+            login = rest.rpartition("@")[0]
+            hosts = ",".join(f"127.0.0.1:{node.port}" for node in broker.nodes)
+            query = CLUSTER if design == "kafka" else f"{CLUSTER}&queue_type=quorum"
+            return Arena(f"{scheme}://{login}{'@' if login else ''}{hosts}/?{query}", broker)
+        if design == "rabbitmq":
+            broker, port = await self._enter(brokers.rabbitmq()), 0
+            inner = broker.nodes[0].port
+        else:
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
+            broker = await self._enter(brokers.kafka(config={**SOONER, **self._config}, proxy_port=port))
+            inner = int(str(broker.proxied).rpartition(":")[2])
+        between = await self._stack.enter_async_context(proxy("127.0.0.1", inner, listen=port))
+        return Arena(broker.url, broker, between)
+
+    async def _enter(self, start: AbstractAsyncContextManager[Broker]) -> Broker:
+        return await self._stack.enter_async_context(start)
+
+    async def fight(self, campaign: Campaign, folder: Path) -> dict[Trial, Verdict | str]:
+        """Carry names in all trials, inject the fault into all of them, let names flow again, drain, and count.
+
+        What could not be tried at all has a text that says why. The journals are in `folder`.
+        """
+        self._pool.prepare(3 * sum(trial.design != "asyncio" for trial in campaign.trials))
+        found: dict[Trial, Verdict | str] = {}
+
+        async def design(name: str) -> None:
+            trials = [trial for trial in campaign.trials if trial.design == name]
+            try:
+                arena = await self.at(name, FAULTS[campaign.fault].nodes)
+                await arena.mend()
+                found.update(await self._hurt(campaign, trials, arena, folder))
+            except greet.GreetError as error:
+                found.update(dict.fromkeys(trials, f"no broker to be hurt: {error}"))
+
+        async with asyncio.TaskGroup() as side_by_side:
+            for name in dict.fromkeys(trial.design for trial in campaign.trials):
+                side_by_side.create_task(design(name))
+        return found
+
+    async def _hurt(
+        self, campaign: Campaign, trials: Sequence[Trial], arena: Arena, folder: Path
+    ) -> dict[Trial, Verdict | str]:
+        """One design's part."""
+        fault = FAULTS[campaign.fault]
+        option = dict(campaign.options).get(trials[0].design, "")
+        query = f"{'&' if '?' in arena.url else '?'}{option}" if option else ""
+        url = (arena.through() if fault.routed else arena.url) + query
+        stages = [Stage(trial, fault, folder / str(trial), self._pool, url=url, around=arena.url) for trial in trials]
+        chance = random.Random(f"{campaign.seed} {campaign.fault} {trials[0].design}")  # noqa: S311, repeatable
+        scene = Scene(stages, self._pool, chance, arena.broker, arena.proxy, campaign.pause_s, campaign.soak_s)
+        try:
+            await scene.each(Stage.begin)
+            try:
+                for _ in range(campaign.times if scene.alive else 0):
+                    await asyncio.sleep(scene.random.uniform(0, 0.3))  # somewhere in the middle of the work
+                    await fault.inject(scene)
+                    await scene.flowing()
+            except TROUBLE as trouble:  # of the broker, which is nobody's own
+                for stage in scene.alive:
+                    stage.fail(trouble)
+            await scene.each(Stage.drain)
+            for stage in stages:
+                await stage.dismiss("publisher", "member", "flood")
+            return {stage.trial: stage.verdict() for stage in stages}
+        finally:
+            for stage in stages:
+                await stage.close()
+
+
+@asynccontextmanager
+async def arenas(config: Mapping[str, str] | None = None) -> AsyncIterator[Arenas]:
+    """Brokers to be hurt, and processes to carry names; `config` is for Kafka's server.properties."""
+    with Pool() as pool:
+        async with AsyncExitStack() as stack:
+            yield Arenas(pool, stack, config or {})

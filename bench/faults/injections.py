@@ -1,0 +1,245 @@
+"""The faults of a single broker and of the processes at it, and what each may do to the names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from bench.faults.journal import GROUPS
+from bench.faults.stage import LEAVE_S, STEADY, Fault, Scene, Stage, Worker
+from greet.brokers.process import Node
+
+HOLD_S = 0.3
+"""How long a member is in the middle of handling when it is killed: longer than any client waits to commit."""
+HANG_S = 1.0
+"""How long a broker hangs that is then killed."""
+CALM_S = 1.0
+"""A flood is held back when nothing more of it goes out for so long."""
+FLOOD_MB = 100.0
+"""What a publisher may need more that is held back."""
+KILLS = 20
+
+
+async def kill_member(scene: Scene) -> None:
+    """The member of "hello" is gone in the middle of handling; another one takes its place."""
+    held = [stage.of("member", GROUPS[0])[0] for stage in scene.alive]
+    for member in held:
+        member.tell("hold")
+    await scene.each(lambda stage: stage.until(lambda: _holds(stage), "a member handles no name"))
+    scene.pool.prepare(len(held))
+    scene.strike()
+    for member in held:
+        await member.kill()
+    for stage in scene.alive:
+        stage.member(GROUPS[0])
+
+
+def _holds(stage: Stage) -> bool:
+    (member,) = stage.of("member", GROUPS[0])
+    return member.in_hand is not None and time.monotonic() - member.in_hand > HOLD_S
+
+
+async def crash_member(scene: Scene) -> None:
+    """Handling raises; another member takes the place."""
+
+    async def crash(stage: Stage) -> None:
+        (member,) = stage.of("member", GROUPS[0])
+        member.tell("crash")
+        await stage.until(lambda: member.over, "the member did not crash", LEAVE_S)
+        stage.member(GROUPS[0])
+
+    scene.strike()
+    await scene.each(crash)
+
+
+async def come_and_go(scene: Scene) -> None:
+    """Another member of "hello" joins under load, works a moment, and leaves as it should."""
+
+    async def join_and_leave(stage: Stage) -> None:
+        other = stage.member(GROUPS[0])
+        await stage.ready(other)
+        await asyncio.sleep(0.5)
+        other.tell("end")
+        await stage.until(lambda: other.over, "a member did not leave", LEAVE_S)
+
+    scene.strike()
+    await scene.each(join_and_leave)
+
+
+async def kill_publisher(scene: Scene) -> None:
+    """The publisher is gone with what it had not got confirmed; another one goes on with names of its own."""
+    publishers = [stage.of("publisher")[0] for stage in scene.alive]
+    scene.pool.prepare(len(publishers))
+    scene.strike()
+    for publisher in publishers:
+        await publisher.kill()
+    for stage in scene.alive:
+        stage.publisher()
+
+
+async def kill_broker(scene: Scene) -> None:
+    """SIGKILL while "hello" reads what is published and "goodbye" lets it wait; and a start on the same data."""
+    assert scene.broker
+    away = await _names_wait(scene)
+    scene.strike()
+    await scene.broker.kill()
+    await scene.broker.restart()
+    _come_back(away)
+
+
+async def hang_and_kill_broker(scene: Scene) -> None:
+    """The same of a broker that has not answered for a while, as with a full disk."""
+    assert scene.broker
+    away = await _names_wait(scene)
+    scene.strike()
+    await scene.broker.pause()
+    await asyncio.sleep(HANG_S)
+    await scene.broker.kill()
+    await scene.broker.restart()
+    _come_back(away)
+
+
+async def _names_wait(scene: Scene) -> list[Worker]:
+    """Have the members of "goodbye" leave, until names wait for them in the broker."""
+    away: list[Worker] = []
+
+    async def leave(stage: Stage) -> None:
+        (member,) = stage.of("member", GROUPS[1])
+        before = member.left
+        member.tell("away")
+        await stage.until(lambda: member.left > before, "a member did not leave", LEAVE_S)
+        waiting = len(stage.book.accepted) + STEADY
+        await stage.until(lambda: len(stage.book.accepted) >= waiting, "no names were accepted")
+        away.append(member)
+
+    await scene.each(leave)
+    return away
+
+
+def _come_back(away: list[Worker]) -> None:
+    for member in away:
+        member.tell("work")
+
+
+async def stop_broker(scene: Scene) -> None:
+    """SIGSTOP and, later, SIGCONT: connections stay open and nothing answers."""
+    assert scene.broker
+    scene.strike()
+    await scene.broker.pause()
+    try:
+        await asyncio.sleep(scene.pause_s)
+    finally:
+        await scene.broker.resume()
+
+
+async def cut(scene: Scene) -> None:
+    """All connections are reset."""
+    assert scene.proxy
+    scene.strike()
+    scene.proxy.drop()
+
+
+async def half_open(scene: Scene) -> None:
+    """No byte gets through the present connections, and no end of them is told."""
+    assert scene.proxy
+    scene.strike()
+    scene.proxy.silence()
+
+
+async def slow(scene: Scene) -> None:
+    """Each piece of data takes 50 ms more, both ways."""
+    assert scene.proxy
+    scene.strike()
+    scene.proxy.delay_s = 0.05
+    try:
+        await asyncio.sleep(scene.pause_s)
+    finally:
+        scene.proxy.delay_s = 0.0
+
+
+async def drop_responses(scene: Scene) -> None:
+    """Requests reach the broker and the answers are lost; then the connections are reset."""
+    assert scene.proxy
+    scene.strike()
+    scene.proxy.deafen()
+    await asyncio.sleep(0.5)
+    scene.proxy.drop()
+
+
+async def alarm(scene: Scene) -> None:
+    """RabbitMQ is told that it has no memory left, so it reads from no publisher, while one pours out names."""
+    assert scene.broker
+    node = scene.broker.nodes[0]
+
+    async def limit(share: str) -> None:
+        await control(node, "set_vm_memory_high_watermark", share)
+
+    await _flood(scene, lambda: limit("0.00001"), lambda: limit("0.6"))
+
+
+async def full_buffers(scene: Scene) -> None:
+    """The broker is stopped while a publisher pours out names, until nothing more goes into its buffers."""
+    assert scene.broker
+    await _flood(scene, scene.broker.pause, scene.broker.resume)
+
+
+async def _flood(scene: Scene, close: Callable[[], Awaitable[None]], again: Callable[[], Awaitable[None]]) -> None:
+    """Pour while the broker takes nothing. A publisher without a limit is an error."""
+    floods = {stage: stage.flood() for stage in scene.alive}
+    await scene.each(lambda stage: stage.ready(floods[stage]))
+    scene.strike()
+    await close()
+    try:
+        for flood in floods.values():
+            flood.tell("work")
+        await asyncio.sleep(scene.pause_s)
+        for stage, flood in floods.items():
+            stage.look()
+            poured = [t for name, t in stage.book.sent.items() if int(name[4:6]) == flood.duty.first_lane]
+            if not poured or time.monotonic() - poured[-1] < CALM_S:
+                stage.errors.append(f"{len(poured):,} names went out to a broker that takes none, and more would")
+    finally:
+        await again()
+    for stage, flood in floods.items():
+        flood.tell("end")
+        await stage.until(lambda flood=flood: flood.over, "a publisher that was held back did not go on")  # type: ignore[misc]
+        more = flood.states[-1]["rss_mb"] - flood.states[0]["rss_mb"]
+        if more > FLOOD_MB:
+            stage.errors.append(f"a publisher that was held back took {more:.0f} MB")
+
+
+async def control(node: Node, *words: str) -> str:
+    """What `rabbitmqctl` says of a node; raises `ChildProcessError` when it fails."""
+    tool = Path(node.command[0]).with_name("rabbitmqctl")
+    process = await asyncio.create_subprocess_exec(
+        *(str(tool), "-q", "-n", node.environment["RABBITMQ_NODENAME"], *words),
+        env=dict(node.environment) | {"PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    said, _ = await process.communicate()
+    if process.returncode:
+        raise ChildProcessError(f"rabbitmqctl {words[0]} failed")
+    return said.decode()
+
+
+ALL = ("asyncio", "rabbitmq", "kafka")
+FAULTS: dict[str, Fault] = {
+    "member killed": Fault(kill_member, ALL, KILLS, kills="member"),
+    "member raises": Fault(crash_member, ("asyncio",), KILLS, kills="member"),
+    "members come and go": Fault(come_and_go, ALL, shares=True),
+    "publisher killed": Fault(kill_publisher, times=KILLS),
+    "broker killed": Fault(kill_broker, times=KILLS, kills="broker", quiet_s=5.0),
+    "broker hangs, then killed": Fault(hang_and_kill_broker, times=KILLS, kills="broker", quiet_s=5.0),
+    "broker stopped": Fault(stop_broker),
+    "connection cut": Fault(cut, kills="connection", routed=True),
+    "connection half-open": Fault(half_open, kills="connection", routed=True),
+    "connection slow": Fault(slow, routed=True),
+    "responses dropped": Fault(drop_responses, kills="connection", routed=True),
+    "memory alarm": Fault(alarm, ("rabbitmq",), handling_s=0.0),
+    "full buffers": Fault(full_buffers, ("kafka",), handling_s=0.0),
+}
