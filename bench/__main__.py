@@ -87,6 +87,7 @@ def _run_parser(commands: Any) -> None:
         "  python -m bench                                   the main questions, all designs, under 3 minutes\n"
         "  python -m bench run --designs kafka --questions latency\n"
         "  python -m bench run --profile full --contenders all\n"
+        "  python -m bench run --profile full --questions faults     kills in earnest, half an hour\n"
         "  python -m bench run --json | jq .names_per_s\n"
         "status: 0 all well, 1 a name was lost or a repetition failed, 2 wrong use,\n"
         "        3 a broker that was asked for cannot be had, 130 interrupted",
@@ -96,7 +97,7 @@ def _run_parser(commands: Any) -> None:
     )
     parser.add_argument("--questions", type=_words(questions.NAMES), help="some of those that `list` shows")
     parser.add_argument(
-        "--profile", choices=("quick", "full"), default="quick", help="the main questions, or all at length"
+        "--profile", choices=("quick", "full"), default="quick", help="the main questions, or all but faults, at length"
     )
     parser.add_argument(
         "--contenders", choices=("greet", "all"), help="with the peers or not (full: all, quick: greet)"
@@ -160,7 +161,7 @@ def _run(options: argparse.Namespace) -> int:
         loop=options.loop,
         seed=options.seed,
     )
-    asked = options.questions or (questions.NAMES if full else questions.QUICK)
+    asked = options.questions or (questions.FULL if full else questions.QUICK)
     if not any(questions.question(name).cells(settings) for name in asked):
         raise ValueError(
             f"nothing to measure: {', '.join(settings.designs)} cannot give that guarantee, or has no such question"
