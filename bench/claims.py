@@ -445,15 +445,25 @@ class Need:
     """The notebook that tries it."""
 
 
+BROKERS = ("rabbitmq", "kafka")
 NEEDS = (
     Need("May nothing but the program be run?", ("asyncio",), "01_asyncio"),
-    Need("Are producer and consumer programs of their own?", ("rabbitmq", "kafka"), "02_rabbitmq"),
-    Need("Must what waits survive the program, or a crash?", ("rabbitmq", "kafka"), "06_when_things_break"),
+    Need("Are producer and consumer programs of their own?", BROKERS, "02_rabbitmq"),
+    Need("Must what waits survive the program, or a crash?", BROKERS, "06_when_things_break"),
     Need("Is it to be read again, or by who comes later?", ("kafka",), "03_kafka"),
     Need("Must equal keys keep their order while many consumers share the work?", ("kafka",), "03_kafka"),
     Need("Does work go, one by one, to whichever consumer is free?", ("asyncio", "rabbitmq"), "02_rabbitmq"),
     Need("Does a pattern in each message decide who gets it?", ("rabbitmq",), "02_rabbitmq"),
 )
+
+
+def guide() -> pd.DataFrame:
+    """Each question, with a tick for each design that is left where the answer is yes."""
+    lines = [
+        {"if yes …": one.asked} | {design: "✓" if design in one.left else "–" for design in ("asyncio", *BROKERS)}
+        for one in NEEDS
+    ]
+    return pd.DataFrame(lines)
 
 
 def fast_enough(rows: pd.DataFrame, rate: float) -> list[str]:

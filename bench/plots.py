@@ -117,15 +117,32 @@ def growth(
     return figure
 
 
+def pace(rows: pd.DataFrame, what: str) -> Figure:
+    """Names a second over the names so far, a line for each repetition, a panel for each phase."""
+    phases = list(dict.fromkeys(rows["params.phase"])) or [""]
+    figure = _figure(3.2 * len(phases))
+    for axes, phase in zip(figure.subplots(len(phases), 1, squeeze=False)[:, 0], phases, strict=True):
+        for _, row in rows[rows["params.phase"] == phase].iterrows():
+            style: Any = {"color": COLOURS[row["design"]], "marker": MARKERS[row["design"]]}
+            for series in row["progress_s"]:
+                times, names = zip(*series, strict=True)
+                found = stats.pace(series)
+                far = np.interp([time for time, _ in found], times, names)
+                axes.plot(far, [speed for _, speed in found], label=TITLES[row["design"]], **style)
+    return figure
+
+
 def distribution(details: pd.DataFrame, title: str, series: Iterable[str] = ("intended",)) -> Figure:
     """The share of names that took at least so long, both axes logarithmic: how bad, how often.
 
-    `details` is what `bench.details` gives: a line for each row and each of `series`.
+    `details` are rows of `bench.load(run, details=True)`: a line for each of them and each of `series`.
     """
     figure = _figure(4.5)
     axes = figure.subplots()
     for _, row in details.iterrows():
-        label = f"{TITLES[row['design']]} {row['contender']} at {row['params.load']:.2f}"
+        load = row["params.load"]
+        at = f"{row['target_rate']:g} a second" if pd.isna(load) else f"{load:g} of its most"
+        label = f"{TITLES[row['design']]} {row['contender']} at {at}"
         for what, line in zip(series, ("-", "--", ":"), strict=False):
             tail = row["latencies"].get(what, {}).get("tail") or [(1, 0)]
             shares, times = zip(*tail, strict=True)

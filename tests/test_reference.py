@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import bench
-from bench import report, results
-from bench.claims import HOLDS, verdicts
+from bench import claims, report, results
+from bench.claims import DEPENDS, FAILS, HOLDS, UNKNOWN, verdicts
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- bench report --markdown: begin -->\n", "<!-- bench report --markdown: end -->"
@@ -42,3 +44,41 @@ def test_a_verdict_that_turns_is_seen(rows: pd.DataFrame) -> None:
     thousands = "Thousands of messages a second."
     assert before[thousands] == HOLDS
     assert after[thousands] != HOLDS
+
+
+CONCLUDED = re.compile(rf"\*\*([^*]+)\*\*: ({HOLDS}|{FAILS}|{DEPENDS}|{UNKNOWN})\b")
+"""How a text says what became of a claim."""
+
+
+def texts() -> dict[str, str]:
+    found = {"README": (ROOT / "README.md").read_text(encoding="utf-8")}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        found[path.stem] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return found
+
+
+def test_what_is_concluded_is_the_verdict(rows: pd.DataFrame) -> None:
+    """In the README and the notebooks; what the runs left open, a notebook may have shown."""
+    judged = verdicts(rows).set_index("claim")["verdict"]
+    said = {
+        (place, statement): word
+        for place, text in texts().items()
+        for statement, word in CONCLUDED.findall(" ".join(text.split()))
+    }
+    wrong = {key: word for key, word in said.items() if judged.get(f"{key[1]}.") not in (word, UNKNOWN)}
+    assert wrong == {}
+    concluded = {f"{statement}." for _, statement in said}
+    assert {"Kafka is faster.", "Management and monitoring are incomplete."} <= concluded
+    assert "Topics cannot be selected by wildcard." in concluded
+
+
+def test_the_readme_asks_what_the_notebook_asks() -> None:
+    """The guide that 07_choose shows; and what is named as measured is in the block."""
+    readme = texts()["README"]
+    assert report.markdown_table(claims.guide()) in readme
+    block, _, rest = readme.partition(END)
+    measured = {"FastStream": "kafka FastStream, name", "confluent-kafka": "kafka confluent-kafka, many"}
+    for peer, line in measured.items():
+        assert peer in rest
+        assert line in block
