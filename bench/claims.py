@@ -251,8 +251,8 @@ def _low_latency(run: Figures) -> Verdict:
 def _fault_tolerant(run: Figures) -> Verdict:
     rows = run.rows("faults", "kafka", guarantee="DURABLE")
     lost, of = int(rows["lost"].sum()), int(rows["accepted"].sum())
-    faults = rows["params.fault"].nunique()
-    return Verdict(FAILS if lost else HOLDS, f"{faults} kinds of fault, {len(rows)} times: {lost} of {of:,} names lost")
+    kinds, times = rows["params.fault"].nunique(), int(rows["params.times"].sum())
+    return Verdict(FAILS if lost else HOLDS, f"{kinds} kinds of fault, {times} of them: {lost} of {of:,} names lost")
 
 
 def _scalable(run: Figures) -> Verdict:

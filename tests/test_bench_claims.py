@@ -34,6 +34,7 @@ PLAIN: Row = {
     "params.load": None,
     "params.rate": None,
     "params.fault": None,
+    "params.times": 1,
     "params.rung": "",
 }
 JUDGED_BY_A_NOTEBOOK = {"Management and monitoring are incomplete.", "Topics cannot be selected by wildcard."}
