@@ -6,7 +6,7 @@ too; every design has one colour and one marker throughout.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from io import BytesIO
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -163,10 +163,10 @@ SURVIVED = {"nothing lost": ("✓", "#56B4E9"), "came twice": ("2×", "#F0E442")
 """What became of the names: a sign and a colour of Okabe and Ito; the sign says the same as the colour."""
 
 
-def survival(rows: pd.DataFrame, faults: Mapping[str, Iterable[str]]) -> Figure:
+def survival(rows: pd.DataFrame, faults: Mapping[str, Collection[tuple[str, str]]]) -> Figure:
     """A field for each fault, and each design and guarantee: a sign, how many names, and the longest gap.
 
-    `faults` has the designs that each of them means something to.
+    `faults` has the designs that each of them means something to, each with a guarantee.
     """
     from matplotlib.patches import Patch, Rectangle  # noqa: PLC0415 - nobody waits for what is not drawn
 
@@ -180,7 +180,7 @@ def survival(rows: pd.DataFrame, faults: Mapping[str, Iterable[str]]) -> Figure:
     for (x, (design, guarantee)), (y, kind) in product(enumerate(columns), enumerate(kinds)):
         part = rows[(rows["design"] == design) & (rows["guarantee"] == guarantee) & (rows["params.fault"] == kind)]
         if part.empty or part["received"].isna().all():
-            why = "failed" if len(part) else "not tried" if design in faults[kind] else "not applicable"
+            why = "failed" if len(part) else "not tried" if (design, guarantee) in faults[kind] else "not applicable"
             axes.text(x, y, why, ha="center", va="center", fontsize=7)
             continue
         lost, twice = int(part["lost"].sum()), int(part["duplicates"].sum())

@@ -66,7 +66,11 @@ async def _says_so(stage: Stage, alone: float) -> None:
 
 
 async def cut_off(scene: Scene) -> None:
-    """The leader, by SIGSTOP, until the others have taken over; then it goes on, and catches up."""
+    """The leader, by SIGSTOP, until the others have taken over; it goes on, and then is started anew.
+
+    RabbitMQ's others take its silence of more than a minute for a network that is parted. They let it in again,
+    but what either side has learnt of queues meanwhile is unknown to the other until the one is restarted.
+    """
     assert scene.broker
     leader = await _leader(scene)
     scene.strike()
@@ -75,6 +79,8 @@ async def cut_off(scene: Scene) -> None:
         await scene.flowing()
     finally:
         await scene.broker.resume(leader)
+    await scene.flowing()
+    await scene.broker.restart(leader)
     await _in_step(scene)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench.faults.journal import GROUPS
 from bench.faults.stage import LEAVE_S, STEADY, Fault, Scene, Stage, Worker
+from greet import Guarantee
 from greet.brokers.process import Node
 
 HOLD_S = 0.3
@@ -203,9 +204,10 @@ async def _flood(scene: Scene, close: Callable[[], Awaitable[None]], again: Call
             if not poured or time.monotonic() - poured[-1] < CALM_S:
                 stage.errors.append(f"{len(poured):,} names went out to a broker that takes none, and more would")
     finally:
+        for flood in floods.values():
+            flood.tell("end")  # what is under way still goes out, and no more
         await again()
     for stage, flood in floods.items():
-        flood.tell("end")
         await stage.until(lambda flood=flood: flood.over, "a publisher that was held back did not go on")  # type: ignore[misc]
         more = flood.states[-1]["rss_mb"] - flood.states[0]["rss_mb"]
         if more > FLOOD_MB:
@@ -227,6 +229,8 @@ async def control(node: Node, *words: str) -> str:
     return said.decode()
 
 
+NO_ANSWER = (("kafka", Guarantee.AT_MOST_ONCE),)
+"""With `acks=0` nothing is ever answered."""
 ALL = ("asyncio", "rabbitmq", "kafka")
 FAULTS: dict[str, Fault] = {
     "member killed": Fault(kill_member, ALL, KILLS, kills="member"),
@@ -237,9 +241,9 @@ FAULTS: dict[str, Fault] = {
     "broker hangs, then killed": Fault(hang_and_kill_broker, times=KILLS, kills="broker", quiet_s=5.0),
     "broker stopped": Fault(stop_broker),
     "connection cut": Fault(cut, kills="connection", routed=True),
-    "connection half-open": Fault(half_open, kills="connection", routed=True),
+    "connection half-open": Fault(half_open, kills="connection", routed=True, forlorn=NO_ANSWER),
     "connection slow": Fault(slow, routed=True),
     "responses dropped": Fault(drop_responses, kills="connection", routed=True),
     "memory alarm": Fault(alarm, ("rabbitmq",), handling_s=0.0),
-    "full buffers": Fault(full_buffers, ("kafka",), handling_s=0.0),
+    "full buffers": Fault(full_buffers, ("kafka",), guarantees=(Guarantee.DURABLE,), handling_s=0.0),
 }

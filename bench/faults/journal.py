@@ -15,8 +15,9 @@ object a line, written at once, so that it outlives a SIGKILL of who wrote it:
 every group. To count again, leaving out lane 99, the end markers: sent = tried. accepted and refused as
 they say, unknown = tried and neither. For each group, over all of its members: lost = accepted and never
 handled; unexpected = handled and never tried; duplicates = handled less handled once; reordered, where the
-group has one member at a time = first handlings that come after one of a higher number in their lane. A name
-that was taken and not handled was in the hands of a member that died. `recount.py` does it, and nothing more.
+group has one member at a time = first handlings of accepted names that come after one of a higher number in
+their lane: a name that is unknown may still arrive when its publisher has gone on. A name that was taken and
+not handled was in the hands of a member that died. `recount.py` does it, and nothing more.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -159,8 +160,10 @@ def reckoned(
 ) -> account.Count:
     """Compare what each group handled with what was accepted. All names have the tag of the first one sent."""
     tag = sent[0][:4] if sent else "none"
-    numbered = [account.codes(names, tag, account.HEADER) for names in (accepted, sent, *groups)]
-    return account.count(np.unique(numbered[0]), numbered[1], numbered[2:], ordered=ordered)
+    kept, tried, *got = [account.codes(names, tag, account.HEADER) for names in (accepted, sent, *groups)]
+    kept = np.unique(kept)
+    in_order = account.count(kept, kept, got, ordered=ordered)
+    return replace(account.count(kept, tried, got), reordered=in_order.reordered)
 
 
 def tampered(sent: Sequence[str], handled: Sequence[str]) -> dict[str, bool]:

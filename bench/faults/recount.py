@@ -39,18 +39,19 @@ def recount(folder: Path) -> dict[str, int]:
         "received": sum(len(set(group) & tried) for group in groups),
         "lost": sum(len(accepted - set(group)) for group in groups),
         "duplicates": sum(times - 1 for group in groups for name, times in Counter(group).items() if name in tried),
-        "reordered": sum(map(_reordered, groups)),
+        "reordered": sum(_reordered([name for name in group if name in accepted]) for group in groups),
         "unexpected": sum(name not in tried for group in groups for name in group),
     }
 
 
 def _reordered(group: list[str]) -> int:
-    highest: dict[str, int] = {}
+    """How many come after one of a higher number in their lane, the repeated ones left out."""
+    highest: dict[str, int] = defaultdict(lambda: -1)
     late = 0
     for name in dict.fromkeys(group):
-        lane, number = name[:6], int(name[6:]) if name[6:].isdigit() else -1
-        late += number < highest.get(lane, -1) and number >= 0
-        highest[lane] = max(number, highest.get(lane, -1))
+        lane, number = name[:6], int(name[6:])
+        late += number < highest[lane]
+        highest[lane] = max(number, highest[lane])
     return late
 
 

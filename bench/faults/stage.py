@@ -29,8 +29,10 @@ from greet.brokers import Broker
 
 STEADY = 20
 """How many names that were accepted after a fault each group handles before the next one."""
-BACK_S = 90.0
-"""How long a fault may keep the names from flowing again."""
+BACK_S = 150.0
+"""How long a fault may keep the names from flowing again: RabbitMQ takes up to 75 s to give up a silent member."""
+FORLORN_S = 30.0
+"""The same of those who never learn of the fault."""
 LEAVE_S = 45.0
 """How long a process may take to end its duty when it is told to."""
 POLL_S = 0.05
@@ -349,10 +351,21 @@ class Stage:
             self._mend()
             return self.book.flows(since, STEADY)
 
-        await self.until(flows, "no names flow")
+        try:
+            await self.until(flows, "no names flow", FORLORN_S if self._forlorn else BACK_S)
+        except TimeoutError as trouble:
+            if not self._forlorn:
+                raise
+            self.failed, self._recovered = True, False
+            self._raised.append(f"{trouble}: nothing tells it")
+            return
         if self.book.windows and self.book.windows[-1].flows is None:
             self.book.windows[-1].flows = time.monotonic()
             self.log.write("flows", fault=self.trial.fault)
+
+    @property
+    def _forlorn(self) -> bool:
+        return (self.trial.design, self.trial.guarantee) in self.fault.forlorn
 
     def _mend(self) -> None:
         for worker in list(self.workers):
@@ -439,8 +452,8 @@ class Stage:
             gap_median_s=round(statistics.median(gaps), 3) if gaps else None,
             publish_gap_s=max(publish_gaps, default=None),
             recovered=self._recovered,
-            raised="; ".join(self._raised) or None,
-            error="; ".join(self.errors) or None,
+            raised="; ".join(dict.fromkeys(self._raised)) or None,
+            error="; ".join(dict.fromkeys(self.errors)) or None,
         )
 
 
@@ -498,6 +511,8 @@ class Fault:
     guarantees: tuple[Guarantee, ...] = tuple(Guarantee)
     kills: str = ""
     """What dies: "member", "broker", "connection", or nothing."""
+    forlorn: tuple[tuple[str, Guarantee], ...] = ()
+    """Who waits for no answer and so never learns of it: to come back is not demanded of them."""
     nodes: int = 1
     """Of the broker."""
     routed: bool = False
@@ -510,6 +525,12 @@ class Fault:
     quiet_s: float = 20.0
     """So long after the last name handled, what is missing is lost: until then a broker may give back names
     that a dead connection held."""
+
+    @property
+    def means(self) -> set[tuple[str, str]]:
+        """The designs and guarantees that it means something to: asyncio has none that outlives its process."""
+        every = {(design, guarantee.name) for design in self.designs for guarantee in self.guarantees}
+        return every - {("asyncio", Guarantee.DURABLE.name)}
 
     def allows(self, guarantee: Guarantee) -> set[str]:
         """What may happen to names without a promise being broken."""

@@ -149,8 +149,7 @@ def _fault(what: str) -> str:
 
 def _none(what: str, design: str, guarantee: str) -> str:
     """What stands where there is no row."""
-    never = what not in FAULTS or design not in FAULTS[what].designs or (design, guarantee) == ("asyncio", "DURABLE")
-    return "–" if never else "not tried"
+    return "not tried" if what in FAULTS and (design, guarantee) in FAULTS[what].means else "–"
 
 
 def _place(what: str) -> float:
@@ -169,4 +168,4 @@ def outcome(part: pd.DataFrame) -> str:
 def picture(rows: pd.DataFrame) -> Figure:
     """A field for each fault, design and guarantee."""
     own = rows[rows["params.fault"].ne(ACCOUNTANT) & rows["contender"].eq("greet")]
-    return plots.survival(own, {kind: what.designs for kind, what in FAULTS.items()})
+    return plots.survival(own, {fault: what.means for fault, what in FAULTS.items()})
