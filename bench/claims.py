@@ -76,7 +76,7 @@ class Figures:
             column = key if key == "guarantee" else f"params.{key}"
             kept &= rows[column].eq(value) if column in rows else False
         if not kept.any():
-            raise Missing(f"this run did not measure {question.replace('_', ' ')} for {design}")
+            raise Missing(f"this run did not ask it of {design}: `--questions {question}` does")
         return rows[kept]
 
     def rounds(self, column: str, question: str, design: str, *contender: str, **params: Any) -> pd.Series[float]:
@@ -174,7 +174,7 @@ def _one_to_one_and_many(design: str) -> Callable[[Figures], Verdict]:
         shared = run.rows("work_sharing", design).query("`params.members` > 1")
         copied = run.rows("fan_out", design).query("`params.groups` > 1")
         if shared.empty or copied.empty:
-            raise Missing(f"this run did not measure more than one group and member for {design}")
+            raise Missing(f"this run did not ask it of {design}: `--questions fan_out,work_sharing` does")
         wrong = int(sum(rows[what].sum() for rows in (shared, copied) for what in ("lost", "duplicates")))
         names = int(shared["received"].sum() + copied["received"].sum())
         groups, members = int(copied["params.groups"].max()), int(shared["params.members"].max())
@@ -428,7 +428,7 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
         try:
             verdict = claim.judge(run)
         except Missing as reason:
-            verdict = Verdict(UNKNOWN, f"{reason}: run the full profile")
+            verdict = Verdict(UNKNOWN, str(reason))
         found.append(
             {"of": claim.design, "claim": claim.statement, "verdict": verdict.word, "evidence": verdict.evidence}
         )
