@@ -105,7 +105,7 @@ def _run_parser(commands: Any) -> None:
     parser.add_argument(
         "--guarantee", type=_guarantee, help="at_most_once, at_least_once or durable (as the question needs)"
     )
-    parser.add_argument("--seconds", type=_positive(float), help="how long a repetition lasts (quick 0.5, full 2)")
+    parser.add_argument("--seconds", type=_positive(float), help="how long a repetition lasts (quick 0.5, full 1)")
     parser.add_argument("--rounds", type=_positive(int), default=5, help="repetitions (5)")
     parser.add_argument("--seed", type=int, default=0, help="of the order in the rounds (0)")
     parser.add_argument(
@@ -156,7 +156,7 @@ def _run(options: argparse.Namespace) -> int:
         contenders=tuple(one for one in contenders.every() if chosen == "all" or one.name == "greet"),
         profile=options.profile,
         guarantee=options.guarantee,
-        seconds=options.seconds or (2.0 if full else 0.5),
+        seconds=options.seconds or (1.0 if full else 0.5),
         rounds=options.rounds,
         loop=options.loop,
         seed=options.seed,
@@ -232,13 +232,13 @@ class Runner:
                     self.settings, designs=tuple(d for d in self.settings.designs if d in session.sites)
                 )
                 work = {name: questions.question(name).cells(settings) for name in self.asked}
-                progress.update(bar, total=sum(map(len, work.values())) * settings.rounds)
+                progress.update(bar, total=sum(settings.rounds_of(cell) for cells in work.values() for cell in cells))
                 for name, cells in work.items():
                     progress.update(bar, description=name)
                     began = perf_counter()
                     async for row, details in run.rounds(session, name, cells, self.writer.run):
                         self._keep(row, details)
-                        progress.advance(bar)
+                        progress.advance(bar, 0 if row.params["phase"] == "publish" else 1)
                     elapsed = results.about(self.writer.folder)["elapsed_s"] | {name: round(perf_counter() - began, 1)}
                     self.writer.note(elapsed_s=elapsed)
 

@@ -12,8 +12,9 @@ received. Nothing here runs in a timed loop: `codes` turns the names into number
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +42,14 @@ class Series:
 
     def names(self) -> list[str]:
         """All names in order, made before the clock starts."""
+        return list(self.each())
+
+    def each(self) -> Iterator[str]:
+        """The names one by one, in order, each made as it is asked for."""
         head, fill = f"{self.tag}{self.publisher:02d}", "." * (self.size - HEADER)
-        return [f"{head}{number:010d}{fill}" for number in range(self.number)]
+        thousands = (f"{head}{number:07d}" for number in range(self.number // 1000 + 1))
+        tails = [f"{number:03d}{fill}" for number in range(1000)]
+        return islice((thousand + tail for thousand in thousands for tail in tails), self.number)
 
 
 @dataclass(frozen=True)
@@ -71,19 +78,34 @@ def codes(names: Sequence[str], tag: str, size: int) -> Codes:
 
 
 def _block(names: Sequence[str], tag: str, size: int) -> Codes:
+    if set(map(len, names)) == {size} and (text := "".join(names)).isascii():
+        return _letters(text.encode(), tag, size)
     fits = np.fromiter((len(name) == size and name.isascii() for name in names), bool, len(names))
     result = np.full(len(names), STRANGER, np.int64)
-    text = "".join(names if fits.all() else [name for name, fit in zip(names, fits, strict=True) if fit])
-    letters = np.frombuffer(text.encode(), np.uint8).reshape(-1, size)
-    digits = letters[:, 4:HEADER] - np.uint8(ord("0"))
-    good = (letters[:, :4] == np.frombuffer(tag.encode(), np.uint8)).all(axis=1)
-    good &= (digits < 10).all(axis=1) & (letters[:, HEADER:] == ord(".")).all(axis=1)
-    found = np.zeros(len(letters), np.int64)
+    fitting = "".join(name for name, fit in zip(names, fits, strict=True) if fit)
+    result[fits] = _letters(fitting.encode(), tag, size)
+    return result
+
+
+def letters(text: bytes | memoryview, tag: str, size: int) -> Codes:
+    """The codes of names that stand one behind the other, each of `size` bytes; what is left over is a stranger."""
+    step = max(1, _BLOCK // size) * size
+    whole = len(text) // size * size
+    found = [_letters(text[start : min(start + step, whole)], tag, size) for start in range(0, whole, step)]
+    rest = [np.full(1, STRANGER, np.int64)] if whole < len(text) else []
+    return np.concatenate([np.empty(0, np.int64), *found, *rest])
+
+
+def _letters(text: bytes | memoryview, tag: str, size: int) -> Codes:
+    block = np.frombuffer(text, np.uint8).reshape(-1, size)
+    digits = block[:, 4:HEADER] - np.uint8(ord("0"))
+    good = (block[:, :4] == np.frombuffer(tag.encode(), np.uint8)).all(axis=1)
+    good &= (digits < 10).all(axis=1) & (block[:, HEADER:] == ord(".")).all(axis=1)
+    found = np.zeros(len(block), np.int64)
     for place in range(2, 12):
         found = found * 10 + digits[:, place]
     found |= (digits[:, 0].astype(np.int64) * 10 + digits[:, 1]) << SHIFT
-    result[fits] = np.where(good, found, STRANGER)
-    return result
+    return np.where(good, found, STRANGER)
 
 
 def numbers(received: Codes) -> Codes:
@@ -97,7 +119,8 @@ def accepted_codes(publisher: int, number: int, lanes: Sequence[int]) -> Codes:
     A lane is a task that awaits each of its names, so its names keep their order.
     """
     of_lane = [np.arange(lane, number, len(lanes), dtype=np.int64)[:done] for lane, done in enumerate(lanes)]
-    return np.sort(np.concatenate(of_lane)) | (publisher << SHIFT) if of_lane else np.empty(0, np.int64)
+    found = np.concatenate(of_lane) if of_lane else np.empty(0, np.int64)
+    return (found if len(of_lane) == 1 else np.sort(found)) | (publisher << SHIFT)
 
 
 def count(accepted: Codes, sent: Codes, groups: Sequence[Codes], lanes: int = 1, *, ordered: bool = True) -> Count:
@@ -109,6 +132,9 @@ def count(accepted: Codes, sent: Codes, groups: Sequence[Codes], lanes: int = 1,
     """
     received = lost = duplicates = reordered = strangers = 0
     for group in groups:
+        if np.array_equal(group, accepted):  # all of them in the order of their numbers
+            received += len(group)
+            continue
         known = group[np.isin(group, sent)]
         strangers += len(group) - len(known)
         unique, first = np.unique(known, return_index=True)

@@ -22,7 +22,7 @@ import selectors
 import threading
 import time
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -33,7 +33,7 @@ import psutil
 from numpy.typing import NDArray
 
 import greet
-from bench.account import Codes, Series, codes
+from bench.account import STRANGER, Codes, Series, codes, letters
 from bench.contenders import Contender, Place, Publisher
 
 now = time.perf_counter_ns
@@ -41,6 +41,9 @@ Stamps = NDArray[np.int64]
 LINGER_S = 0.1
 """How long a consumer that has all its names looks for more of them, with the clock stopped."""
 NO_STAMPS: Stamps = np.empty(0, np.int64)
+Progress = tuple[tuple[int, int], ...]
+"""(stamp, names so far), four times a second."""
+LOOK_S = 0.25
 
 
 def _no_stamps() -> Stamps:
@@ -55,6 +58,8 @@ class Usage:
     cpu_from: int
     cpu_to: int
     rss_mb: float
+    grown_mb: float | None = None
+    """The most memory that it had, above what it had before the first name; None if nobody looked."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ class Send:
     """Names a second of the open loop, `math.inf` for all due at once; None is the closed loop."""
     start_ns: int = 0
     """When to start, at the earliest: publishers of one repetition start together."""
+    lean: bool = False
+    """Make each name when it is asked for, and watch the memory."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,8 @@ class Receive:
     """It also ends when nothing came for so long after some did."""
     first_s: float = 1e9
     """How long it waits for the first."""
+    lean: bool = False
+    """Keep the letters of the names only, in memory that was there before, and watch the memory."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,8 @@ class Sent:
     intended: Stamps = field(default_factory=_no_stamps, repr=False)
     actual: Stamps = field(default_factory=_no_stamps, repr=False)
     confirmed: Stamps = field(default_factory=_no_stamps, repr=False)
+    progress: Progress = field(default=(), repr=False)
+    """How many names were asked for so far; only of a lean one."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +130,7 @@ class Received:
     usage: Usage
     error: str | None = None
     stamps: Stamps = field(default_factory=_no_stamps, repr=False)
-    progress: tuple[tuple[int, int], ...] = field(default=(), repr=False)
-    """(stamp, names so far), four times a second."""
+    progress: Progress = field(default=(), repr=False)
 
 
 def work(jobs: Sequence[Send | Receive], loop: str, deadline_s: float) -> list[Sent | Received]:
@@ -129,7 +139,7 @@ def work(jobs: Sequence[Send | Receive], loop: str, deadline_s: float) -> list[S
     A worker that hangs past its deadline, also in C code, ends its process: its parent sees a broken
     executor and not an endless wait.
     """
-    names = [job.series.names() if isinstance(job, Send) else [] for job in jobs]
+    names = [_names(job) if isinstance(job, Send) else [] for job in jobs]
     last_resort = threading.Timer(deadline_s + 20, os._exit, [70])
     last_resort.daemon = True
     last_resort.start()
@@ -138,6 +148,23 @@ def work(jobs: Sequence[Send | Receive], loop: str, deadline_s: float) -> list[S
             return runner.run(_together(jobs, names, deadline_s))
     finally:
         last_resort.cancel()
+
+
+def _names(job: Send) -> Iterable[str]:
+    return _Counted(job.series) if job.lean else job.series.names()
+
+
+class _Counted:
+    """Names that are made as they are asked for, and how many were."""
+
+    def __init__(self, series: Series) -> None:
+        self._series = series
+        self.so_far = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for name in self._series.each():
+            yield name
+            self.so_far += 1
 
 
 def _precise_loop() -> asyncio.AbstractEventLoop:
@@ -159,7 +186,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 async def _together(
-    jobs: Sequence[Send | Receive], names: Sequence[list[str]], deadline_s: float
+    jobs: Sequence[Send | Receive], names: Sequence[Iterable[str]], deadline_s: float
 ) -> list[Sent | Received]:
     """In one process publishers wait until its consumers are ready; there may be none."""
     waiting = [asyncio.Event() for job in jobs if isinstance(job, Receive)]
@@ -174,28 +201,31 @@ async def _together(
     return [task.result() for task in tasks]
 
 
-async def send(job: Send, names: list[str], deadline_s: float, consumers: Sequence[asyncio.Event] = ()) -> Sent:
+async def send(job: Send, names: Iterable[str], deadline_s: float, consumers: Sequence[asyncio.Event] = ()) -> Sent:
     """Publish the series of `job`, each name once. An error is told in the result, not raised."""
     place, error, started, ended = job.place, None, 0, 0
-    publisher, pace, cpu = None, None, time.process_time_ns()
+    publisher, pace, cpu, memory = None, None, time.process_time_ns(), _Memory(job.lean)
     try:
         for consumer in consumers:
             await consumer.wait()
         async with asyncio.timeout(deadline_s), job.contender.publisher(place) as publisher:
             await asyncio.sleep(max(0, job.start_ns - now()) / 1e9)
-            with _undisturbed():
+            with _undisturbed(), memory.watched(lambda: getattr(names, "so_far", 0)):
                 cpu, started = time.process_time_ns(), now()
                 if job.rate is None:
                     await publisher.publish_all(names)
                 else:
-                    pace = Pace(publisher, names, max(started, job.start_ns), job.rate)
+                    pace = Pace(publisher, list(names), max(started, job.start_ns), job.rate)
                     await pace.run()
                 ended = now()
     except Exception as trouble:  # noqa: BLE001, of any driver: it is told with the figures
         error, ended = said(trouble), ended or now()
     lanes = tuple(publisher.accepted) if publisher else (0,)
-    stamps = (pace.intended, np.asarray(pace.actual), np.asarray(pace.confirmed)) if pace else (NO_STAMPS,) * 3
-    return Sent(job.series, lanes, started or ended, ended, _usage(cpu), error, *stamps)
+    intended, actual, confirmed = (
+        (pace.intended, np.asarray(pace.actual), np.asarray(pace.confirmed)) if pace else (NO_STAMPS,) * 3
+    )
+    used = _usage(cpu, memory.grown_mb)
+    return Sent(job.series, lanes, started or ended, ended, used, error, intended, actual, confirmed, memory.progress)
 
 
 class Pace:
@@ -236,14 +266,15 @@ async def receive(job: Receive, deadline_s: float, ready: asyncio.Event, group: 
 
     `group` has the receipts of the members in this process, each its own.
     """
-    receipts, error, cpu, began, last = Receipts(job.stamped), None, time.process_time_ns(), now(), 0
+    receipts = LeanReceipts(job.expected * job.size) if job.lean else Receipts(job.stamped)
+    error, cpu, began, last, memory = None, time.process_time_ns(), now(), 0, _Memory(job.lean)
     group.append(receipts)
     try:
         async with asyncio.timeout(deadline_s) as limit, job.contender.consumer(job.place, job.group) as names:
             if job.ready:
                 await _tell(job)
             ready.set()
-            with _undisturbed(), receipts.watched(limit, job, group):
+            with _undisturbed(), memory.watched(lambda: receipts.number), receipts.watched(limit, job, group):
                 cpu, began = time.process_time_ns(), now()
                 take = receipts.take_lists if job.contender.way == "many" else receipts.take_names
                 await take(names, job.expected)
@@ -255,10 +286,10 @@ async def receive(job: Receive, deadline_s: float, ready: asyncio.Event, group: 
     except Exception as trouble:  # noqa: BLE001, of any driver: it is told with the figures
         error = said(trouble)
     ready.set()
-    used = _usage(cpu)
+    used = _usage(cpu, memory.grown_mb)
     stamps = receipts.each()
     last = int(stamps[-1]) if len(stamps) else last or receipts.progress[-1][0] if receipts.progress else last
-    found = codes(receipts.names, job.tag, job.size)
+    found = receipts.codes(job.tag, job.size)
     return Received(job.group, found, began, last, used, error, stamps, tuple(receipts.progress))
 
 
@@ -299,7 +330,16 @@ class Receipts:
         """Look whether more comes than should: a name that came twice, or one in whose place another did."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
-                await take(names, 2 * len(self.names) + 1)
+                await take(names, 2 * self.number + 1)
+
+    @property
+    def number(self) -> int:
+        """How many came so far."""
+        return len(self.names)
+
+    def codes(self, tag: str, size: int) -> Codes:
+        """The code of each name, in order."""
+        return codes(self.names, tag, size)
 
     def each(self) -> Stamps:
         """The stamp of each name, in order; empty when none were asked for."""
@@ -314,21 +354,97 @@ class Receipts:
 
         def look() -> None:
             nonlocal handle, moved
-            if len(self.names) != (self.progress[-1][1] if self.progress else 0):
+            if self.number != (self.progress[-1][1] if self.progress else 0):
                 moved = now()
-                self.progress.append((moved, len(self.names)))
-            patience = job.quiet_s if self.names else job.first_s
-            if now() - moved > patience * 1e9 or sum(len(one.names) for one in group) >= job.expected:
+                self.progress.append((moved, self.number))
+            patience = job.quiet_s if self.number else job.first_s
+            if now() - moved > patience * 1e9 or sum(one.number for one in group) >= job.expected:
                 self.quiet = True
                 limit.reschedule(loop.time())
             else:
-                handle = loop.call_later(0.25, look)
+                handle = loop.call_later(LOOK_S, look)
 
-        handle = loop.call_later(0.25, look)
+        handle = loop.call_later(LOOK_S, look)
         try:
             yield
         finally:
             handle.cancel()
+
+
+class LeanReceipts(Receipts):
+    """The letters of the names as they came, one name behind the other."""
+
+    def __init__(self, letters: int) -> None:
+        super().__init__(stamped=False)
+        self._letters = bytearray(b"." * letters)
+        self._end = self._number = 0
+        self._lengths: set[int] = set()
+
+    @property
+    def number(self) -> int:
+        """How many came so far."""
+        return self._number
+
+    async def take_lists(self, batches: AsyncIterator[list[str]], expected: int) -> None:
+        """List by list."""
+        while self._number < expected:
+            batch = await batches.__anext__()
+            text = "".join(batch).encode()
+            self._letters[self._end : self._end + len(text)] = text
+            self._end += len(text)
+            self._number += len(batch)
+            self._lengths.update(map(len, batch))
+
+    def codes(self, tag: str, size: int) -> Codes:
+        """The code of each name; where one had another length, all are strangers."""
+        if self._lengths - {size}:
+            return np.full(self._number, STRANGER, np.int64)
+        return letters(memoryview(self._letters)[: self._end], tag, size)
+
+
+class _Memory:
+    """A look at the memory of this process, and at how far it is, from a thread: four times a second."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self._seen: list[int] = []
+        self._progress: list[tuple[int, int]] = []
+
+    @contextmanager
+    def watched(self, so_far: Callable[[], int]) -> Iterator[None]:
+        """Look until the end."""
+        if not self._wanted:
+            yield
+            return
+        own, over = psutil.Process(), threading.Event()
+
+        def look() -> None:
+            self._seen.append(own.memory_info().rss)
+            self._progress.append((now(), so_far()))
+
+        def go_on() -> None:
+            while not over.wait(LOOK_S):
+                look()
+
+        look()
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            look()
+
+    @property
+    def grown_mb(self) -> float | None:
+        """The most above the first; None if nobody looked."""
+        return (max(self._seen) - self._seen[0]) / 1e6 if self._seen else None
+
+    @property
+    def progress(self) -> Progress:
+        """How far it was."""
+        return tuple(self._progress)
 
 
 async def _tell(job: Receive) -> None:
@@ -347,8 +463,8 @@ def _undisturbed() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _usage(cpu_from: int) -> Usage:
-    return Usage(os.getpid(), cpu_from, time.process_time_ns(), psutil.Process().memory_info().rss / 1e6)
+def _usage(cpu_from: int, grown_mb: float | None) -> Usage:
+    return Usage(os.getpid(), cpu_from, time.process_time_ns(), psutil.Process().memory_info().rss / 1e6, grown_mb)
 
 
 def said(trouble: BaseException) -> str:

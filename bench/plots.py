@@ -6,13 +6,14 @@ too; every design has one colour and one marker throughout.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import BytesIO
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from bench import stats
 from greet import Guarantee
 
 if TYPE_CHECKING:
@@ -117,19 +118,38 @@ def growth(
     return figure
 
 
-def pace(rows: pd.DataFrame, what: str) -> Figure:
-    """Names a second over the names so far, a line for each repetition, a panel for each phase."""
+def pace(rows: pd.DataFrame, over: Literal["names", "seconds"]) -> Figure:
+    """Names a second over the names or seconds so far, a line for each repetition, a panel for each phase."""
     phases = list(dict.fromkeys(rows["params.phase"])) or [""]
     figure = _figure(3.2 * len(phases))
     for axes, phase in zip(figure.subplots(len(phases), 1, squeeze=False)[:, 0], phases, strict=True):
-        for _, row in rows[rows["params.phase"] == phase].iterrows():
-            style: Any = {"color": COLOURS[row["design"]], "marker": MARKERS[row["design"]]}
-            for series in row["progress_s"]:
-                times, names = zip(*series, strict=True)
-                found = stats.pace(series)
-                far = np.interp([time for time, _ in found], times, names)
-                axes.plot(far, [speed for _, speed in found], label=TITLES[row["design"]], **style)
+        part = rows[rows["params.phase"] == phase]
+        for design, series in zip(part["design"], part["progress_s"], strict=True):
+            for progress in series:
+                found = stats.pace(progress)
+                far = [time if over == "seconds" else _far(progress, time) for time, _ in found]
+                style: Any = {"color": COLOURS[design], "marker": MARKERS[design], "markersize": 3, "alpha": 0.7}
+                label = None if TITLES[design] in axes.get_legend_handles_labels()[1] else TITLES[design]
+                axes.plot(far, [speed for _, speed in found], label=label, **style)
+        guarantees = ", ".join(dict.fromkeys(part["guarantee"]))
+        axes.set_title(f"names a second{PHASES.get(phase, '')}, guarantee {guarantees}", loc="left")
+        axes.set_xlabel(f"{over} so far")
+        axes.set_ylabel("names a second")
+        _log(axes.yaxis, axes.set_yscale)
+        if over == "names":
+            _log(axes.xaxis, axes.set_xscale)
+        axes.grid(alpha=0.3)
+        if len(part):
+            axes.legend(fontsize="small")
     return figure
+
+
+PHASES = {"publish": ", published with nobody reading", "consume": ", read from what waits"}
+
+
+def _far(progress: Sequence[tuple[float, float]], time: float) -> float:
+    """How many names at that time."""
+    return max(names for when, names in progress if when <= time + 1e-9)
 
 
 def distribution(details: pd.DataFrame, title: str, series: Iterable[str] = ("intended",)) -> Figure:

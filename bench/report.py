@@ -7,6 +7,7 @@ import html
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -44,14 +45,14 @@ def summary(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
     CPU is in seconds for a million names, memory in MB, each the median of the repetitions.
     """
     found = []
-    for line, part in _lines(rows, *keys):
+    for line, part in lines(rows, *keys):
         speed = part["names_per_s"].astype(float).dropna()
-        millions = _figures(part, "accepted").replace(0, float("nan")) / 1e6
+        millions = figures(part, "accepted").replace(0, float("nan")) / 1e6
         line |= {
             "names/s": short(speed.median()),
             "min–max": f"{short(speed.min())}–{short(speed.max())}" if len(speed) else "",
-            "CPU s/M, client + broker": _both(_figures(part, f"cpu_s.{side}") / millions for side in SIDES),
-            "MB, client + broker": _both(_figures(part, f"rss_mb.{side}") for side in SIDES),
+            "CPU s/M, client + broker": _both(figures(part, f"cpu_s.{side}") / millions for side in SIDES),
+            "MB, client + broker": _both(figures(part, f"rss_mb.{side}") for side in SIDES),
             "count": counted(part),
         }
         found.append(line)
@@ -61,10 +62,10 @@ def summary(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
 def latencies(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
     """Percentiles in milliseconds, each the median of the repetitions, a line for each of `keys`."""
     found = []
-    for line, part in _lines(rows, *keys):
-        line["names/s"] = short(_figures(part, "target_rate").median())
+    for line, part in lines(rows, *keys):
+        line["names/s"] = short(figures(part, "target_rate").median())
         for name in stats.PERCENTILES:
-            line[f"{name.replace('_', '.')} ms"] = short(_figures(part, f"latency_ms.{name}").median())
+            line[f"{name.replace('_', '.')} ms"] = short(figures(part, f"latency_ms.{name}").median())
         line["count"] = counted(part)
         found.append(line)
     return pd.DataFrame(found)
@@ -74,8 +75,8 @@ def growth(rows: pd.DataFrame, key: str, derived: str, *more: str) -> pd.DataFra
     """Names a second as `key` grows, and what follows from it: "greetings/s", "MB/s" or "speed-up"."""
     found = summary(rows, f"params.{key}", *(f"params.{one}" for one in more))
     place, values, base = list(found.columns).index("names/s") + 1, [], 1.0
-    for line, part in _lines(rows, f"params.{key}", *(f"params.{one}" for one in more)):
-        speed = float(_figures(part, "names_per_s").median())
+    for line, part in lines(rows, f"params.{key}", *(f"params.{one}" for one in more)):
+        speed = float(figures(part, "names_per_s").median())
         base = speed if line[key] == 1 and all(line[one] == 1 for one in more) else base
         factor = {"greetings/s": line[key], "MB/s": line[key] / 1e6 if key == "size" else 1, "speed-up": 1 / base}[
             derived
@@ -88,8 +89,8 @@ def growth(rows: pd.DataFrame, key: str, derived: str, *more: str) -> pd.DataFra
 def seconds(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
     """How long it took: median and spread."""
     found = []
-    for line, part in _lines(rows, *keys):
-        times = _figures(part, "elapsed_s")
+    for line, part in lines(rows, *keys):
+        times = figures(part, "elapsed_s")
         found.append(line | {"s": short(times.median()), "min–max s": f"{short(times.min())}–{short(times.max())}"})
         found[-1]["count"] = counted(part)
     return pd.DataFrame(found)
@@ -98,17 +99,24 @@ def seconds(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
 SIDES = ("client", "broker")
 
 
+def steadiness(part: pd.DataFrame) -> str:
+    """How fast the last quarter of a repetition was beside its first: the median of the repetitions."""
+    series = [one for kept in part.get("progress_s", []) if isinstance(kept, list) for one in kept]
+    found = [one for one in map(stats.steadiness, series) if one is not None]
+    return f"{median(found):.2f}" if found else "–"
+
+
 def _both(columns: Iterable[pd.Series[float]]) -> str:
     """The medians of client and broker; a broker that was not looked at is left out."""
     return " + ".join(short(column.median()) for column in columns).removesuffix(" + –")
 
 
-def _figures(part: pd.DataFrame, name: str) -> pd.Series[float]:
+def figures(part: pd.DataFrame, name: str) -> pd.Series[float]:
     """A column of figures, which is not there when nothing of it was measured."""
     return part[name].astype(float) if name in part else pd.Series(float("nan"), part.index)
 
 
-def _lines(rows: pd.DataFrame, *keys: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+def lines(rows: pd.DataFrame, *keys: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """A line for each guarantee, contender and `keys`, with its repetitions."""
     rows = ordered(rows[rows["params.again"].eq(False)])
     by = ["guarantee", rows["design"], labelled(rows).rename("contender"), *keys]

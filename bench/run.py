@@ -28,7 +28,7 @@ from bench.contenders import Contender, Place
 from bench.loops import NO_STAMPS, Receive, Received, Send, Sent, Stamps, Usage, now, said, shared_clock, work
 from bench.pool import processes
 from bench.results import Measurement
-from bench.sites import Site, sites
+from bench.sites import Site, Used, sites
 from greet import Guarantee
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ QUIET_S = 10.0
 SHARED_QUIET_S = 2.0
 """The same of a member that cannot know what the others got."""
 MOST_NAMES = 1_000_000
-"""Names of one repetition, if nothing else is said: each takes some 100 bytes at either end."""
+"""Names in each second of a repetition, at most: each takes some 100 bytes at either end."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,10 @@ class Cell:
     partitions: int = 1
     """Of the topic; only Kafka has them."""
     phase: str = "together"
-    """"together", or "apart": publish with nobody reading, then read; that makes two rows."""
+    """"together", or "apart": publish with nobody reading, then read. That makes two rows, "publish" and
+    "consume"; where one of those is the phase, that row alone is kept."""
+    supply: Contender | None = None
+    """Who publishes what is then read, where only that is timed; left out, the contender itself."""
     load: float | None = None
     """The share of the measured maximum at which names are due; None is the closed loop."""
     rate: float | None = None
@@ -70,17 +73,20 @@ class Cell:
     """What a step of a ladder is called."""
     again: bool = False
     """The same once more, for the noise floor (A/A)."""
+    lean: bool = False
+    """Publish from a generator and keep no name, for more of them than should be in memory, and watch the memory."""
     names: int | None = None
     """How many; left out, what the warm-up says that fit in the run's seconds."""
     seconds: float | None = None
     """How long a repetition is to take; left out, what the run says."""
     loop: str | None = None
+    """The event loop; left out, what the run says. The publisher of an open loop always has that on select."""
     options: tuple[tuple[str, str], ...] = ()
     """What is added to the query of greet's URL, or asked of a peer."""
     rounds: int | None = None
-    """How many repetitions, without a warm-up; left out, as many as the run says, after one."""
+    """How many repetitions; left out, as many as the run says."""
     measure: Callable[[Session, Cell, int], Awaitable[list[Figures]]] | None = None
-    """Where a question measures in its own way: the session, the cell and the number of names."""
+    """Where a question measures in its own way, without a warm-up: the session, the cell, its names or 0."""
 
     @property
     def params(self) -> dict[str, Any]:
@@ -96,9 +102,9 @@ class Cell:
             "rate",
             "rung",
             "again",
-            "loop",
         )
-        found = {"way": self.contender.way, "window": self.window or self.contender.window}
+        supply = self.supply and f"{self.supply.name}, {self.supply.way}"
+        found = {"way": self.contender.way, "window": self.window or self.contender.window, "supply": supply}
         return found | {key: getattr(self, key) for key in kept} | dict(self.options)
 
 
@@ -137,6 +143,10 @@ class Settings:
             for one in self.contenders
             if one.design in self.designs and all(getattr(one, key) == value for key, value in wanted.items())
         ]
+
+    def rounds_of(self, cell: Cell) -> int:
+        """How many repetitions `cell` has."""
+        return cell.rounds or self.rounds
 
     def guarantees(self, contender: Contender, *usual: Guarantee) -> list[Guarantee]:
         """Those to measure `contender` with: the one that was asked for or else `usual`, as far as it has them."""
@@ -188,7 +198,8 @@ class Session:
         rate = cell.rate or await self.maximum(cell) * (cell.load or 1)
         if cell.load is None and cell.rate is None:
             rate = max(rate, self._guess(cell))  # a slow start must not make a repetition too short to recover from
-        return max(100, min(MOST_NAMES, int(rate * (cell.seconds or self.settings.seconds))))
+        seconds = cell.seconds or self.settings.seconds
+        return max(100, int(min(rate * seconds, MOST_NAMES * max(1, seconds))))
 
     @staticmethod
     def _guess(cell: Cell) -> float:
@@ -201,8 +212,8 @@ class Session:
         if key not in self._speeds:
             speed = self._guess(cell)
             for seconds in (*((0.02,) if cell.size > 1000 else ()), 0.25, *((0.5,) if cell.load else ())):
-                for figures in await self.once(key, max(100, min(MOST_NAMES, int(speed * seconds)))):
-                    speed = figures.fields["names_per_s"] or speed
+                found = await self.once(key, max(100, min(MOST_NAMES, int(speed * seconds))))
+                speed = min((one.fields["names_per_s"] for one in found if one.fields["names_per_s"]), default=speed)
             self._speeds[key] = speed
         return self._speeds[key]
 
@@ -303,14 +314,14 @@ class Delivery:
     async def run(self, sleepers: int = 0) -> list[Figures]:
         """Carry the names. The last `sleepers` of the groups read only when the clock has stopped."""
         rate = await self._rate()
-        if self.cell.phase == "apart":
+        if self.cell.phase != "together":
             return await self._apart()
         sends, receives = self._sends(rate), self._receives(rate is not None)
         if not self.here.control:
             loop = self._loop if rate is None else "select"
             return [self._figures(await self._finish([self._start([*receives, *sends], loop)]), (None, None), rate)]
         awake = (self.cell.groups - sleepers) * self.cell.members
-        await self._make(receives[awake:])
+        await self.make_groups(receives[awake:])
         consumers = [self._start([one], self._loop) for one in receives[:awake]]
         await self._gathered(consumers, receives[:awake])
         if any(one.done() for one in consumers):
@@ -323,19 +334,22 @@ class Delivery:
 
     async def _apart(self) -> list[Figures]:
         receives = self._receives(stamped=False)
-        await self._make(receives)
-        before = self.here.used()
+        await self.make_groups(receives)
+        before, on_disk = self.here.used(), self.here.disk_mb()
         sent = await self._publish(self._sends(None), None)
-        middle = self.here.used()
+        middle, held = self.here.used(), self.here.disk_mb()
         got = await self._finish([self._start([replace(one, ready="")], self._loop) for one in receives])
-        return [
-            self._figures([*sent, *got], before, None, phase="publish", after=middle),
-            self._figures([*sent, *got], middle, None, phase="consume"),
-        ]
+        rows = {
+            "publish": self._figures(
+                *([*sent, *got], before, None), phase="publish", after=middle, disk=(on_disk, held)
+            ),
+            "consume": self._figures([*sent, *got], middle, None, phase="consume"),
+        }
+        return [row for phase, row in rows.items() if self.cell.phase in ("apart", phase)]
 
-    async def _make(self, receives: Sequence[Receive]) -> None:
-        """Have the groups of `receives`, with nobody in them."""
-        first = receives[:: self.cell.members]
+    async def make_groups(self, receives: Sequence[Receive] | None = None) -> None:
+        """Have the groups of `receives`, or else of the cell, with nobody in them."""
+        first = (receives or self._receives(stamped=False))[:: self.cell.members]
         makers = [self._start([replace(one, expected=0)], self._loop) for one in first]
         await self._gathered(makers, first)
         await self._finish(makers)
@@ -362,10 +376,10 @@ class Delivery:
         return 30 + 20 * self.names / slowest / (cell.load or 1) + (self.names / cell.rate if cell.rate else 0)
 
     def _sends(self, rate: float | None) -> list[Send]:
-        cell, n = self.cell, self.cell.publishers
+        cell, n, who = self.cell, self.cell.publishers, self.cell.supply or self.cell.contender
         shares = [self.names // n + (k < self.names % n) for k in range(n)]
         return [
-            Send(cell.contender, self.place, account.Series(self.tag, k, share, cell.size), rate and rate / n)
+            Send(who, self.place, account.Series(self.tag, k, share, cell.size), rate and rate / n, lean=cell.lean)
             for k, share in enumerate(shares)
         ]
 
@@ -385,6 +399,7 @@ class Delivery:
                 stamped or shared,
                 quiet_s=SHARED_QUIET_S if shared else QUIET_S,
                 first_s=6.0 if shared else 1e9,
+                lean=cell.lean,
             )
             for group in range(cell.groups)
             for member in range(cell.members)
@@ -417,12 +432,13 @@ class Delivery:
     def _figures(
         self,
         outcomes: Sequence[Sent | Received],
-        before: tuple[float | None, float | None],
+        before: Used,
         rate: float | None,
         *,
         phase: str | None = None,
         late: Sequence[Sent | Received] = (),
-        after: tuple[float | None, float | None] | None = None,
+        after: Used | None = None,
+        disk: tuple[float | None, float | None] = (None, None),
     ) -> Figures:
         """The row, from what publishers and consumers report; what is `late` is counted and not timed."""
         sent = [one for one in outcomes if isinstance(one, Sent)]
@@ -435,7 +451,7 @@ class Delivery:
             first = min(one.started_ns for one in received)
         elapsed = (last - first) / 1e9 if last > first else None
         timed: Sequence[Sent | Received] = sent if phase == "publish" else received if phase == "consume" else outcomes
-        cpu, memory = after or self.here.used()
+        used = after or self.here.used()
         error = _errors([*outcomes, *late])
         if counted.strangers:
             error = f"{counted.strangers} names came that nobody had sent; {error}".removesuffix("; ")
@@ -453,13 +469,10 @@ class Delivery:
                 "names_per_s": done / elapsed if elapsed and done else None,
                 "latency_ms": stats.percentiles(latencies["intended"]) if latencies else None,
                 "target_rate": rate if rate != math.inf else None,
-                "cpu_s": {
-                    "client": _client_cpu([one.usage for one in timed]),
-                    "broker": None if cpu is None or before[0] is None else cpu - before[0],
-                },
+                "cpu_s": {"client": _client_cpu([one.usage for one in timed]), "broker": _more(before[0], used[0])},
                 "rss_mb": {
                     "client": sum({one.usage.pid: one.usage.rss_mb for one in timed}.values()),
-                    "broker": memory,
+                    "broker": used[1],
                 },
                 "survives": self.cell.contender.survives or self.cell.guarantee.value,
                 "error": error or None,
@@ -473,9 +486,11 @@ class Delivery:
                 "members": [len(one.codes) for one in received],
                 "progress_s": [
                     [((stamp - first) / 1e9, names) for stamp, names in one.progress]
-                    for one in received
+                    for one in (sent if phase == "publish" else received)
                     if one.progress
                 ],
+                "grown_mb": max((one.usage.grown_mb for one in timed if one.usage.grown_mb is not None), default=None),
+                "disk_mb": _more(*disk),
             },
         )
 
@@ -492,6 +507,11 @@ class Delivery:
         ordered = self.cell.members == 1 and self.cell.partitions == 1
         lanes = max(len(one.lanes) for one in sent)
         return account.count(accepted, handed, groups, lanes, ordered=ordered), len(accepted)
+
+
+def _more(before: float | None, after: float | None) -> float | None:
+    """What was added between two looks; None where nobody looked."""
+    return None if before is None or after is None else after - before
 
 
 def failure(text: str) -> Figures:
@@ -532,40 +552,40 @@ def _latencies(sent: Sequence[Sent], received: Sequence[Received]) -> dict[str, 
     return {what: np.concatenate(parts) if parts else NO_STAMPS for what, parts in found.items()}
 
 
+Row = tuple[Measurement, Mapping[str, Any]]
+
+
 async def rounds(session: Session, question: str, cells: Sequence[Cell], run: str) -> AsyncIterator[Row]:
     """Warm every cell up, then repeat all of them in rounds, each in an order of its own; each row as it comes.
 
     The order depends on the seed and the question. A cell that fails is left out from then on, as is
     what needs a broker that is lost.
     """
+
+    def row(cell: Cell, repetition: int, figures: Figures) -> Row:
+        contender = cell.contender
+        params = {**cell.params, "loop": cell.loop or session.settings.loop, **figures.params}
+        key = (run, question, contender.design, contender.name, cell.guarantee.name, params, repetition)
+        return Measurement(*key, **figures.fields), figures.details
+
     session.fresh_workers()
     shuffle = random.Random(f"{session.settings.seed} {question}").shuffle  # noqa: S311
     names: dict[Cell, int] = {}
     for cell in cells:
-        if cell.rounds is not None:
+        if cell.measure:
             names[cell] = cell.names or 0
         elif (lost := session.sites[cell.contender.design].lost) is None:
             try:
                 names[cell] = await session.names_for(cell)
             except Failed as failed:
-                yield _row(run, question, cell, 0, failed.figures)
+                yield row(cell, 0, failed.figures)
         else:
-            yield _row(run, question, cell, 0, failure(f"the broker is gone: {lost}"))
-    for repetition in range(1, session.settings.rounds + 1):
-        order = [cell for cell in names if cell.rounds is None or repetition <= cell.rounds]
+            yield row(cell, 0, failure(f"the broker is gone: {lost}"))
+    for repetition in range(1, max(map(session.settings.rounds_of, cells), default=0) + 1):
+        order = [cell for cell in names if repetition <= session.settings.rounds_of(cell)]
         shuffle(order)
         for cell in order:
             for figures in await (cell.measure or cell.contender.measure)(session, cell, names[cell]):
-                yield _row(run, question, cell, repetition, figures)
+                yield row(cell, repetition, figures)
                 if figures.fields["error"]:
                     names.pop(cell, None)
-
-
-Row = tuple[Measurement, Mapping[str, Any]]
-
-
-def _row(run: str, question: str, cell: Cell, repetition: int, figures: Figures) -> Row:
-    contender = cell.contender
-    params = {**cell.params, **figures.params}
-    key = (run, question, contender.design, contender.name, cell.guarantee.name, params, repetition)
-    return Measurement(*key, **figures.fields), figures.details

@@ -15,6 +15,9 @@ import greet
 from greet import BrokerMissing, GreetError
 from greet.brokers import PRIVATE, VARIABLES, Broker, by_default
 
+Used = tuple[float | None, float | None]
+"""A broker's CPU seconds so far and its resident memory in MB; None if it is not ours or gone."""
+
 
 @dataclass
 class Site:
@@ -53,8 +56,8 @@ class Site:
             self.ready.add(name)
             self.changed.notify_all()
 
-    def used(self) -> tuple[float | None, float | None]:
-        """The broker's CPU seconds so far and its resident memory in MB; None if it is not ours or gone."""
+    def used(self) -> Used:
+        """What the broker has used."""
         if self.broker:
             with suppress(psutil.Error):
                 found = [psutil.Process(pid) for pid in self.broker.pids]
@@ -63,6 +66,16 @@ class Site:
                     memory = sum(one.memory_info().rss for one in found) / 1e6
                     return sum(one.user + one.system for one in times), memory
         return None, None
+
+    def disk_mb(self) -> float | None:
+        """The disk that the broker holds; None if it is not ours."""
+        if self.broker is None:
+            return None
+        held = 0
+        for file in self.broker.folder.rglob("*"):
+            with suppress(OSError):
+                held += file.stat().st_blocks * 512 if file.is_file() else 0
+        return held / 1e6
 
 
 @asynccontextmanager

@@ -41,6 +41,24 @@ def tail(samples_ns: ArrayLike, points: int = 60) -> list[tuple[float, float]]:
     return [(float(rank / samples.size), float(samples[-rank] / 1e6)) for rank in ranks[::-1]]
 
 
+def pace(progress: Sequence[tuple[float, float]], steps: int = 20) -> list[tuple[float, float]]:
+    """Of (seconds, names so far), the speed over time: (seconds, names a second) for each of `steps` equal spans."""
+    if len(progress) < 2:
+        return []
+    times, names = np.asarray(progress, float).T
+    edges = np.linspace(times[0], times[-1], min(steps, len(progress) - 1) + 1)
+    speeds = np.diff(np.interp(edges, times, names)) / np.diff(edges)
+    return [(float(time), float(speed)) for time, speed in zip(edges[1:], speeds, strict=True)]
+
+
+def steadiness(progress: Sequence[tuple[float, float]]) -> float | None:
+    """How fast the last quarter of the time was, beside the first; None of fewer than eight looks."""
+    if len(progress) < 8:
+        return None
+    first, _, _, last = (speed for _, speed in pace(progress, 4))
+    return last / first if first else None
+
+
 @dataclass(frozen=True)
 class Ratio:
     """How many times as much: the geometric mean of paired ratios and its 95 % interval."""
@@ -101,10 +119,15 @@ def pairs(rows: pd.DataFrame, column: str, one: Any, other: Any) -> Iterator[tup
     if column != "params.again":
         good = good[good["params.again"].eq(False)]
     for values, part in good.groupby(keys, sort=False, dropna=False):
-        sides = [part[part[column] == side].set_index("repetition")["names_per_s"] for side in (one, other)]
-        both = sorted(set(sides[0].index) & set(sides[1].index))
-        if both:
-            yield values, ratio(sides[0][both].tolist(), sides[1][both].tolist())
+        if found := beside(*(part[part[column] == side] for side in (one, other))):
+            yield values, found
+
+
+def beside(ours: pd.DataFrame, theirs: pd.DataFrame, figure: str = "names_per_s") -> Ratio | None:
+    """How many times as much `ours` has of a figure as `theirs`, paired by round; None where nothing can be paired."""
+    sides = [part.set_index("repetition")[figure].astype(float).dropna() for part in (ours, theirs) if figure in part]
+    both = sorted(set(sides[0].index) & set(sides[1].index)) if len(sides) == 2 else []
+    return ratio(sides[0][both].tolist(), sides[1][both].tolist()) if both else None
 
 
 def verdict(found: Ratio, noise: float = 0.0) -> str:

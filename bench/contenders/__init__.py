@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -70,9 +70,9 @@ class Publisher:
         self.window = window
         self.accepted: list[int] = []
 
-    async def publish_all(self, names: Sequence[str]) -> None:
+    async def publish_all(self, names: Iterable[str]) -> None:
         """Have at most `window` names unconfirmed: as many tasks, each with every `window`-th name."""
-        self.accepted = [0] * self.window
+        names, self.accepted = list(names), [0] * self.window
         async with asyncio.TaskGroup() as lanes:
             for lane in range(self.window):
                 lanes.create_task(self._lane(lane, names[lane :: self.window]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ class _Many(Publisher):
         super().__init__(line.publish)
         self._line = line
 
-    async def publish_all(self, names: Sequence[str]) -> None:
+    async def publish_all(self, names: Iterable[str]) -> None:
         self.accepted = [0]
         try:
             self.accepted = [await self._line.publish_many(names)]

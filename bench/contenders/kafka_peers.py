@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -84,7 +84,7 @@ class _Sending(Publisher):
         super().__init__(publish, window)
         self._send = send
 
-    async def publish_all(self, names: Sequence[str]) -> None:
+    async def publish_all(self, names: Iterable[str]) -> None:
         if self.window == 1:
             return await super().publish_all(names)
         self.accepted, send, waiting = [0], self._send, deque[Any]()
@@ -174,11 +174,11 @@ class _Producing(Publisher):
     async def _one(self, name: str) -> None:
         await self.publish_all([name])
 
-    async def publish_all(self, names: Sequence[str]) -> None:
+    async def publish_all(self, names: Iterable[str]) -> None:
         self.accepted = [0]
         await asyncio.to_thread(self._all, names)
 
-    def _all(self, names: Sequence[str]) -> None:
+    def _all(self, names: Iterable[str]) -> None:
         produce, poll, topic, failed = self._producer.produce, self._producer.poll, self._topic, []
 
         def delivered(error: Any, _: Any) -> None:

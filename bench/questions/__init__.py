@@ -14,7 +14,18 @@ from typing import Any
 QUICK = ("throughput", "latency")
 FULL = (
     *QUICK,
-    *("fan_out", "work_sharing", "payload", "durability", "backlog", "wake_up", "tweaking", "ladder", "start_up"),
+    *(
+        "fan_out",
+        "work_sharing",
+        "payload",
+        "durability",
+        "backlog",
+        "growth",
+        "wake_up",
+        "tweaking",
+        "ladder",
+        "start_up",
+    ),
 )
 NAMES = (*FULL, "faults")
 """All; "faults" takes half an hour of its own, so it is asked by its name alone."""

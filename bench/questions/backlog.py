@@ -1,45 +1,43 @@
 """What happens when nobody reads?
 
-Names (a million in the full profile) are published with nobody reading, then read. And a group that does
-not read at all beside one that does: what the reader loses by it. asyncio's queue is bounded, so there
-the publisher would wait for ever: not applicable.
+Names by the million (ten in the full profile; RabbitMQ one) are published from a generator with nobody
+reading, then read and let go: the speed over the backlog, and how much memory and disk that takes of whom.
+asyncio's queue is bounded, so there the publisher would wait for ever: a reader stands beside it. And a
+group that does not read at all beside one that does: what the reader loses by it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench import plots, report
-from bench.run import Cell, Settings
-from greet import Guarantee
+from bench import plots, report, stats
+from bench.run import Cell, Delivery, Figures, Session, Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-from dataclasses import replace
-
-from bench.run import Delivery, Figures, Session
-
-BACKLOG = {"kafka": 1_000_000, "rabbitmq": 1_000_000}
-QUICK = {"kafka": 100_000, "rabbitmq": 10_000}
+FULL = {"asyncio": 10_000_000, "kafka": 10_000_000, "rabbitmq": 1_000_000}
+QUICK = {"asyncio": 1_000_000, "kafka": 1_000_000, "rabbitmq": 20_000}
+ASLEEP = 10
+"""The share of them that is published beside a group that sleeps: one in so many."""
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Apart, and together with a group that sleeps, and without it."""
-    many = BACKLOG if settings.full else QUICK
-    return [
-        cell
-        for one in settings.of(name="greet", way="many")
-        if one.design in many
-        for guarantee in settings.guarantees(one, Guarantee.DURABLE)
-        for cell in (
-            Cell(one, guarantee, names=many[one.design], phase="apart", rounds=1),
-            Cell(one, guarantee, names=many[one.design] // 10, rung="alone"),
-            Cell(one, guarantee, names=many[one.design] // 10, rung="beside a sleeper", measure=beside_a_sleeper),
-        )
-    ]
+    """All of it at once; and with a group that sleeps, and without it."""
+    many = FULL if settings.full else QUICK
+    found = []
+    for one in settings.of(name="greet", way="many"):
+        names, unread = many[one.design], one.design != "asyncio"
+        for guarantee in settings.guarantees(one, one.guarantees[-1]):
+            phase = "apart" if unread else "together"
+            found.append(Cell(one, guarantee, names=names, phase=phase, lean=True, rounds=1))
+            if unread:
+                both = Cell(one, guarantee, names=names // ASLEEP, rung="alone")
+                found += [both, replace(both, rung="beside a sleeper", measure=beside_a_sleeper)]
+    return found
 
 
 async def beside_a_sleeper(session: Session, cell: Cell, names: int) -> list[Figures]:
@@ -48,10 +46,22 @@ async def beside_a_sleeper(session: Session, cell: Cell, names: int) -> list[Fig
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Names a second while publishing, while reading, alone and beside a group that does not read."""
-    return report.summary(rows, "params.rung")
+    """Names a second, at the end beside the beginning, and what was held meanwhile."""
+    found = report.summary(rows, "params.rung").drop(columns=["min–max", "CPU s/M, client + broker"])
+    more = [
+        {
+            "names": stats.short(part["sent"].median()),
+            "end / beginning": report.steadiness(part),
+            "MB gained, client": stats.short(report.figures(part, "grown_mb").max()),
+            "disk MB, broker": stats.short(report.figures(part, "disk_mb").max()),
+        }
+        for _, part in report.lines(rows, "params.rung")
+    ]
+    for place, name in ((3, "names"), (5, "end / beginning"), (6, "MB gained, client"), (8, "disk MB, broker")):
+        found.insert(place, name, [line[name] for line in more])
+    return found
 
 
 def picture(rows: pd.DataFrame) -> Figure:
-    """A row of dots for each phase."""
-    return plots.dots(rows, "names a second")
+    """Names a second over the names so far."""
+    return plots.pace(rows[rows["params.rung"].eq("")], over="names")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bench import plots, report
+from bench.contenders import java
 from bench.run import Cell, Settings
 from greet import Guarantee
 
@@ -21,26 +22,44 @@ if TYPE_CHECKING:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """greet at every guarantee, its peers at the strongest; A/A; in the full profile also apart."""
+    """greet at every guarantee, its peers at the strongest; A/A; in the full profile publishing and reading apart."""
     usual = tuple(Guarantee) if settings.full else (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE)
     own = [Cell(one, each) for one in settings.of(name="greet") for each in settings.guarantees(one, *usual)]
     peers = [
-        Cell(one, each)
+        Cell(one, each, names=java.RECORDS if one.name == java.NAME else None)
         for one in settings.of()
         if one.name != "greet"
         for each in settings.guarantees(one, one.guarantees[-1])
     ]
     by_name = [one for one in own if one.contender.way == "name"]
     matched = [one for one in by_name if one.guarantee is Guarantee.AT_LEAST_ONCE] or by_name
+    if settings.full:  # what tells the noise is measured longer and more often
+        longer = {one: replace(one, seconds=2 * settings.seconds, rounds=2 * settings.rounds) for one in matched}
+        own, matched = [longer.get(one, one) for one in own], list(longer.values())
     twice = [replace(one, again=True) for one in matched]
-    apart = [
-        replace(one, phase="apart")
-        for one in [*own, *peers]
-        if settings.full
-        and one.guarantee is Guarantee.DURABLE
-        and one.contender.name not in ("FastStream", "Java's own")
-    ]
-    return own + peers + twice + apart
+    return own + peers + twice + (_apart(settings, [*own, *peers]) if settings.full else [])
+
+
+APART = {"rabbitmq": ("greet", "aio-pika", "aiormq"), "kafka": ("greet", "aiokafka", "confluent-kafka")}
+
+
+def _apart(settings: Settings, together: list[Cell]) -> list[Cell]:
+    """Publishing with nobody reading, and reading what waits.
+
+    How fast Kafka is read depends on the batches in which it was written, so there all read what greet's
+    `publish_many` has written.
+    """
+    found = []
+    durable = [one for one in together if one.guarantee is Guarantee.DURABLE]
+    for one in (one for one in durable if one.contender.name in APART.get(one.contender.design, ())):
+        if one.contender.design == "rabbitmq":
+            found.append(replace(one, phase="apart"))
+        else:
+            supply = settings.of(design="kafka", way="many", name="greet")[0]
+            found.append(replace(one, phase="publish"))
+            if one.contender.name != "confluent-kafka":
+                found.append(replace(one, phase="consume", supply=supply))
+    return found
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

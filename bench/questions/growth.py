@@ -1,0 +1,70 @@
+"""Does it stay as fast when there is more of everything?
+
+A run ten times as long as the usual one, second by second; and one after many groups were made on another
+topic, which stay. How it is with names that nobody reads is a question of its own (backlog).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from bench import plots, report, stats
+from bench.run import Cell, Delivery, Figures, Session, Settings
+from greet import Guarantee
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+USUAL, LONG, GROUPS = "as usual", "ten times as long", 50
+AFTER = f"after {GROUPS} groups"
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """Name by name; asyncio's groups go with their process, so there nothing is left of them."""
+    found = []
+    for one in settings.of(name="greet", way="name"):
+        for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE):
+            usual = Cell(one, guarantee, rung=USUAL, seconds=settings.seconds / 2)
+            found += [usual, replace(usual, rung=LONG, seconds=settings.seconds * 5)]
+            if one.design != "asyncio":
+                found.append(replace(usual, rung=AFTER, measure=after_groups))
+    return found
+
+
+async def after_groups(session: Session, cell: Cell, _: int) -> list[Figures]:
+    """The same as usual, when the groups are there."""
+    names = await session.names_for(replace(cell, rung=USUAL, measure=None))
+    await session.kept(f"groups of {cell.contender.design}", partial(_groups, session, cell))
+    return await session.deliver(cell, names)
+
+
+@asynccontextmanager
+async def _groups(session: Session, cell: Cell) -> AsyncIterator[None]:
+    await Delivery(session, replace(cell, groups=GROUPS), 1, session.place(cell)).make_groups()
+    yield
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Names a second, beside the usual, and at the end of a repetition beside its beginning."""
+    found = report.summary(rows, "params.rung").drop(columns=["CPU s/M, client + broker", "MB, client + broker"])
+    parts = list(report.lines(rows, "params.rung"))
+    usual = {line["contender"]: part for line, part in parts if line["rung"] == USUAL}
+    ratios = [stats.beside(part, usual.get(line["contender"], rows[:0])) for line, part in parts]
+    found.insert(
+        5,
+        "beside the usual",
+        ["" if line["rung"] == USUAL else str(ratio or "–") for (line, _), ratio in zip(parts, ratios, strict=True)],
+    )
+    found.insert(6, "end / beginning", [report.steadiness(part) for _, part in parts])
+    return found
+
+
+def picture(rows: pd.DataFrame) -> Figure:
+    """Names a second over the seconds of the long runs."""
+    return plots.pace(rows[rows["params.rung"] == LONG], over="seconds")
