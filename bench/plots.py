@@ -152,6 +152,32 @@ def _far(progress: Sequence[tuple[float, float]], time: float) -> float:
     return max(names for when, names in progress if when <= time + 1e-9)
 
 
+def ladder(rows: pd.DataFrame) -> Figure:
+    """Names a second of each rung as a bar with its repetitions as dots, a panel for each design, in order."""
+    rows = rows[rows["names_per_s"].notna()]
+    designs = [design for design in COLOURS if design in set(rows["design"])] or [""]
+    steps = {design: list(dict.fromkeys(rows.loc[rows["design"] == design, "params.rung"])) for design in designs}
+    heights = [max(1, len(rungs)) for rungs in steps.values()]
+    figure = _figure(0.8 + 0.42 * sum(heights) + 0.5 * len(heights))
+    panels = figure.subplots(len(designs), 1, squeeze=False, height_ratios=heights, sharex=True)[:, 0]
+    for axes, design in zip(panels, designs, strict=True):
+        own = rows[rows["design"] == design]
+        for place, rung in enumerate(steps[design]):
+            speeds = own.loc[own["params.rung"] == rung, "names_per_s"]
+            axes.barh(place, speeds.median(), color=COLOURS[design], alpha=0.35, height=0.7)
+            axes.plot(speeds, [place] * len(speeds), MARKERS[design], color=COLOURS[design], markersize=4, alpha=0.8)
+        axes.set_yticks(
+            range(len(steps[design])), [rung.replace(": ", ":\n", 1) for rung in steps[design]], fontsize="small"
+        )
+        axes.set_ylim(len(steps[design]) - 0.4, -0.6)
+        guarantees = ", ".join(dict.fromkeys(own["guarantee"]))
+        axes.set_title(f"{TITLES.get(design, design)}, guarantee {guarantees}", loc="left")
+        _log(axes.xaxis, axes.set_xscale)
+        axes.grid(axis="x", alpha=0.3)
+    panels[-1].set_xlabel("names a second (each dot a repetition, the bar their median)")
+    return figure
+
+
 def distribution(details: pd.DataFrame, title: str, series: Iterable[str] = ("intended",)) -> Figure:
     """The share of names that took at least so long, both axes logarithmic: how bad, how often.
 

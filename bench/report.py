@@ -15,11 +15,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import claims, contenders, questions, stats
+from bench import claims, contenders, questions, stats, targets
 from bench.stats import short
 from greet import Guarantee
 
 BREACHES = ("lost", "duplicates", "reordered")
+BESIDE = "greet beside its peers"
+RATIOS = "paired round by round, with the 95 % interval; what the kit should reach, and whether all of that does"
 WIDTH = 120  # of a table that does not go to a terminal
 
 
@@ -210,6 +212,9 @@ def terminal(console: Console, rows: pd.DataFrame, *abouts: Mapping[str, Any]) -
     judged = judged[judged["verdict"] != claims.UNKNOWN]
     if len(judged):
         console.print(rich_table(judged, "What is usually said, and what this run says of it"))
+    ratios = targets.table(rows)
+    if len(ratios):
+        console.print(rich_table(ratios, f"{BESIDE}: {RATIOS}"))
     for sentence in [*conclusion(rows), *errors(rows)] if len(rows) else ["Nothing was measured."]:
         console.print(f"• {sentence}", markup=False, highlight=False)
     for line in ground(*abouts):
@@ -254,6 +259,9 @@ def markdown(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
     """The block of the README: verdicts and main answers in sight, the other answers folded."""
     parts = [markdown_table(claims.verdicts(rows))] if len(rows) else []
     parts.append("\n".join(f"- {sentence}" for sentence in [*conclusion(rows), *errors(rows)]))
+    ratios = targets.table(rows)
+    if len(ratios):
+        parts.append(f"**{BESIDE}**: {RATIOS}\n\n{markdown_table(ratios)}")
     for name, table in answers(rows).items():
         asked, text = questions.asked(name), markdown_table(table)
         folded = f"<details><summary>{asked}</summary>\n\n{text}\n\n</details>"
@@ -273,6 +281,9 @@ def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
     parts += ["<ul>", *(f"<li>{html.escape(line)}</li>" for line in [*conclusion(rows), *errors(rows)]), "</ul>"]
     if len(rows):
         parts += ["<h2>What is usually said</h2>", claims.verdicts(rows).to_html(index=False, border=0)]
+    ratios = targets.table(rows)
+    if len(ratios):
+        parts += [f"<h2>{BESIDE}</h2><p>{RATIOS}</p>", ratios.to_html(index=False, border=0)]
     for name, table in answers(rows).items():
         asked = html.escape(questions.asked(name))
         picture = png(questions.question(name).picture(rows[rows["question"] == name]))

@@ -15,6 +15,8 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999, "max": 1.0}
 TAIL = 10_000
 """The fewest samples of which a p99.9 is told: ten lie above it."""
 RESAMPLES = 10_000
+FEWEST = 4
+"""The fewest rounds of which a ratio has an interval."""
 
 
 def percentiles(samples_ns: ArrayLike) -> dict[str, float | None]:
@@ -69,7 +71,8 @@ class Ratio:
     rounds: int
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+        value, low, high = (f"{one:.2f}" if one < 10 else short(one) for one in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})" if self.rounds >= FEWEST else value
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Ratio:
@@ -92,7 +95,7 @@ def ratio(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Rati
 
 def _interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
     n, mean = len(values), float(values.mean())
-    if n < 4:
+    if n < FEWEST:
         return -math.inf, math.inf
     error = float(values.std(ddof=1)) / math.sqrt(n)
     if error < 1e-12:

@@ -1,61 +1,104 @@
 """How fast can Python go over each design, and what does each step up give away?
 
-From the loop that a first tutorial shows to the fast path. Each rung is one change.
+From the loop that a first tutorial shows to the fast path. Each rung is one change to another one, most
+often to that above it. The last rung of asyncio is the same loop with nothing of this instrument around it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from bench import plots, report
-from bench.run import Cell, Settings
+from bench import plots, report, stats
+from bench.loops import bare
+from bench.run import MOST_NAMES, Cell, Figures, Session, Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# design, contender, way, window, loop, and what it is called: what it gives away
+class Rung(NamedTuple):
+    """A step: who, how, and what it is called: what it gives away."""
+
+    design: str
+    contender: str
+    way: str
+    window: int | None
+    said: str
+    loop: str = "asyncio"
+    above: int = 1
+    """How far above it stands the rung of which it is a change."""
+
+
+BARE = "without this instrument: not counted"
 RUNGS = (
-    ("asyncio", "bare queue", "name", None, "asyncio", "bare queue: a cancelled reader loses its name"),
-    ("asyncio", "greet", "name", None, "asyncio", "greet, one by one: nothing"),
-    ("asyncio", "greet", "many", None, "asyncio", "lists of 100: settled by the hundred"),
-    ("asyncio", "greet", "many", None, "uvloop", "uvloop: one more dependency"),
-    ("rabbitmq", "aio-pika", "name", 1, "asyncio", "await each confirm: nothing"),
-    ("rabbitmq", "aio-pika", "name", 500, "asyncio", "500 unconfirmed: up to 500 in doubt"),
-    ("rabbitmq", "aiormq", "name", 500, "asyncio", "aiormq, acks by 50: up to 50 come twice"),
-    ("rabbitmq", "greet", "name", 500, "asyncio", "greet, one by one: nothing more"),
-    ("rabbitmq", "greet", "many", None, "asyncio", "frames written together: nothing more"),
-    ("rabbitmq", "greet", "many", None, "uvloop", "uvloop: one more dependency"),
-    ("kafka", "aiokafka", "name", 1, "asyncio", "await each answer: nothing"),
-    ("kafka", "aiokafka", "name", 1000, "asyncio", "1,000 in flight: up to 1,000 in doubt"),
-    ("kafka", "greet", "name", 1000, "asyncio", "greet, one by one: nothing more"),
-    ("kafka", "aiokafka", "many", 1000, "asyncio", "getmany: a batch is settled as a whole"),
-    ("kafka", "greet", "many", None, "asyncio", "batches built by us: nothing more"),
-    ("kafka", "greet", "many", None, "uvloop", "uvloop: one more dependency"),
+    Rung("asyncio", "bare queue", "name", None, "bare queue: a cancelled reader loses its name"),
+    Rung("asyncio", "greet", "name", None, "greet, one by one: nothing"),
+    Rung("asyncio", "greet", "name", None, "one by one on uvloop: one more dependency", "uvloop"),
+    Rung("asyncio", "greet", "many", None, "lists of 100: settled by the hundred", above=2),
+    Rung("asyncio", "greet", "many", None, "uvloop: one more dependency", "uvloop"),
+    Rung("asyncio", "greet", "many", None, BARE, above=2),
+    Rung("rabbitmq", "aio-pika", "name", 1, "await each confirm: nothing"),
+    Rung("rabbitmq", "aio-pika", "name", 500, "500 unconfirmed: up to 500 in doubt"),
+    Rung("rabbitmq", "aiormq", "name", 500, "aiormq, acks by 50: up to 50 come twice"),
+    Rung("rabbitmq", "greet", "name", 500, "greet, one by one: nothing more"),
+    Rung("rabbitmq", "greet", "name", 500, "one by one on uvloop: one more dependency", "uvloop"),
+    Rung("rabbitmq", "greet", "many", None, "frames written together: nothing more", above=2),
+    Rung("rabbitmq", "greet", "many", None, "uvloop: one more dependency", "uvloop"),
+    Rung("kafka", "aiokafka", "name", 1, "await each answer: nothing"),
+    Rung("kafka", "aiokafka", "name", 1000, "1,000 in flight: up to 1,000 in doubt"),
+    Rung("kafka", "aiokafka", "many", 1000, "getmany: a batch is settled as a whole"),
+    Rung("kafka", "greet", "name", 1000, "greet, one by one: nothing more", above=2),
+    Rung("kafka", "greet", "name", 1000, "one by one on uvloop: one more dependency", "uvloop"),
+    Rung("kafka", "greet", "many", None, "batches built by us: nothing more", above=2),
+    Rung("kafka", "greet", "many", None, "uvloop: one more dependency", "uvloop"),
 )
 
 
 def cells(settings: Settings) -> list[Cell]:
     """The rungs that can be had, at the strongest guarantee of each design."""
     return [
-        Cell(one, guarantee, window=window, loop=loop, rung=rung)
-        for design, name, way, window, loop, rung in RUNGS
-        for one in settings.of(design=design, name=name, way=way)
+        Cell(one, guarantee, window=rung.window, loop=rung.loop, rung=rung.said)
+        if rung.said != BARE
+        else Cell(one, guarantee, loop=rung.loop, rung=rung.said, names=MOST_NAMES, measure=_bare)
+        for rung in RUNGS
+        for one in settings.of(design=rung.design, name=rung.contender, way=rung.way)
         for guarantee in settings.guarantees(one, one.guarantees[-1])
     ]
 
 
+async def _bare(session: Session, cell: Cell, names: int) -> list[Figures]:
+    elapsed, cpu = await session.submit(bare, names)
+    counts = {"sent": names, "accepted": names, "received": names, "lost": 0, "duplicates": 0, "error": None}
+    spent = {"client": cpu, "broker": None}
+    survives = cell.guarantee.value
+    return [
+        Figures({**counts, "elapsed_s": elapsed, "names_per_s": names / elapsed, "cpu_s": spent, "survives": survives})
+    ]
+
+
+def _place(rows: pd.DataFrame) -> pd.Series[int]:
+    """Which rung a row is of."""
+    order = {(rung.design, rung.said): place for place, rung in enumerate(RUNGS)}
+    return pd.Series([order[key] for key in zip(rows["design"], rows["params.rung"], strict=True)], rows.index)
+
+
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each rung: names a second, and what it gives away."""
-    found = report.summary(rows, "params.rung").drop(columns=["MB, client + broker"])
-    order = {rung: place for place, (*_, rung) in enumerate(RUNGS)}
-    return found.sort_values("rung", key=lambda rungs: rungs.map(order), kind="stable")
+    """Each rung: names a second, how many times as many as the rung that it is a change of, what it gives away."""
+    places = _place(rows)
+    parts = {place: rows[places == place] for place in sorted(set(places))}
+    found = pd.concat([report.summary(part, "params.rung") for part in parts.values()], ignore_index=True)
+    ratios = []
+    for place, part in parts.items():
+        changed = place - RUNGS[place].above
+        same = changed >= 0 and RUNGS[changed].design == RUNGS[place].design
+        ratio = stats.beside(part, parts[changed]) if same and changed in parts else None
+        ratios.append(str(ratio or ""))
+    found.insert(4, "times as many", ratios)
+    return found.drop(columns=["MB, client + broker"])
 
 
 def picture(rows: pd.DataFrame) -> Figure:
     """Names a second, rung by rung."""
-    order = {rung: place for place, (*_, rung) in enumerate(RUNGS)}
-    rows = rows.sort_values("params.rung", key=lambda rungs: rungs.map(order), kind="stable")
-    return plots.dots(rows, "names a second")
+    return plots.ladder(rows.loc[_place(rows).sort_values(kind="stable").index])
