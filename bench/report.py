@@ -163,12 +163,24 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
         said = ", ".join(f"{int(value):,} {what}" for what, value in permitted.items() if value)
         found.append(f"Faults did to names what their guarantee does not rule out: {said}.")
     found += _fastest(rows)
-    noise, pair = floor(rows)
-    if pair and noise < math.inf:
-        found.append(f"Noise floor (A/A): {noise:.0%}; a smaller difference is none. The same twice: {pair}.")
-    elif pair:
+    noise = floor(rows)[0]
+    twice = ", ".join(f"{values[1]} {pair}" for values, pair in stats.pairs(rows, "params.again", True, False))
+    if twice and noise < math.inf:
+        found.append(f"Noise floor (A/A): {noise:.1%}; a smaller difference is none. The same twice: {twice}.")
+    elif twice:
         found.append("Noise floor (A/A): needs four rounds or more.")
-    return found
+    return found + _instrument(rows)
+
+
+def _instrument(rows: pd.DataFrame) -> list[str]:
+    """What the instrument itself costs, from the ladder."""
+    ladder = questions.question("ladder")
+    own = rows[(rows["question"] == "ladder") & (rows["design"] == "asyncio")]
+    measured, bare = (own[own["params.rung"].eq(rung)] for rung in (ladder.LISTS, ladder.BARE))
+    ratio = stats.beside(measured, bare)
+    return (
+        [f"The fastest loop measured, beside the same without the instrument: {ratio} times as fast."] if ratio else []
+    )
 
 
 def broken(rows: pd.DataFrame) -> pd.DataFrame:

@@ -144,6 +144,11 @@ class Settings:
             if one.design in self.designs and all(getattr(one, key) == value for key, value in wanted.items())
         ]
 
+    @property
+    def brief(self) -> float:
+        """Seconds of a repetition that is one of many alike: in the full profile half of the usual."""
+        return self.seconds / 2 if self.full else self.seconds
+
     def rounds_of(self, cell: Cell) -> int:
         """How many repetitions `cell` has."""
         return cell.rounds or self.rounds

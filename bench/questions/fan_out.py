@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def cells(settings: Settings) -> list[Cell]:
     """greet's fast way over each design."""
     return [
-        Cell(one, guarantee, groups=groups)
+        Cell(one, guarantee, groups=groups, seconds=settings.brief)
         for one in settings.of(name="greet", way="many")
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
         for groups in (1, 2, 4, 8)

@@ -31,12 +31,13 @@ class Rung(NamedTuple):
     """How far above it stands the rung of which it is a change."""
 
 
+LISTS = "lists of 100: settled by the hundred"
 BARE = "without this instrument: not counted"
 RUNGS = (
     Rung("asyncio", "bare queue", "name", None, "bare queue: a cancelled reader loses its name"),
     Rung("asyncio", "greet", "name", None, "greet, one by one: nothing"),
     Rung("asyncio", "greet", "name", None, "one by one on uvloop: one more dependency", "uvloop"),
-    Rung("asyncio", "greet", "many", None, "lists of 100: settled by the hundred", above=2),
+    Rung("asyncio", "greet", "many", None, LISTS, above=2),
     Rung("asyncio", "greet", "many", None, "uvloop: one more dependency", "uvloop"),
     Rung("asyncio", "greet", "many", None, BARE, above=2),
     Rung("rabbitmq", "aio-pika", "name", 1, "await each confirm: nothing"),

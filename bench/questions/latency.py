@@ -36,9 +36,7 @@ def cells(settings: Settings) -> list[Cell]:
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
     ]
     found = [
-        Cell(*one, load=load, seconds=1.5 * seconds if settings.full else seconds)
-        for one in all_of_them
-        for load in (FULL if settings.full else QUICK)
+        Cell(*one, load=load, seconds=seconds) for one in all_of_them for load in (FULL if settings.full else QUICK)
     ]
     if settings.full:
         found += [

@@ -6,23 +6,20 @@ and where no broker is up, a private one from an empty folder.
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from bench import plots, report
-from bench.run import Cell, Settings
+from bench.run import Cell, Figures, Session, Settings, failure
+from greet.brokers import VARIABLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-import asyncio
-import os
-import sys
-from time import perf_counter
-
-from bench.run import Figures, Session, failure
-from greet.brokers import VARIABLES
 
 DEADLINE_S = 90
 
@@ -34,7 +31,7 @@ def cells(settings: Settings) -> list[Cell]:
         for guarantee in settings.guarantees(one, one.guarantees[-1]):
             found.append(Cell(one, guarantee, names=1, rung="", measure=first_greeting))
             if one.design != "asyncio" and settings.full:
-                found.append(Cell(one, guarantee, names=1, rung="with its broker", measure=first_greeting))
+                found.append(Cell(one, guarantee, names=1, rung="with its broker", rounds=3, measure=first_greeting))
     return found
 
 

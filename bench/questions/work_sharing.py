@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 def cells(settings: Settings) -> list[Cell]:
     """greet's fast way over each design."""
     return [
-        Cell(one, guarantee, members=members, publishers=publishers, partitions=4 if one.design == "kafka" else 1)
+        Cell(one, guarantee, members=members, publishers=publishers, partitions=partitions, seconds=settings.brief)
         for one in settings.of(name="greet", way="many")
+        for partitions in (4 if one.design == "kafka" else 1,)
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
         for members, publishers in ((1, 1), (2, 1), (4, 1), (1, 2), (1, 4))
     ]
