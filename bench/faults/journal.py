@@ -1,7 +1,7 @@
 """What each process writes down, and what all of it says of the names: Jepsen's accounting.
 
-A trial has a folder with a file for each process, `publisher-1.jsonl`, `member-2.jsonl` …; one JSON
-object a line, written at once, so that it outlives a SIGKILL of who wrote it:
+A trial has a folder with a file for each process, `publisher-3.jsonl`, `member-1.jsonl` and, of a publisher
+that pours, `flood-4.jsonl`; one JSON object a line, written at once, so that it outlives a SIGKILL of who wrote it:
 
     t       seconds of the machine's monotonic clock, the same for all processes
     event   of all: "started" (with role, group, design, guarantee and topic), "ended" (with error, or null),
