@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench import compare, contenders, doctor, questions, report, results, run
+from bench import compare, contenders, doctor, page, questions, report, results, run
 from greet import Guarantee
 
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
@@ -284,7 +284,7 @@ def _report(options: argparse.Namespace) -> int:
     if options.markdown:
         print(report.markdown(rows, *abouts), end="")
     elif options.html:
-        print(report.page(rows, *abouts), end="")
+        print(page.page(rows, *abouts), end="")
     else:
         report.terminal(_paper(), rows, *abouts)
     return WELL

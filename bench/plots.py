@@ -139,7 +139,7 @@ def pace(rows: pd.DataFrame, over: Literal["names", "seconds"]) -> Figure:
         if over == "names":
             _log(axes.xaxis, axes.set_xscale)
         axes.grid(alpha=0.3)
-        if len(part):
+        if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize="small")
     return figure
 
@@ -322,6 +322,11 @@ def picture(figure: Figure, alt: str = "") -> Image:
     """The figure as a PNG for a notebook, with `alt`, or else its own label, for who cannot see it."""
     from IPython.display import Image  # noqa: PLC0415
 
+    return Image(png(figure), alt=alt or figure.get_label())  # type: ignore[no-untyped-call]
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a file."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
-    return Image(buffer.getvalue(), alt=alt or figure.get_label())  # type: ignore[no-untyped-call]
+    return buffer.getvalue()

@@ -1,10 +1,7 @@
-"""The answers as text: tables for a terminal, the block of the README, a page that stands alone."""
+"""The answers as text: tables for a terminal, and the block of the README."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from statistics import median
@@ -22,6 +19,7 @@ from greet import Guarantee
 BREACHES = ("lost", "duplicates", "reordered")
 BESIDE = "greet beside its peers"
 RATIOS = "paired round by round, with the 95 % interval; what the kit should reach, and whether all of that does"
+LONG = 24  # lines of a table, beyond which the README has it folded
 WIDTH = 120  # of a table that does not go to a terminal
 
 
@@ -257,70 +255,41 @@ def rich_table(frame: pd.DataFrame, title: str = "") -> Table:
     """A DataFrame for the terminal; what is the same as in the line above is left out in the first column."""
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
     for name in frame.columns:
-        table.add_column(
-            str(name), justify="right" if {"/", " ", "–"} & set(name) else "left", no_wrap=name == "contender"
-        )
+        table.add_column(str(name), justify="right" if of_figures(frame[name]) else "left", no_wrap=name == "contender")
     above = ""
     for first, *rest in frame.itertuples(index=False):
-        table.add_row("" if first == above else _text(first), *map(_text, rest))
+        table.add_row("" if first == above else text(first), *map(text, rest))
         above = first
     return table
 
 
+def of_figures(column: pd.Series[Any]) -> bool:
+    """Whether a column of a table has figures, which stand to the right, and not words."""
+    return bool(column.map(text).str.match(r"(\d|–|$)").all())
+
+
 def markdown(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
-    """The block of the README: verdicts and main answers in sight, the other answers folded."""
+    """The block of the README: verdicts, ratios and short main answers in sight, the others folded."""
     parts = [markdown_table(claims.verdicts(rows))] if len(rows) else []
     parts.append("\n".join(f"- {sentence}" for sentence in [*conclusion(rows), *errors(rows)]))
     ratios = targets.table(rows)
     if len(ratios):
         parts.append(f"**{BESIDE}**: {RATIOS}\n\n{markdown_table(ratios)}")
     for name, table in answers(rows).items():
-        asked, text = questions.asked(name), markdown_table(table)
-        folded = f"<details><summary>{asked}</summary>\n\n{text}\n\n</details>"
-        parts.append(f"**{asked}**\n\n{text}" if name in questions.QUICK else folded)
+        asked, shown = questions.asked(name), markdown_table(table)
+        in_sight = name in questions.QUICK and len(table) <= LONG
+        folded = f"<details><summary>{asked}</summary>\n\n{shown}\n\n</details>"
+        parts.append(f"**{asked}**\n\n{shown}" if in_sight else folded)
     return "\n\n".join([*parts, "\n".join(f"<sub>{line}</sub>  " for line in ground(*abouts))]) + "\n"
 
 
 def markdown_table(table: pd.DataFrame) -> str:
     """A DataFrame as a table of Markdown, without its index."""
-    head = "| " + " | ".join(map(str, table.columns)) + " |\n|" + "---|" * len(table.columns)
-    return "\n".join([head, *("| " + " | ".join(map(_text, line)) + " |" for line in table.itertuples(index=False))])
+    sides = "".join("---:|" if of_figures(table[name]) else "---|" for name in table.columns)
+    head = f"| {' | '.join(map(str, table.columns))} |\n|{sides}"
+    return "\n".join([head, *("| " + " | ".join(map(text, line)) + " |" for line in table.itertuples(index=False))])
 
 
-def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
-    """An HTML page that needs no other file, with the pictures."""
-    parts = ["<h1>Hello, three ways</h1>"]
-    parts += ["<ul>", *(f"<li>{html.escape(line)}</li>" for line in [*conclusion(rows), *errors(rows)]), "</ul>"]
-    if len(rows):
-        parts += ["<h2>What is usually said</h2>", claims.verdicts(rows).to_html(index=False, border=0)]
-    ratios = targets.table(rows)
-    if len(ratios):
-        parts += [f"<h2>{BESIDE}</h2><p>{RATIOS}</p>", ratios.to_html(index=False, border=0)]
-    for name, table in answers(rows).items():
-        asked = html.escape(questions.asked(name))
-        picture = png(questions.question(name).picture(rows[rows["question"] == name]))
-        parts += [f"<h2>{asked}</h2>", f'<img alt="{asked}" src="data:image/png;base64,{picture}">']
-        parts.append(table.map(_text).to_html(index=False, border=0))
-    parts += [f"<p><small>{html.escape(line)}</small></p>" for line in ground(*abouts)]
-    return PAGE.format("\n".join(parts))
-
-
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Hello, three ways</title>
-<style>body{{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}}img{{max-width:100%}}
-table{{border-collapse:collapse;font-size:.85rem}}td,th{{padding:.2rem .6rem}}
-th{{text-align:left}}tr{{border-bottom:1px solid #ddd}}
-</style>
-{}
-</html>
-"""
-
-
-def png(figure: Any) -> str:
-    """A picture in base64."""
-    held = io.BytesIO()
-    figure.savefig(held, format="png", dpi=120)
-    return base64.b64encode(held.getvalue()).decode()
-
-
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """What stands in a field of a table."""
     return f"{value:g}" if isinstance(value, float) else str(value)

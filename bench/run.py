@@ -216,11 +216,19 @@ class Session:
         key = replace(cell, load=cell.load and math.inf, again=False, names=None, seconds=None, rounds=None)
         if key not in self._speeds:
             speed = self._guess(cell)
-            for seconds in (*((0.02,) if cell.size > 1000 else ()), 0.25, *((0.5,) if cell.load else ())):
-                found = await self.once(key, max(100, min(MOST_NAMES, int(speed * seconds))))
-                speed = min((one.fields["names_per_s"] for one in found if one.fields["names_per_s"]), default=speed)
-            self._speeds[key] = speed
+            if cell.size > 1000:
+                speed = await self._speed(key, 0.02, speed)
+            for _ in range(3):  # workers and brokers that are cold say too little at first
+                before, speed = speed, await self._speed(key, 0.25, speed)
+                if speed < 1.5 * before:
+                    break
+            self._speeds[key] = await self._speed(key, 0.5, speed) if cell.load else speed
         return self._speeds[key]
+
+    async def _speed(self, cell: Cell, seconds: float, speed: float) -> float:
+        """Names a second of a warm-up of so many seconds, if `speed` is right."""
+        found = await self.once(cell, max(100, min(MOST_NAMES, int(speed * seconds))))
+        return float(min((one.fields["names_per_s"] for one in found if one.fields["names_per_s"]), default=speed))
 
     def fresh_workers(self) -> None:
         """Let go of the worker processes; new ones start when needed, without the memory of the old."""

@@ -103,6 +103,7 @@ def test_report_in_three_forms(done: Path) -> None:
     block = call("report", done, "--markdown").stdout
     assert block.startswith("| of | claim | verdict | evidence |")
     assert "**How many names a second" in block
+    assert "**greet beside its peers**" not in block, "no peer was measured"
     assert block == report.markdown(bench.load(done, details=True), bench.about(done))
     page = call("report", done, "--html").stdout
     assert page.count("data:image/png;base64,") == 1

@@ -1,0 +1,76 @@
+"""A run as an HTML page that needs no other file: the answers, their pictures, light or dark as the reader has it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from bench import claims, plots, questions, report, targets
+
+
+def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
+    """The page of the runs that `rows` are of."""
+    parts = ["<h1>Hello, three ways</h1>", *_items([*report.conclusion(rows), *report.errors(rows)])]
+    if len(rows):
+        parts += ["<h2>What is usually said</h2>", _table(claims.verdicts(rows))]
+    if len(ratios := targets.table(rows)):
+        parts += [f"<h2>{report.BESIDE}</h2><p>{report.RATIOS}</p>", _table(ratios)]
+    for name, table in report.answers(rows).items():
+        asked = escape(questions.asked(name))
+        drawn = plots.png(questions.question(name).picture(rows[rows["question"] == name]))
+        image = base64.b64encode(drawn).decode()
+        parts += [f'<h2 id="{name}">{asked}</h2>', f'<img alt="{asked}" src="data:image/png;base64,{image}">']
+        parts.append(f"<details><summary>the figures</summary>{_table(table)}</details>")
+    parts += ["<footer>", *_items(report.ground(*abouts)), "</footer>"]
+    return PAGE.replace("BODY", "\n".join(parts))
+
+
+def _items(sentences: list[str]) -> list[str]:
+    return ["<ul>", *(f"<li>{escape(one)}</li>" for one in sentences), "</ul>"]
+
+
+def _table(frame: pd.DataFrame) -> str:
+    """Figures to the right; a word that is a verdict in its colour."""
+    right = [report.of_figures(frame[name]) for name in frame.columns]
+
+    def line(kind: str, cells: tuple[Any, ...]) -> str:
+        marked = [(report.text(cell), "n" if side else "") for cell, side in zip(cells, right, strict=True)]
+        return "".join(f'<{kind} class="{VERDICTS.get(said, mark)}">{escape(said)}</{kind}>' for said, mark in marked)
+
+    head = line("th", tuple(frame.columns))
+    body = "\n".join(f"<tr>{line('td', row)}</tr>" for row in frame.itertuples(index=False, name=None))
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+VERDICTS = {claims.HOLDS: "good", "yes": "good", claims.FAILS: "bad", "no": "bad", claims.DEPENDS: "open"}
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Hello, three ways</title>
+<style>
+:root { color-scheme: light dark; --line: #d8dee4; --soft: #57606a; --good: #00735c; --bad: #b34700; --open: #0072b2 }
+@media (prefers-color-scheme: dark) {
+  :root { --line: #30363d; --soft: #9198a1; --good: #4cc9a5; --bad: #ff9a57; --open: #6cb6ee }
+}
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 3rem auto; padding: 0 1rem }
+h1 { font-size: 2rem; margin-bottom: 1rem }
+h2 { font-size: 1.25rem; margin: 3rem 0 .75rem; padding-top: 1rem; border-top: 1px solid var(--line) }
+img { max-width: 100%; background: white; border-radius: .5rem; border: 1px solid var(--line) }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; font-size: .8rem; line-height: 1.35; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
+th { color: var(--soft); font-weight: 600; white-space: nowrap }
+.n { text-align: right; white-space: nowrap }
+.good { color: var(--good) } .bad { color: var(--bad) } .open { color: var(--open) }
+summary { cursor: pointer; color: var(--soft); margin: .5rem 0 }
+footer { margin-top: 3rem; color: var(--soft); font-size: .8rem; border-top: 1px solid var(--line) }
+</style>
+BODY
+</html>
+"""
