@@ -11,6 +11,7 @@ import asyncio
 import json
 import time
 from contextlib import suppress
+from typing import Any
 
 import greet
 from bench.contenders.leader import leader_and_followers
@@ -141,10 +142,10 @@ def _number(name: str) -> int:
     return int(name.partition("@")[0].removeprefix("greet"))
 
 
-DURABLE = (Guarantee.DURABLE,)
+RULES: Any = {"guarantees": (Guarantee.DURABLE,), "kills": "broker", "nodes": NODES}
 FAULTS: dict[str, Fault] = {
-    "cluster: leader killed": Fault(kill_leader, times=5, guarantees=DURABLE, kills="broker", nodes=NODES),
-    "cluster: the next one killed too": Fault(kill_two, guarantees=DURABLE, kills="broker", nodes=NODES),
-    "cluster: one cut off": Fault(cut_off, guarantees=DURABLE, kills="broker", nodes=NODES),
-    "cluster: restarted in turn": Fault(restart_in_turn, guarantees=DURABLE, kills="broker", nodes=NODES),
+    "cluster: leader killed": Fault(kill_leader, times=5, **RULES),
+    "cluster: the next one killed too": Fault(kill_two, quick=False, **RULES),
+    "cluster: one cut off": Fault(cut_off, quick=False, **RULES),
+    "cluster: restarted in turn": Fault(restart_in_turn, times=2, quick=False, **RULES),
 }

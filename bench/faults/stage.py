@@ -508,6 +508,8 @@ class Fault:
     designs: tuple[str, ...] = ("rabbitmq", "kafka")
     times: int = 3
     """In the full profile."""
+    quick: bool = True
+    """Whether the quick profile has it too, once."""
     guarantees: tuple[Guarantee, ...] = tuple(Guarantee)
     kills: str = ""
     """What dies: "member", "broker", "connection", or nothing."""

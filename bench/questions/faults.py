@@ -5,11 +5,12 @@ through private brokers, while a fault is injected into all of them at once: kil
 no memory, and of a cluster of three its members one by one. When all is over, end markers follow, and each
 group is counted: lost is what was accepted and never handled; twice is what was handled again; the gap is the
 longest time without a name after the harm. In the full profile a single broker and all who use it are killed
-20 times, a cluster's leader 5 times, as it takes longer; all else is tried 3 times, and a soak takes 10 minutes.
-A single Kafka lets a broker in again 2 s after its kill (`broker.session.timeout.ms`, by default 9 s); a
-cluster's clients give up after 10 s and not 30; all else is as it is by default. To fill buffers, one more
-publisher pours out names as fast as it can. A Kafka publisher of AT_MOST_ONCE waits for no answer, so nothing
-tells it of a half-open connection: it is given 30 s, and what it publishes is lost.
+20 times, a cluster's leader 5 times, and each of its members restarted twice, as that takes longer; all else is
+tried 3 times, and a soak takes 10 minutes. A single Kafka lets a broker in again 2 s after its kill
+(`broker.session.timeout.ms`, by default 9 s); a cluster's clients give up after 10 s and not 30; all else is as it
+is by default. To fill buffers, one more publisher pours out names as fast as it can. A Kafka publisher of
+AT_MOST_ONCE waits for no answer, so nothing tells it of a half-open connection: it is given 30 s, and what it
+publishes is lost.
 
 The journals of all processes are kept with the run (their format is in bench/faults/journal.py, and
 bench/faults/recount.py counts again). Three of the trials and the accountant are controls that must find a
@@ -46,7 +47,7 @@ ACCOUNTANT = "control: the accountant"
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """For each fault a campaign, and a cell for each design and guarantee in it; quick: once each, without the soak."""
+    """For each fault a campaign, and a cell for each design and guarantee in it; quick: the short ones, once each."""
     greets = {one.design: one for one in settings.of(name="greet", way="name")}
     found = []
     for fault, what in FAULTS.items():
@@ -55,7 +56,8 @@ def cells(settings: Settings) -> list[Cell]:
             for design, one in greets.items()
             for guarantee in settings.guarantees(one, *Guarantee)
             if design in what.designs and guarantee in what.guarantees
-            if fault != "soak" or (settings.full and guarantee is one.guarantees[-1])
+            if settings.full or what.quick
+            if fault != "soak" or guarantee is one.guarantees[-1]
         ]
         trials += [one for one in CONTROLS if one.fault == fault and one.design in greets and one not in trials]
         campaign = Campaign(fault, tuple(trials), what.times if settings.full else 1, settings.seed)
