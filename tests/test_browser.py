@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from platformdirs import user_cache_path
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 ROOT = Path(__file__).parent.parent
@@ -54,7 +55,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, rabbitmq_url: str, kafka_url: 
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", *options],
-            env=os.environ | {"JUPYTER_TOKEN": token, "HOME": str(folder)},
+            env=os.environ | {"JUPYTER_TOKEN": token, "HOME": str(folder), "XDG_CACHE_HOME": str(user_cache_path())},
             stdout=log,
             stderr=log,
         )
@@ -93,15 +94,53 @@ def code_cells(notebook: Path) -> list[dict[str, Any]]:
     return [cell for cell in cells if cell["cell_type"] == "code" and cell["source"]]
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-async def test_a_notebook_runs_from_the_menu(lab: str, browser: Browser, notebook: Path) -> None:
-    cells = code_cells(notebook)
-    pictures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"])
-    page = await browser.new_page(viewport={"width": 1280, "height": 1600})
-    try:
-        await page.goto(lab.format(notebook.stem))
+class Pages:
+    """The notebooks, each open and its kernel idle; while one of them runs, the next is opened."""
+
+    def __init__(self, lab: str, browser: Browser) -> None:
+        self._lab = lab
+        self._browser = browser
+        self._opening: dict[Path, asyncio.Task[Page]] = {}
+
+    async def of(self, notebook: Path, following: Path | None) -> Page:
+        """The page of `notebook`."""
+        page = await self._open(notebook)
+        if following:
+            self._open(following)
+        return page
+
+    def _open(self, notebook: Path) -> asyncio.Task[Page]:
+        if notebook not in self._opening:
+            self._opening[notebook] = asyncio.create_task(self._opened(notebook))
+        return self._opening[notebook]
+
+    async def close(self) -> None:
+        """Wait for none that is still being opened."""
+        for task in self._opening.values():
+            task.cancel()
+        await asyncio.gather(*self._opening.values(), return_exceptions=True)
+
+    async def _opened(self, notebook: Path) -> Page:
+        page = await self._browser.new_page(viewport={"width": 1280, "height": 1600})
+        await page.goto(self._lab.format(notebook.stem))
         await expect(page.locator(".jp-Notebook").first).to_be_visible(timeout=60_000)
         await _idle(page)
+        return page
+
+
+@pytest.fixture(scope="module")
+async def pages(lab: str, browser: Browser) -> AsyncIterator[Pages]:
+    opened = Pages(lab, browser)
+    yield opened
+    await opened.close()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+async def test_a_notebook_runs_from_the_menu(pages: Pages, request: pytest.FixtureRequest, notebook: Path) -> None:
+    cells = code_cells(notebook)
+    pictures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"])
+    page = await pages.of(notebook, _following(request))
+    try:
         await _menu(page, "Edit", "Clear Outputs of All Cells")
         await _menu(page, "Run", "Run All Cells")
         await _all_have_run(page)
@@ -119,6 +158,15 @@ async def test_a_notebook_runs_from_the_menu(lab: str, browser: Browser, noteboo
         raise
     finally:
         await page.close()
+
+
+def _following(request: pytest.FixtureRequest) -> Path | None:
+    """The notebook of the test that comes next, if one does."""
+    same = [
+        one for one in request.session.items if isinstance(one, pytest.Function) and one.function is request.function
+    ]
+    rest = same[same.index(request.node) + 1 :]
+    return Path(str(rest[0].callspec.params["notebook"])) if rest else None
 
 
 # What the notebook's own model holds: JupyterLab draws only the cells that are in view.
