@@ -33,55 +33,100 @@ WHERE = {"asyncio": "one process", "rabbitmq": "the broker", "kafka": "the broke
 TITLES = {"asyncio": "asyncio", "rabbitmq": "RabbitMQ", "kafka": "Kafka"}
 
 
-def dots(rows: pd.DataFrame, unit: str, value: str = "names_per_s") -> Figure:
-    """Every repetition as a dot and the median as a line, a row for each contender, a panel for each guarantee."""
-    rows = rows[rows[value].notna() & rows["params.again"].eq(False)]
-    rows = rows.sort_values("design", key=lambda designs: designs.map(list(COLOURS).index), kind="stable")
-    guarantees = sorted(dict.fromkeys(rows["guarantee"]), key=[one.name for one in Guarantee].index)
-    labels = {name: list(dict.fromkeys(_labels(part))) for name, part in rows.groupby("guarantee")}
+def dots(rows: pd.DataFrame, unit: str, value: str = "names_per_s", *, cost: bool = False) -> Figure:
+    """Every repetition as a dot and the median as a line, a row for each contender, a panel for each guarantee.
+
+    greet's dots are filled, those of its peers hollow. With `cost`, beside them what a million names cost of CPU.
+    """
+    rows = _in_order(rows[rows[value].notna() & rows["params.again"].eq(False)])
+    guarantees = list(dict.fromkeys(rows["guarantee"]))
+    labels = {name: list(dict.fromkeys(_labels(rows[rows["guarantee"] == name]))) for name in guarantees}
     heights = [max(1, len(labels[name])) for name in guarantees] or [1]
-    figure = _figure(1.2 + 0.45 * sum(heights) + 0.6 * len(heights))
-    panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, guarantee in zip(panels, guarantees, strict=False):
+    figure = _figure(
+        1.2 + sum(0.17 * (1 + text.count("\n")) + 0.14 for name in labels for text in labels[name]) + 0.6 * len(heights)
+    )
+    figure.set_figwidth(11 if cost else 8)
+    columns: dict[str, Any] = {"width_ratios": [3, 2]} if cost else {}
+    panels = figure.subplots(
+        len(heights), 1 + cost, sharex="col", sharey="row", squeeze=False, height_ratios=heights, **columns
+    )
+    for (axes, *more), guarantee in zip(panels, guarantees, strict=False):
         part = rows[rows["guarantee"] == guarantee]
         for place, label in enumerate(labels[guarantee]):
             own = part[_labels(part) == label]
-            design = own["design"].iloc[0]
-            style: Any = {"color": COLOURS[design], "marker": MARKERS[design]}
-            axes.plot(own[value], [place] * len(own), linestyle="", alpha=0.6, **style)
-            axes.plot([own[value].median()] * 2, [place - 0.3, place + 0.3], color=COLOURS[design], linewidth=2)
-        axes.set_yticks(range(len(labels[guarantee])), labels[guarantee])
+            colour, style = COLOURS[own["design"].iloc[0]], _style(own["design"].iloc[0], own["contender"].iloc[0])
+            axes.plot(own[value], [place] * len(own), linestyle="", alpha=0.7, **style)
+            axes.plot([own[value].median()] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2)
+            for costs in more:
+                _cost_bars(costs, place, own, colour)
+        axes.set_yticks(range(len(labels[guarantee])), labels[guarantee], fontsize="small")
         axes.set_ylim(len(labels[guarantee]) - 0.5, -0.5)
         axes.set_title(f"{unit}, guarantee {guarantee}", loc="left")
         _log(axes.xaxis, axes.set_xscale)
-        axes.grid(axis="x", alpha=0.3)
-    panels[-1].set_xlabel(f"{unit} (each dot a repetition, the line their median)")
+        for costs in more:
+            _log(costs.xaxis, costs.set_xscale, (1,))
+        for one in (axes, *more):
+            one.grid(axis="x", alpha=0.3)
+    panels[-1][0].set_xlabel(f"{unit} (each dot a repetition, the line their median)")
+    if cost:
+        panels[-1][1].set_xlabel("CPU s for a million names (lighter: the broker)")
     return figure
 
 
+def _cost_bars(axes: Axes, place: int, own: pd.DataFrame, colour: str) -> None:
+    for side, shift, alpha in (("client", -0.18, 0.9), ("broker", 0.18, 0.35)):
+        spent = own.get(f"cpu_s.{side}", pd.Series(dtype=float)).astype(float) / own["accepted"].astype(float) * 1e6
+        if spent.median() > 0:
+            axes.barh(place + shift, spent.median(), height=0.32, color=colour, alpha=alpha)
+
+
+def _style(design: str, contender: str) -> dict[str, Any]:
+    """The colour and marker of a design, hollow for a peer."""
+    filled = COLOURS[design] if contender == "greet" else "white"
+    return {"color": COLOURS[design], "marker": MARKERS[design], "markerfacecolor": filled}
+
+
+def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """By guarantee and design, greet before its peers; otherwise as they come."""
+    guarantees, designs = [one.name for one in Guarantee], list(COLOURS)
+    rank = pd.DataFrame(
+        {
+            "guarantee": rows["guarantee"].map(guarantees.index),
+            "design": rows["design"].map(designs.index),
+            "peer": rows["contender"].ne("greet"),
+            "contender": rows["contender"],
+            "way": rows["params.way"],
+        }
+    )
+    return rows.loc[rank.sort_values([*map(str, rank)], kind="stable").index]
+
+
 def latency_against_load(rows: pd.DataFrame) -> Figure:
-    """p50 (full line) and p99 (dashed) over the rate, a line for each contender, a panel for each guarantee."""
-    rows = rows[rows["target_rate"].notna()]
-    guarantees = list(dict.fromkeys(rows["guarantee"])) or [""]
-    figure = _figure(4 * len(guarantees))
-    for axes, guarantee in zip(figure.subplots(len(guarantees), 1, squeeze=False)[:, 0], guarantees, strict=True):
-        part = rows[rows["guarantee"] == guarantee]
-        for label in dict.fromkeys(_labels(part)):
-            own = part[_labels(part) == label]
-            design = own["design"].iloc[0]
+    """p50 (full line) and p99 (dashed) over the rate, for each contender; a panel for each design and guarantee."""
+    rows = _in_order(rows[rows["target_rate"].notna()])
+    kinds = list(dict.fromkeys(zip(rows["guarantee"], rows["design"], strict=True))) or [("", "")]
+    figure = _figure(0.4 + 2.8 * len(kinds))
+    for axes, (guarantee, design) in zip(
+        figure.subplots(len(kinds), 1, squeeze=False, sharey=True)[:, 0], kinds, strict=True
+    ):
+        part = rows[(rows["guarantee"] == guarantee) & (rows["design"] == design)]
+        for contender, shape in zip(dict.fromkeys(part["contender"]), ("o", "D", "v", "P"), strict=False):
+            own = part[part["contender"] == contender]
             middle = own.groupby("params.load")[["target_rate", "latency_ms.p50", "latency_ms.p99"]].median()
-            style: Any = {"color": COLOURS[design], "marker": MARKERS[design]}
-            axes.plot(middle["target_rate"], middle["latency_ms.p50"], label=f"{label}, p50", **style)
-            axes.plot(middle["target_rate"], middle["latency_ms.p99"], "--", label=f"{label}, p99", **style)
-        axes.set_title(f"Latency from the intended send, guarantee {guarantee}", loc="left")
+            style = _style(design, contender) | {"marker": shape}
+            axes.plot(middle["target_rate"], middle["latency_ms.p50"], label=f"{contender}, p50", **style)
+            axes.plot(middle["target_rate"], middle["latency_ms.p99"], "--", label=f"{contender}, p99", **style)
+        axes.set_title(
+            f"{TITLES.get(design, design)}, latency from the intended send, guarantee {guarantee}", loc="left"
+        )
         axes.set_ylabel("latency (ms)")
-        axes.set_xlabel("names a second that are due")
         _log(axes.xaxis, axes.set_xscale)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3)
         if part.size:
-            axes.legend(fontsize="small", ncols=2)
+            axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.supxlabel("names a second that are due", fontsize="medium")
     return figure
 
 
@@ -100,7 +145,7 @@ def growth(
     figure = _figure(3.6 * len(panels))
     for axes, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
         part = rows[rows[split] == panel]
-        for design in dict.fromkeys(part["design"]):
+        for design in (one for one in COLOURS if one in set(part["design"])):
             own = part[part["design"] == design]
             style: Any = {"color": COLOURS[design], "marker": MARKERS[design]}
             axes.plot(own[key], own[value], linestyle="", alpha=0.4, **style)
@@ -109,7 +154,7 @@ def growth(
         axes.set_title(f"{unit}, guarantee {guarantees}" + (f": {panel}" if split != "guarantee" else ""), loc="left")
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted(set(part[key])), [f"{one:g}" for one in sorted(set(part[key]))])
-        axes.set_xlabel(what)
+        axes.set_xlabel(what if split == "guarantee" else panel)
         axes.set_ylabel(unit)
         _log(axes.yaxis, axes.set_yscale)
         axes.grid(alpha=0.3)
@@ -259,11 +304,11 @@ def _figure(height: float) -> Figure:
     return Figure(figsize=(8, height), layout="constrained")
 
 
-def _log(axis: Any, scale: Any) -> None:
+def _log(axis: Any, scale: Any, marks: Sequence[int] = (1, 2, 5)) -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter  # noqa: PLC0415
 
     scale("log")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(LogLocator(subs=marks))
     axis.set_major_formatter(EngFormatter(sep="") if axis.get_view_interval()[1] > 1000 else "{x:g}")
     axis.set_minor_formatter(NullFormatter())
 

@@ -68,5 +68,5 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Figure:
-    """A row of dots for each contender, a panel for each guarantee."""
-    return plots.dots(rows, "names a second")
+    """A row of dots for each contender, a panel for each guarantee, and what it costs."""
+    return plots.dots(rows, "names a second", cost=True)
