@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999, "max": 1.0}
 TAIL = 10_000
 """The fewest samples of which a p99.9 is told: ten lie above it."""
-RESAMPLES = 10_000
 FEWEST = 4
 """The fewest rounds of which a ratio has an interval."""
 
@@ -75,13 +75,13 @@ class Ratio:
         return f"{value} ({low} to {high})" if self.rounds >= FEWEST else value
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Ratio:
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     """Paired within rounds: `ours[i]` and `theirs[i]` were measured one after the other.
 
-    The interval is the bootstrap-t one (B. Efron and R. Tibshirani, An Introduction to the Bootstrap,
-    1993, section 12.5) of the logarithms: for the five rounds of a benchmark it covers what it says,
-    where the plain percentile interval is too narrow. Fewer than four rounds have no interval: it is
-    from 0 to infinity.
+    The interval is Student's, of the logarithms: for the five rounds of a benchmark it covers what it says.
+    The bootstrap does not: its percentile interval is too narrow, and its studentised one goes to the
+    hundredfold as soon as one round was disturbed. Fewer than four rounds have no interval: it is from 0 to
+    infinity.
 
     Raises:
         ValueError: the lengths differ, or a figure is not positive.
@@ -89,22 +89,29 @@ def ratio(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Rati
     if len(ours) != len(theirs) or not ours or min(*ours, *theirs) <= 0:
         raise ValueError("a paired ratio needs as many positive figures on both sides")
     logs = np.log(np.asarray(ours, float) / np.asarray(theirs, float))
-    low, high = _interval(logs, seed)
+    low, high = _interval(logs)
     return Ratio(float(np.exp(logs.mean())), math.exp(low), math.exp(high), len(logs))
 
 
-def _interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
     n, mean = len(values), float(values.mean())
     if n < FEWEST:
         return -math.inf, math.inf
-    error = float(values.std(ddof=1)) / math.sqrt(n)
-    if error < 1e-12:
-        return mean, mean
-    again = np.random.default_rng(seed).choice(values, (RESAMPLES, n))
-    with np.errstate(divide="ignore"):  # a resample of one value only: infinitely far away
-        away = (again.mean(axis=1) - mean) / (again.std(axis=1, ddof=1) / math.sqrt(n))
-    low, high = np.quantile(away, [0.025, 0.975], method="inverted_cdf")
-    return mean - float(high) * error, mean - float(low) * error
+    away = _student(n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
+    return mean - away, mean + away
+
+
+def _student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t: expansion 26.7.5 of M. Abramowitz and I. Stegun, Handbook of
+    Mathematical Functions, 1964, which from three degrees of freedom on is right to 1 %."""
+    z = NormalDist().inv_cdf(0.975)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return sum(term / freedom**power for power, term in enumerate(terms))
 
 
 def floor(same: Ratio) -> float:

@@ -45,7 +45,6 @@ def test_a_ratio_is_the_geometric_mean_of_pairs() -> None:
     found = ratio([2, 8, 4, 3], [1, 2, 2, 1])
     assert found.value == pytest.approx(scipy_stats.gmean([2, 4, 2, 3]))
     assert found.low <= found.value <= found.high
-    assert ratio([2, 8, 4, 3], [1, 2, 2, 1]) == found, "seeded"
     assert ratio([3.0] * 5, [1.5] * 5) == Ratio(2.0, 2.0, 2.0, 5)
 
 
@@ -58,20 +57,26 @@ def test_noise_that_both_share_does_not_widen_a_paired_ratio() -> None:
 @pytest.mark.parametrize("rounds", [5, 10, 40])
 def test_the_interval_covers_as_often_as_it_says(rounds: int) -> None:
     source, hits, trials = np.random.default_rng(4), 0, 400
-    for seed in range(trials):
+    for _ in range(trials):
         sides = source.lognormal(0, 0.1, (2, rounds))
-        found = ratio((1.5 * sides[0]).tolist(), sides[1].tolist(), seed)
+        found = ratio((1.5 * sides[0]).tolist(), sides[1].tolist())
         hits += found.low <= 1.5 <= found.high
     assert 0.91 <= hits / trials <= 0.985
 
 
-def test_the_interval_agrees_with_students_for_many_rounds() -> None:
+@pytest.mark.parametrize("rounds", [4, 5, 10, 200])
+def test_the_interval_is_students(rounds: int) -> None:
     source = np.random.default_rng(5)
-    ours, theirs = source.lognormal(0.2, 0.1, 200), source.lognormal(0, 0.1, 200)
+    ours, theirs = source.lognormal(0.2, 0.1, rounds), source.lognormal(0, 0.1, rounds)
     logs = np.log(ours / theirs)
-    low, high = scipy_stats.t.interval(0.95, 199, logs.mean(), scipy_stats.sem(logs))
+    low, high = scipy_stats.t.interval(0.95, rounds - 1, logs.mean(), scipy_stats.sem(logs))
     found = ratio(ours.tolist(), theirs.tolist())
-    assert [math.log(found.low), math.log(found.high)] == pytest.approx([low, high], abs=3e-3)
+    assert math.log(found.high) - math.log(found.low) == pytest.approx(high - low, rel=0.01)
+
+
+def test_one_disturbed_round_does_not_make_the_interval_boundless() -> None:
+    found = ratio([0.69, 1.03, 0.88, 1.04, 1.035], [1.0] * 5)
+    assert 0.7 < found.low < 1 < found.high < 1.2
 
 
 @pytest.mark.parametrize("sides", [([], []), ([1.0], [1.0, 2.0]), ([0.0], [1.0]), ([1.0], [-1.0])])
