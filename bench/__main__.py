@@ -324,7 +324,8 @@ def _doctor(_: argparse.Namespace) -> int:
 def _list(_: argparse.Namespace) -> int:
     console = _paper()
     for name in questions.NAMES:
-        console.print(f"{name:<14}{'quick ' if name in questions.QUICK else '      '}{questions.asked(name)}")
+        kind = "quick" if name in questions.QUICK else "" if name in questions.FULL else "alone"
+        console.print(f"{name:<14}{kind:<6}{questions.asked(name)}")
     for one in contenders.every():
         console.print(f"{one.design:<10}{one.label:<20}{one.defaults}")
     for name, command in contenders.missing().items():
