@@ -127,6 +127,8 @@ CASES: list[tuple[str, str, list[Row], str]] = [
     ("asyncio", "A name is delayed", lightly("asyncio", 0.1, 0.1), FAILS),
     ("asyncio", "A name is delayed", lightly("asyncio", 0.1, 0.12), FAILS),
     ("asyncio", "A name is delayed", lightly("asyncio", 0.1, 0.6), HOLDS),
+    ("asyncio", "A name is delayed", [*lightly("asyncio", 0.1, 0.6), *lightly("kafka", 1, 3)], DEPENDS),
+    ("asyncio", "A name is delayed", [*lightly("asyncio", 0.1, 4), *lightly("kafka", 1, 3)], HOLDS),
     ("asyncio", "Nothing survives", [carried("asyncio", "many", 1)], HOLDS),
     ("asyncio", "Nothing survives", [carried("asyncio", "many", 1, survives="a broker's kill")], FAILS),
     ("rabbitmq", "One to one", spread("rabbitmq"), HOLDS),
