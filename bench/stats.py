@@ -159,4 +159,5 @@ def short(value: float | None) -> str:
 
 
 def _digits(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+    places = 0 if abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
+    return f"{value:.{places}f}" if abs(value) >= 0.9995 else f"{value:.3g}"

@@ -70,7 +70,7 @@ TARGETS = (
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """A line for each target that the run measured: the ratio, its 95 % interval, and whether all of that is met."""
     found = []
-    for one in TARGETS:
+    for one in TARGETS if len(rows) else ():
         ours = _cell(rows, one, "greet", one.way)
         contender, _, way = one.peer.rpartition(", ")
         theirs = _cell(rows, one, contender, way) if one.peer else ours.assign(**{one.figure: 1.0})
@@ -90,8 +90,6 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cell(rows: pd.DataFrame, one: Target, contender: str, way: str) -> pd.DataFrame:
-    if rows.empty:
-        return rows
     kept = rows["question"].eq(one.question) & rows["design"].eq(one.design) & rows["contender"].eq(contender)
     kept &= rows["params.way"].eq(way) & rows["params.again"].eq(False) & rows["error"].isna()
     for key, value in one.cell.items():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.account import Codes, Count, Series, accepted_codes, codes, count
+from bench.account import STRANGER, Codes, Count, Series, accepted_codes, codes, count, letters
 
 MILLION = 1_000_000
 SERIES = Series("ab12", 7, MILLION)
@@ -30,6 +30,19 @@ def test_names_are_unique_valid_and_of_their_size(names: list[str]) -> None:
     assert len(set(names)) == MILLION
     assert {len(name.encode()) for name in names} == {18}
     assert names[3] == "ab12070000000003.."
+
+
+def test_letters_one_behind_the_other_are_names_too(names: list[str]) -> None:
+    text = "".join(names[:2500]).encode()
+    assert np.array_equal(letters(text, "ab12", 18), codes(names[:2500], "ab12", 18))
+    assert list(letters(text[:-1], "ab12", 18)[-1:]) == [STRANGER]
+    assert list(letters(b"", "ab12", 18)) == []
+
+
+def test_a_letter_that_moved_to_the_name_before_is_noticed(names: list[str]) -> None:
+    """All letters are there, and all numbers: only where one name ends and the next begins is wrong."""
+    moved = [names[0] + names[1][0], names[1][1:], *names[2:100]]
+    assert list(codes(moved, "ab12", 18)[:3] == STRANGER) == [True, True, False]
 
 
 def test_all_is_well(names: list[str]) -> None:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,11 @@ import pytest
 
 import greet
 from bench import run
-from bench.account import Series
+from bench.account import STRANGER, Series
 from bench.contenders import Contender, Place, Publisher
 from bench.contenders.asyncio_peers import CONTENDERS as PEERS
 from bench.contenders.greets import CONTENDERS, Greet
-from bench.loops import Receive, Received, Send, Sent, bare, now, work
+from bench.loops import LeanReceipts, Receive, Received, Send, Sent, bare, now, work
 from bench.run import Cell, Figures, Session, Settings, session
 from greet import Guarantee
 
@@ -93,6 +93,25 @@ async def test_a_breach_is_noticed(fault: str, breach: dict[str, Any], monkeypat
     contender = Faulty("asyncio", "name", 1000, "", guarantees=OURS[0].guarantees, fault=fault)
     fields = (await measure(Cell(contender, Guarantee.AT_LEAST_ONCE), 1_000)).fields
     assert {key: fields[key] for key in breach} == breach
+
+
+async def test_names_that_nobody_keeps_are_counted_and_the_memory_watched() -> None:
+    cell = Cell(OURS[1], Guarantee.AT_LEAST_ONCE, lean=True)
+    figures = await measure(cell, 200_000)
+    assert (figures.fields["received"], figures.fields["error"], figures.fields["reordered"]) == (200_000, None, 0)
+    assert figures.details["grown_mb"] >= 0
+    assert (await measure(replace(cell, lean=False), 1_000)).details["grown_mb"] is None
+
+
+async def test_letters_of_another_length_are_no_names() -> None:
+    receipts = LeanReceipts(36)
+
+    async def batches() -> AsyncIterator[list[str]]:
+        yield ["abcd00000000000000..", "abcd000000000001"]
+
+    await receipts.take_lists(batches(), 2)
+    assert receipts.number == 2
+    assert list(receipts.codes("abcd", 18)) == [STRANGER] * 2
 
 
 async def test_an_open_loop_keeps_its_pace() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
@@ -39,6 +40,24 @@ def test_the_tail_is_the_complementary_distribution() -> None:
     assert shares[1.0] == 1.0
     assert all((samples >= ms * 1e6).mean() == pytest.approx(share) for ms, share in shares.items())
     assert tail([]) == []
+
+
+def test_the_pace_is_the_speed_in_equal_spans() -> None:
+    steady = [(second, 100 * second) for second in range(11)]
+    assert stats.pace(steady, 5) == [(2.0, 100.0), (4.0, 100.0), (6.0, 100.0), (8.0, 100.0), (10.0, 100.0)]
+    assert stats.pace([(0, 0)]) == []
+    slower = [*steady, *((10 + second, 1000 + 50 * second) for second in range(1, 11))]
+    assert stats.steadiness(steady) == pytest.approx(1)
+    assert stats.steadiness(slower) == pytest.approx(0.5)
+    assert stats.steadiness(steady[:7]) is None
+
+
+def test_rows_are_paired_by_round() -> None:
+    ours = pd.DataFrame({"repetition": [3, 1, 2, 4], "names_per_s": [6.0, 2.0, 4.0, 8.0]})
+    theirs = pd.DataFrame({"repetition": [1, 2, 3, 4, 5], "names_per_s": [1.0, 2.0, 3.0, 4.0, None]})
+    assert stats.beside(ours, theirs) == Ratio(2.0, 2.0, 2.0, 4)
+    assert stats.beside(ours, theirs[:0]) is None
+    assert stats.beside(ours, theirs, "latency_ms.p50") is None
 
 
 def test_a_ratio_is_the_geometric_mean_of_pairs() -> None:

@@ -1,0 +1,77 @@
+"""greet beside its peers: the ratio is of the right cells, and it is met only where all of the interval is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bench import targets
+
+PLAIN = {
+    "question": "throughput",
+    "design": "asyncio",
+    "guarantee": "AT_LEAST_ONCE",
+    "error": None,
+    "params.way": "name",
+    "params.phase": "together",
+    "params.again": False,
+    "params.load": None,
+}
+WOBBLE = (0.98, 1.0, 1.02, 0.99, 1.01)
+
+
+def cell(
+    contender: str, figure: float, column: str = "names_per_s", rounds: int = 5, **more: Any
+) -> list[dict[str, Any]]:
+    told = {key.replace("_", ".", 1) if key.startswith("params_") else key: value for key, value in more.items()}
+    return [
+        PLAIN | {"contender": contender, column: figure * by, "repetition": number} | told
+        for number, by in enumerate(WOBBLE[:rounds])
+    ]
+
+
+def line(rows: list[dict[str, Any]]) -> dict[str, str]:
+    (found,) = targets.table(pd.DataFrame(rows)).to_dict("records")
+    return {str(key): str(value) for key, value in found.items()}
+
+
+@pytest.mark.parametrize(("speed", "met"), [(70, "yes"), (50, "no")])
+def test_a_ratio_that_is_or_is_not_reached(speed: float, met: str) -> None:
+    found = line(cell("greet", speed) + cell("bare queue", 100))
+    assert found["met"] == met
+    assert found["expected"] == "at least 0.6"
+    assert found["times as much"].startswith(f"0.{speed}")
+
+
+def test_a_ratio_whose_interval_holds_the_bar_is_open() -> None:
+    noisy = [
+        {**row, "names_per_s": row["names_per_s"] * by}
+        for row, by in zip(cell("bare queue", 100), (1, 2, 1, 0.5, 1), strict=True)
+    ]
+    assert line(cell("greet", 62) + noisy)["met"] == "within the noise"
+
+
+def test_the_same_twice_and_failures_are_left_out() -> None:
+    good = cell("greet", 70) + cell("bare queue", 100)
+    bad = cell("greet", 1, params_again=True) + cell("greet", 1, error="the broker is gone")
+    assert line(good + bad) == line(good)
+
+
+def test_a_latency_should_be_at_most() -> None:
+    told: dict[str, Any] = {"question": "latency", "design": "kafka", "column": "latency_ms.p50"}
+    assert line(cell("greet", 1.0, **told) + cell("aiokafka", 1.0, **told))["met"] == "yes"
+    assert line(cell("greet", 1.3, **told) + cell("aiokafka", 1.0, **told))["met"] == "no"
+
+
+def test_a_figure_stands_by_itself() -> None:
+    told: dict[str, Any] = {"design": "kafka", "guarantee": "DURABLE", "params_way": "many", "params_phase": "publish"}
+    found = line(cell("greet", 2e6, **told))
+    assert (found["beside"], found["times as much"][:2], found["met"]) == ("names/s", "2.", "yes")
+
+
+def test_few_rounds_settle_nothing_and_no_peer_shows_nothing() -> None:
+    assert line(cell("greet", 70, rounds=3) + cell("bare queue", 100, rounds=3))["met"] == "needs four rounds"
+    assert targets.table(pd.DataFrame(cell("greet", 70))).empty
+    assert targets.table(pd.DataFrame()).empty
