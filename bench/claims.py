@@ -487,5 +487,5 @@ def fast_enough(rows: pd.DataFrame, rate: float) -> list[str]:
     return [
         design
         for design, guarantee in strongest.items()
-        if run.speed("throughput", design, way="name", guarantee=guarantee) > 2 * rate
+        if run.speed("throughput", design, way="name", guarantee=guarantee, phase="together") > 2 * rate
     ]

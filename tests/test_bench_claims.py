@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench.claims import CLAIMS, DEPENDS, FAILS, HOLDS, UNKNOWN, verdicts
+from bench.claims import CLAIMS, DEPENDS, FAILS, HOLDS, UNKNOWN, fast_enough, verdicts
 
 Row = dict[str, Any]
 PLAIN: Row = {
@@ -215,3 +215,15 @@ def test_nothing_measured_settles_nothing_that_is_measured() -> None:
     shown = table["claim"].isin(JUDGED_BY_A_NOTEBOOK)
     assert shown.sum() == len(JUDGED_BY_A_NOTEBOOK)
     assert set(table[~shown]["verdict"]) == {UNKNOWN}
+
+
+def test_twice_the_rate_is_fast_enough() -> None:
+    rows = frame(
+        carried("asyncio", "name", 1e6, guarantee="AT_LEAST_ONCE"),
+        carried("rabbitmq", "name", 3e4),
+        carried("kafka", "name", 2e5),
+        carried("kafka", "name", 9e6, **{"params.phase": "publish"}),
+    )
+    assert fast_enough(rows, 1e4) == ["asyncio", "rabbitmq", "kafka"]
+    assert fast_enough(rows, 2e4) == ["asyncio", "kafka"]
+    assert fast_enough(rows, 2e5) == ["asyncio"]
