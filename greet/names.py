@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from greet.errors import BadName
 
 MAX_BYTES = 65_536
+SHORT = MAX_BYTES // 4  # characters that are never more bytes than that: one has four at most
 JOINERS = "\u200c\u200d"  # real names use them: Persian ZWNJ, the ZWJ of Indic scripts
 _FORBIDDEN = {
     "Cc": "a control character",
@@ -43,8 +44,8 @@ def check(name: str) -> None:
     U+200D. `str.isprintable` is false for all of these and runs in C, so that only a name with
     something unusual in it is looked at character by character.
     """
-    if type(name) is str and name.isprintable() and 0 < len(name) <= MAX_BYTES // 4:
-        return  # a character has four bytes at most
+    if type(name) is str and name.isprintable() and 0 < len(name) <= SHORT:
+        return
     if not isinstance(name, str):
         raise BadName(f"a name is a str, not {type(name).__name__}: pass text")
     for place, character in enumerate("" if name.isprintable() else name):
@@ -60,7 +61,7 @@ def check(name: str) -> None:
 def check_all(names: Sequence[str]) -> None:
     """`check` for each of `names`, many at a time: one pass in C when all of them are usual."""
     try:
-        usual = "".join(names).isprintable() and min(map(len, names)) > 0 and max(map(len, names)) <= MAX_BYTES // 4
+        usual = "".join(names).isprintable() and min(map(len, names)) > 0 and max(map(len, names)) <= SHORT
     except (TypeError, ValueError):
         usual = False
     if not usual:
