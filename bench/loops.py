@@ -385,15 +385,30 @@ class LeanReceipts(Receipts):
         """How many came so far."""
         return self._number
 
+    async def take_names(self, names: AsyncIterator[str], expected: int) -> None:
+        """One by one, kept by the hundred."""
+        one = names.__anext__
+        try:
+            while self.number < expected:
+                for _ in repeat(None, min(100, expected - self.number)):
+                    self.names.append(await one())
+                self._keep()
+        finally:
+            self._keep()
+
     async def take_lists(self, batches: AsyncIterator[list[str]], expected: int) -> None:
         """List by list."""
         while self._number < expected:
-            batch = await batches.__anext__()
-            text = "".join(batch).encode()
-            self._letters[self._end : self._end + len(text)] = text
-            self._end += len(text)
-            self._number += len(batch)
-            self._lengths.update(map(len, batch))
+            self.names = await batches.__anext__()
+            self._keep()
+
+    def _keep(self) -> None:
+        text = "".join(self.names).encode()
+        self._letters[self._end : self._end + len(text)] = text
+        self._end += len(text)
+        self._number += len(self.names)
+        self._lengths.update(map(len, self.names))
+        self.names = []
 
     def codes(self, tag: str, size: int) -> Codes:
         """The code of each name; where one had another length, all are strangers."""

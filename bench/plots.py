@@ -11,6 +11,7 @@ from io import BytesIO
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from bench import stats
@@ -96,6 +97,7 @@ def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
             "peer": rows["contender"].ne("greet"),
             "contender": rows["contender"],
             "way": rows["params.way"],
+            "phase": rows["params.phase"].map(["together", "publish", "consume"].index),
         }
     )
     return rows.loc[rank.sort_values([*map(str, rank)], kind="stable").index]
@@ -171,15 +173,19 @@ def pace(rows: pd.DataFrame, over: Literal["names", "seconds"]) -> Figure:
         part = rows[rows["params.phase"] == phase]
         for design, series in zip(part["design"], part["progress_s"], strict=True):
             for progress in series:
-                found = stats.pace(progress)
-                far = [time if over == "seconds" else _far(progress, time) for time, _ in found]
+                times, speeds = zip(*stats.pace(progress), strict=True) if len(progress) > 1 else ((), ())
+                seconds, names = np.asarray(progress, float).T
+                far = times if over == "seconds" else np.interp(times, seconds, names)
                 style: Any = {"color": COLOURS[design], "marker": MARKERS[design], "markersize": 3, "alpha": 0.7}
                 label = None if TITLES[design] in axes.get_legend_handles_labels()[1] else TITLES[design]
-                axes.plot(far, [speed for _, speed in found], label=label, **style)
+                axes.plot(far, speeds, label=label, **style)
         guarantees = ", ".join(dict.fromkeys(part["guarantee"]))
         axes.set_title(f"names a second{PHASES.get(phase, '')}, guarantee {guarantees}", loc="left")
         axes.set_xlabel(f"{over} so far")
         axes.set_ylabel("names a second")
+        low, high = axes.get_ylim()
+        if 0 < low < high < 10 * low:  # what hardly changes should look so
+            axes.set_ylim((low * high / 10) ** 0.5, (low * high * 10) ** 0.5)
         _log(axes.yaxis, axes.set_yscale)
         if over == "names":
             _log(axes.xaxis, axes.set_xscale)
@@ -190,11 +196,6 @@ def pace(rows: pd.DataFrame, over: Literal["names", "seconds"]) -> Figure:
 
 
 PHASES = {"publish": ", published with nobody reading", "consume": ", read from what waits"}
-
-
-def _far(progress: Sequence[tuple[float, float]], time: float) -> float:
-    """How many names at that time."""
-    return max(names for when, names in progress if when <= time + 1e-9)
 
 
 def ladder(rows: pd.DataFrame) -> Figure:

@@ -20,10 +20,12 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import psutil
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CLIENTS = ("aio-pika", "aiormq", "aiokafka", "confluent-kafka", "faststream", "uvloop", "numpy", "pandas")
 MEASUREMENTS, DETAILS, RUN = "measurements.jsonl", "details.jsonl", "run.json"
@@ -123,6 +125,8 @@ def load(*paths: str | Path, details: bool = False) -> pd.DataFrame:
         FileNotFoundError: there is no such run.
         ValueError: a line is no row of a run.
     """
+    import pandas as pd  # noqa: PLC0415, no worker process needs it, and all of them import bench
+
     rows: list[Any] = []
     more: list[Any] = []
     for path in paths:

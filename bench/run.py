@@ -42,6 +42,8 @@ SHARED_QUIET_S = 2.0
 """The same of a member that cannot know what the others got."""
 MOST_NAMES = 1_000_000
 """Names in each second of a repetition, at most: each takes some 100 bytes at either end."""
+MOST_BYTES = 256_000_000
+"""Bytes of the names of one repetition, at most."""
 
 
 @dataclass(frozen=True)
@@ -201,10 +203,8 @@ class Session:
             await self.once(cell, min(cell.names, cell.contender.guess))
             return cell.names
         rate = cell.rate or await self.maximum(cell) * (cell.load or 1)
-        if cell.load is None and cell.rate is None:
-            rate = max(rate, self._guess(cell))  # a slow start must not make a repetition too short to recover from
         seconds = cell.seconds or self.settings.seconds
-        return max(100, int(min(rate * seconds, MOST_NAMES * max(1, seconds))))
+        return max(100, int(min(rate * seconds, MOST_NAMES * max(1, seconds), MOST_BYTES / cell.size)))
 
     @staticmethod
     def _guess(cell: Cell) -> float:
@@ -218,16 +218,17 @@ class Session:
             speed = self._guess(cell)
             if cell.size > 1000:
                 speed = await self._speed(key, 0.02, speed)
-            for _ in range(3):  # workers and brokers that are cold say too little at first
+            for _ in range(3):  # until it is no surprise: workers and brokers that are cold say too little at first
                 before, speed = speed, await self._speed(key, 0.25, speed)
-                if speed < 1.5 * before:
+                if before / 1.5 < speed < before * 1.5:
                     break
             self._speeds[key] = await self._speed(key, 0.5, speed) if cell.load else speed
         return self._speeds[key]
 
     async def _speed(self, cell: Cell, seconds: float, speed: float) -> float:
         """Names a second of a warm-up of so many seconds, if `speed` is right."""
-        found = await self.once(cell, max(100, min(MOST_NAMES, int(speed * seconds))))
+        names = min(speed * seconds, MOST_NAMES, MOST_BYTES / cell.size)
+        found = await self.once(cell, max(100, int(names)))
         return float(min((one.fields["names_per_s"] for one in found if one.fields["names_per_s"]), default=speed))
 
     def fresh_workers(self) -> None:
@@ -326,6 +327,8 @@ class Delivery:
 
     async def run(self, sleepers: int = 0) -> list[Figures]:
         """Carry the names. The last `sleepers` of the groups read only when the clock has stopped."""
+        if self.cell.lean:
+            self.session.fresh_workers()  # what others have freed would hide what this one takes
         rate = await self._rate()
         if self.cell.phase != "together":
             return await self._apart()
@@ -569,9 +572,10 @@ Row = tuple[Measurement, Mapping[str, Any]]
 
 
 async def rounds(session: Session, question: str, cells: Sequence[Cell], run: str) -> AsyncIterator[Row]:
-    """Warm every cell up, then repeat all of them in rounds, each in an order of its own; each row as it comes.
+    """Warm every cell up, then repeat all of them in rounds; each row as it comes.
 
-    The order depends on the seed and the question. A cell that fails is left out from then on, as is
+    In each round the designs are in an order of their own, and so are the cells of each design. It
+    depends on the seed and the question. A cell that fails is left out from then on, as is
     what needs a broker that is lost.
     """
 
@@ -596,7 +600,10 @@ async def rounds(session: Session, question: str, cells: Sequence[Cell], run: st
             yield row(cell, 0, failure(f"the broker is gone: {lost}"))
     for repetition in range(1, max(map(session.settings.rounds_of, cells), default=0) + 1):
         order = [cell for cell in names if repetition <= session.settings.rounds_of(cell)]
+        designs = list(dict.fromkeys(cell.contender.design for cell in order))
+        shuffle(designs)
         shuffle(order)
+        order.sort(key=lambda cell: designs.index(cell.contender.design))  # what is compared stands close together
         for cell in order:
             for figures in await (cell.measure or cell.contender.measure)(session, cell, names[cell]):
                 yield row(cell, repetition, figures)

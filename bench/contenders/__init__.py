@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -72,17 +72,18 @@ class Publisher:
 
     async def publish_all(self, names: Iterable[str]) -> None:
         """Have at most `window` names unconfirmed: as many tasks, each with every `window`-th name."""
-        names, self.accepted = list(names), [0] * self.window
+        self.accepted = [0] * self.window
+        known = names if self.window == 1 else list(names)
         async with asyncio.TaskGroup() as lanes:
             for lane in range(self.window):
-                lanes.create_task(self._lane(lane, names[lane :: self.window]))
+                lanes.create_task(self._lane(lane, known[lane :: self.window] if isinstance(known, list) else known))
 
-    async def _lane(self, lane: int, names: Sequence[str]) -> None:
+    async def _lane(self, lane: int, names: Iterable[str]) -> None:
         publish, done = self.publish, 0
         try:
-            for done, name in enumerate(names):  # noqa: B007, the number so far is told below
+            for name in names:
                 await publish(name)
-            done = len(names)
+                done += 1
         finally:
             self.accepted[lane] = done
 

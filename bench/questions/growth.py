@@ -30,7 +30,7 @@ def cells(settings: Settings) -> list[Cell]:
     found = []
     for one in settings.of(name="greet", way="name"):
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE):
-            usual = Cell(one, guarantee, rung=USUAL, seconds=settings.brief)
+            usual = Cell(one, guarantee, rung=USUAL, seconds=settings.brief, lean=True)
             found += [usual, replace(usual, rung=LONG, seconds=settings.brief * 10)]
             if one.design != "asyncio":
                 found.append(replace(usual, rung=AFTER, measure=after_groups))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 QUICK = (0.1, 0.5, 0.9)
 FULL = (0.1, 0.25, 0.5, 0.75, 0.9, 1.05)
+PEERS = (0.1, 0.5, 0.9, 1.05)
 RATES = {"rabbitmq": 500.0, "kafka": 7_000.0}
 """Names a second at which all contenders of a design can be compared."""
 
@@ -36,11 +37,13 @@ def cells(settings: Settings) -> list[Cell]:
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
     ]
     found = [
-        Cell(*one, load=load, seconds=seconds) for one in all_of_them for load in (FULL if settings.full else QUICK)
+        Cell(one, guarantee, load=load, seconds=seconds)
+        for one, guarantee in all_of_them
+        for load in (QUICK if not settings.full else FULL if one.name == "greet" else PEERS)
     ]
     if settings.full:
         found += [
-            Cell(one, guarantee, rate=rate, seconds=2 * seconds)
+            Cell(one, guarantee, rate=rate, seconds=seconds, rounds=2 * settings.rounds)
             for one, guarantee in all_of_them
             if (rate := RATES.get(one.design))
         ]
