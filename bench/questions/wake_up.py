@@ -35,5 +35,5 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def picture(rows: pd.DataFrame) -> Figure:
     """p50 of each repetition."""
-    named = rows.assign(contender=rows["contender"] + rows["params.rate"].map(lambda rate: f" at {rate:g}/s"))
+    named = rows.assign(**{"params.rung": rows["params.rate"].map("{:g} a second".format)})
     return plots.dots(named, "p50 latency in milliseconds", "latency_ms.p50")
