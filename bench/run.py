@@ -77,6 +77,8 @@ class Cell:
     """The same once more, for the noise floor (A/A)."""
     lean: bool = False
     """Publish from a generator and keep no name, for more of them than should be in memory, and watch the memory."""
+    fresh: bool = False
+    """In new worker processes: memory that others have freed would hide what this one takes."""
     names: int | None = None
     """How many; left out, what the warm-up says that fit in the run's seconds."""
     seconds: float | None = None
@@ -327,8 +329,8 @@ class Delivery:
 
     async def run(self, sleepers: int = 0) -> list[Figures]:
         """Carry the names. The last `sleepers` of the groups read only when the clock has stopped."""
-        if self.cell.lean:
-            self.session.fresh_workers()  # what others have freed would hide what this one takes
+        if self.cell.fresh:
+            self.session.fresh_workers()
         rate = await self._rate()
         if self.cell.phase != "together":
             return await self._apart()

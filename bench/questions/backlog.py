@@ -33,7 +33,7 @@ def cells(settings: Settings) -> list[Cell]:
         names, unread = many[one.design], one.design != "asyncio"
         for guarantee in settings.guarantees(one, one.guarantees[-1]):
             phase = "apart" if unread else "together"
-            found.append(Cell(one, guarantee, names=names, phase=phase, lean=True, rounds=1))
+            found.append(Cell(one, guarantee, names=names, phase=phase, lean=True, fresh=True, rounds=1))
             if unread:
                 both = Cell(one, guarantee, names=names // ASLEEP, rung="alone")
                 found += [both, replace(both, rung="beside a sleeper", measure=beside_a_sleeper)]
