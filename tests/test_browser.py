@@ -179,7 +179,12 @@ MODEL = """() => {
     });
 }"""
 
-SCROLL = "place => { document.querySelector('.jp-WindowedPanel-outer, .jp-Notebook').scrollTop = place }"
+# The active cell is what JupyterLab keeps in view.
+SCROLL = """share => {
+    const notebook = window.jupyterapp.shell.currentWidget.content;
+    notebook.activeCellIndex = Math.round(share * (notebook.widgets.length - 1));
+    return notebook.scrollToItem(notebook.activeCellIndex, 'start');
+}"""
 
 
 async def _menu(page: Page, menu: str, item: str) -> None:
@@ -210,6 +215,6 @@ async def _photograph(page: Page, folder: Path, name: str) -> None:
         await page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
         await page.wait_for_timeout(1000)
         for place in range(6):
-            await page.evaluate(SCROLL, 1400 * place)
+            await page.evaluate(SCROLL, place / 5)
             await page.wait_for_timeout(500)
             await page.screenshot(path=folder / f"{name}-{theme.split()[1].lower()}-{place}.png")
