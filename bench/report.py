@@ -29,8 +29,10 @@ def ordered(rows: pd.DataFrame) -> pd.DataFrame:
     places = {"guarantee": grades.index, "design": contenders.DESIGNS.index}
     rank = rows.assign(**{key: rows[key].map(place) for key, place in places.items()})
     rank["own"] = rank["contender"] != "greet"
+    rank["phase"] = rows["params.phase"].map({"together": 0, "publish": 1, "consume": 2})
     keys = [str(key) for key in rows if str(key).startswith("params.") and rows[key].map(type).nunique() == 1]
-    return rows.loc[rank.sort_values(["guarantee", "design", "own", "contender", *keys], kind="stable").index]
+    by = ["guarantee", "design", "own", "contender", "params.way", "phase", *keys]
+    return rows.loc[rank.sort_values(by, kind="stable").index]
 
 
 def labelled(rows: pd.DataFrame) -> pd.Series[Any]:
@@ -193,7 +195,7 @@ def _fastest(rows: pd.DataFrame) -> list[str]:
         (rows["question"] == "throughput") & (rows["contender"] == "greet") & rows["params.phase"].eq("together")
     ]
     own = own[own["params.again"].eq(False)]
-    for (guarantee, way), part in own.groupby(["guarantee", "params.way"], sort=False):
+    for (guarantee, way), part in ordered(own).groupby(["guarantee", "params.way"], sort=False):
         speeds = part.groupby("design", sort=False)["names_per_s"].median().dropna().sort_values(ascending=False)
         if len(speeds) > 1:
             said = ", ".join(f"{design} {short(speed)}" for design, speed in speeds.items())
