@@ -176,8 +176,9 @@ def _instrument(rows: pd.DataFrame) -> list[str]:
     """What the instrument itself costs, from the ladder."""
     ladder = questions.question("ladder")
     own = rows[(rows["question"] == "ladder") & (rows["design"] == "asyncio")]
-    measured, bare = (own[own["params.rung"].eq(rung)] for rung in (ladder.LISTS, ladder.BARE))
-    ratio = stats.beside(measured, bare)
+    if own.empty:
+        return []
+    ratio = stats.beside(*(own[own["params.rung"].eq(rung)] for rung in (ladder.LISTS, ladder.BARE)))
     return (
         [f"The fastest loop measured, beside the same without the instrument: {ratio} times as fast."] if ratio else []
     )
