@@ -178,7 +178,8 @@ def _instrument(rows: pd.DataFrame) -> list[str]:
     own = rows[(rows["question"] == "ladder") & (rows["design"] == "asyncio")]
     if own.empty:
         return []
-    ratio = stats.beside(*(own[own["params.rung"].eq(rung)] for rung in (ladder.LISTS, ladder.BARE)))
+    measured, bare = (own[own["params.rung"].eq(rung)] for rung in (ladder.LISTS, ladder.BARE))
+    ratio = stats.beside(measured, bare)
     return (
         [f"The fastest loop measured, beside the same without the instrument: {ratio} times as fast."] if ratio else []
     )
