@@ -6,7 +6,8 @@ often to that above it. The last rung of asyncio is the same loop with nothing o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -59,17 +60,21 @@ RUNGS = (
 
 def cells(settings: Settings) -> list[Cell]:
     """The rungs that can be had, at the strongest guarantee of each design."""
-    return [
+    found = [
         Cell(one, guarantee, window=rung.window, loop=rung.loop, rung=rung.said)
-        if rung.said != BARE
-        else Cell(one, guarantee, loop=rung.loop, rung=rung.said, names=MOST_NAMES, measure=_bare)
         for rung in RUNGS
         for one in settings.of(design=rung.design, name=rung.contender, way=rung.way)
         for guarantee in settings.guarantees(one, one.guarantees[-1])
     ]
+    if settings.full:  # what the instrument costs is little, so it is looked for long and often
+        pair = {LISTS, BARE}
+        more: dict[str, Any] = {"names": 3 * MOST_NAMES, "rounds": 2 * settings.rounds}
+        found = [replace(one, **more) if one.rung in pair else one for one in found]
+    return [replace(one, measure=_bare) if one.rung == BARE else one for one in found]
 
 
 async def _bare(session: Session, cell: Cell, names: int) -> list[Figures]:
+    names = names or MOST_NAMES
     elapsed, cpu = await session.submit(bare, names)
     counts = {"sent": names, "accepted": names, "received": names, "lost": 0, "duplicates": 0, "error": None}
     spent = {"client": cpu, "broker": None}

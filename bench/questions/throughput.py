@@ -56,7 +56,7 @@ def _apart(settings: Settings, together: list[Cell]) -> list[Cell]:
             found.append(replace(one, phase="apart"))
         else:
             supply = settings.of(design="kafka", way="many", name="greet")[0]
-            seconds = 2 * settings.seconds if one.contender.way == "many" else None  # many are a second too soon
+            seconds = 2 * settings.seconds if one.contender.way == "many" else None  # many are over too soon
             found.append(replace(one, phase="publish", seconds=seconds))
             if one.contender.name != "confluent-kafka":
                 found.append(replace(one, phase="consume", supply=supply, seconds=seconds))
