@@ -34,6 +34,7 @@ from greet import Guarantee
 AMO, ALO, DURABLE = Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE
 BOTH = ("rabbitmq", "kafka")
 NOTICED = (("rabbitmq", "heartbeat=1"), ("kafka", "timeout=12"))  # a half-open connection, sooner than by default
+SAID = (("rabbitmq", "timeout=5"), ("kafka", "timeout=5"))  # that two of three are gone
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -76,8 +77,8 @@ def strongest(fault: str) -> list[Trial]:
 async def test_nothing_accepted_is_lost_and_names_flow_again(ground: Arenas, tmp_path: Path, fault: str) -> None:
     """The controls beside it lose names: if one of them did not, then a zero elsewhere would mean nothing."""
     trials = (*strongest(fault), *(one for one in CONTROLS if one.fault == fault))
-    options = NOTICED if "half-open" in fault else ()
-    verdicts = await fought(ground, tmp_path, Campaign(fault, trials, pause_s=2.5, options=options))
+    options = NOTICED if "half-open" in fault else SAID if "cluster" in fault else ()
+    verdicts = await fought(ground, tmp_path, Campaign(fault, trials, pause_s=2, options=options))
     for trial, verdict in verdicts.items():
         assert breaches(trial, verdict) == []
         if trial in CONTROLS:
@@ -91,7 +92,7 @@ async def test_nothing_accepted_is_lost_and_names_flow_again(ground: Arenas, tmp
 
 async def test_a_soak_of_a_moment(ground: Arenas, tmp_path: Path) -> None:
     trial = Trial("soak", "asyncio", ALO)
-    verdicts = await fought(ground, tmp_path, Campaign("soak", (trial,), soak_s=5))
+    verdicts = await fought(ground, tmp_path, Campaign("soak", (trial,), soak_s=2))
     assert breaches(trial, verdicts[trial]) == []
 
 
@@ -280,8 +281,8 @@ async def test_send_says_what_was_accepted_when_the_broker_is_silent(ground: Are
         finally:
             await arena.broker.resume()
         feeding.cancel()
-    left = b"publish it again" in said  # or the signal came between two lists of names
-    assert process.returncode == (1 if left else 128 + signal.SIGTERM)
+    # What was under way is unknown, and named as that; unless the signal came between two lists of names.
+    assert (process.returncode, len(said.splitlines())) in ((1, 2), (128 + signal.SIGTERM, 1))
     accepted = int(re.findall(rb"(\d+) names accepted", said)[0])
     rest = await rest_of(arena.url, topic, "hello", accepted - 1)
     assert ["name-0000000", *rest][:accepted] == list(stream(accepted))
