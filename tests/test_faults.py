@@ -263,7 +263,7 @@ async def test_send_ends_with_what_it_had_accepted(
     assert ["name-0000000", *await rest_of(url, topic, "hello", accepted - 1)] == list(stream(accepted))
 
 
-@pytest.mark.parametrize("design", BOTH)
+@pytest.mark.parametrize("design", ["rabbitmq"])
 async def test_send_says_what_was_accepted_when_the_broker_is_silent(ground: Arenas, topic: str, design: str) -> None:
     """Asked to end while nobody answers, it waits no longer than its deadline."""
     arena = await ground.at(design, 1)
