@@ -27,7 +27,7 @@ from bench.proxy import Proxy
 from greet import Guarantee
 from greet.brokers import Broker
 
-STEADY = 20
+STEADY = 15
 """How many names that were accepted after a fault each group handles before the next one."""
 BACK_S = 150.0
 """How long a fault may keep the names from flowing again: RabbitMQ takes up to 75 s to give up a silent member."""
