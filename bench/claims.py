@@ -62,7 +62,7 @@ class Figures:
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self._rows = rows
-        found = [stats.floor(pair) for _, pair in stats.pairs(rows, "params.again", True, False)]
+        found = [stats.floor(same) for _, same in stats.same_twice(rows)]
         self._noise = max([WIDE, *filter(math.isfinite, found)])
 
     def rows(self, question: str, design: str, contender: str = "greet", **params: Any) -> pd.DataFrame:

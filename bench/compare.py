@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from bench import report, stats
+from bench import stats
 
 NOISE = 0.05
 """The least difference that is called one, also where a run's own noise floor is lower."""
@@ -37,8 +38,8 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> list[Difference]:
     Both runs were made at different times, so pairing takes out what a round had in common only as far as
     the machine repeats itself; the noise floor of both runs must be cleared too.
     """
-    floors = [floor for floor in (report.floor(run)[0] for run in (before, after)) if floor < float("inf")]
-    noise = max([NOISE, *floors])
+    floors = [stats.widest(stats.same_twice(run)) for run in (before, after)]
+    noise = max([NOISE, *filter(math.isfinite, floors)])
     return [
         Difference(cell, measure, ratio, _meaning(stats.verdict(ratio, noise), MEASURES[measure][1]))
         for cell, measure, ratio in _ratios(before, after)
@@ -59,20 +60,11 @@ def _ratios(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[tuple[str, st
     groups = [dict(list(_whole(run, keys).groupby(keys, sort=False))) for run in (before, after)]
     for key in (key for key in groups[0] if key in groups[1]):
         cell = dict(zip(keys, map(str, key), strict=True))
-        sides = [group[key].set_index("repetition") for group in groups]
         for measure, (column, _) in MEASURES.items():
             if column == "names_per_s" and _paced(cell):
                 continue  # an open loop carries what is due
-            figures = [
-                side[column].astype(float).dropna() if column in side else pd.Series(dtype=float) for side in sides
-            ]
-            both = sorted(set(figures[0].index) & set(figures[1].index))
-            if both:
-                yield (
-                    _told(cell),
-                    measure,
-                    stats.ratio(*(one[both].tolist() for one in reversed(figures))),
-                )
+            if found := stats.beside(groups[1][key], groups[0][key], column):
+                yield _told(cell), measure, found
 
 
 def _whole(run: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

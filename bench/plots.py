@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from bench import stats
-from greet import Guarantee
+from bench import report, stats
 
 if TYPE_CHECKING:
     from IPython.display import Image
@@ -39,7 +38,7 @@ def dots(rows: pd.DataFrame, unit: str, value: str = "names_per_s", *, cost: boo
 
     greet's dots are filled, those of its peers hollow. With `cost`, beside them what a million names cost of CPU.
     """
-    rows = _in_order(rows[rows[value].notna() & rows["params.again"].eq(False)])
+    rows = report.in_order(rows[rows[value].notna() & rows["params.again"].eq(False)])
     guarantees = list(dict.fromkeys(rows["guarantee"]))
     labels = {name: list(dict.fromkeys(_labels(rows[rows["guarantee"] == name]))) for name in guarantees}
     heights = [max(1, len(labels[name])) for name in guarantees] or [1]
@@ -87,25 +86,9 @@ def _style(design: str, contender: str) -> dict[str, Any]:
     return {"color": COLOURS[design], "marker": MARKERS[design], "markerfacecolor": filled}
 
 
-def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """By guarantee and design, greet before its peers; otherwise as they come."""
-    guarantees, designs = [one.name for one in Guarantee], list(COLOURS)
-    rank = pd.DataFrame(
-        {
-            "guarantee": rows["guarantee"].map(guarantees.index),
-            "design": rows["design"].map(designs.index),
-            "peer": rows["contender"].ne("greet"),
-            "contender": rows["contender"],
-            "way": rows["params.way"],
-            "phase": rows["params.phase"].map(["together", "publish", "consume"].index),
-        }
-    )
-    return rows.loc[rank.sort_values([*map(str, rank)], kind="stable").index]
-
-
 def latency_against_load(rows: pd.DataFrame) -> Figure:
     """p50 (full line) and p99 (dashed) over the rate, for each contender; a panel for each design and guarantee."""
-    rows = _in_order(rows[rows["target_rate"].notna()])
+    rows = report.in_order(rows[rows["target_rate"].notna()])
     kinds = list(dict.fromkeys(zip(rows["guarantee"], rows["design"], strict=True))) or [("", "")]
     figure = _figure(0.4 + 2.8 * len(kinds))
     for axes, (guarantee, design) in zip(

@@ -24,14 +24,20 @@ WIDTH = 120  # of a table that does not go to a terminal
 
 
 def ordered(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows by guarantee, design and contender, not in the random order of their measurement."""
+    """The rows in order, also by their params, not in the random order of their measurement."""
+    return in_order(
+        rows, *(str(key) for key in rows if str(key).startswith("params.") and rows[key].map(type).nunique() == 1)
+    )
+
+
+def in_order(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
+    """By guarantee and design, greet before its peers, together before apart; then by `more`, or as they come."""
     grades = [one.name for one in Guarantee]
     places = {"guarantee": grades.index, "design": contenders.DESIGNS.index}
     rank = rows.assign(**{key: rows[key].map(place) for key, place in places.items()})
-    rank["own"] = rank["contender"] != "greet"
+    rank["peer"] = rank["contender"] != "greet"
     rank["phase"] = rows["params.phase"].map({"together": 0, "publish": 1, "consume": 2})
-    keys = [str(key) for key in rows if str(key).startswith("params.") and rows[key].map(type).nunique() == 1]
-    by = ["guarantee", "design", "own", "contender", "params.way", "phase", *keys]
+    by = ["guarantee", "design", "peer", "contender", "params.way", "phase", *more]
     return rows.loc[rank.sort_values(by, kind="stable").index]
 
 
@@ -134,18 +140,6 @@ def counted(part: pd.DataFrame) -> str:
     return ", ".join([*wrong, f"{failed} failed"] if failed else wrong) or f"{len(part)} × all"
 
 
-def floor(rows: pd.DataFrame) -> tuple[float, stats.Ratio | None]:
-    """The noise floor of a run: its widest A/A ratio; infinite when nothing was measured twice."""
-    found = [pair for _, pair in stats.pairs(rows, "params.again", True, False)]
-    widest = max(found, key=stats.floor, default=None)
-    return (stats.floor(widest), widest) if widest else (float("inf"), None)
-
-
-def compared(rows: pd.DataFrame, contender: str, other: str) -> dict[tuple[Any, ...], stats.Ratio]:
-    """Names a second of one contender to another's, paired by round, for each design, way and guarantee."""
-    return dict(stats.pairs(rows, "contender", contender, other))
-
-
 def conclusion(rows: pd.DataFrame) -> list[str]:
     """What the run says, each sentence with its figure."""
     found = []
@@ -163,10 +157,11 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
         said = ", ".join(f"{int(value):,} {what}" for what, value in permitted.items() if value)
         found.append(f"Faults did to names what their guarantee does not rule out: {said}.")
     found += _fastest(rows)
-    noise = floor(rows)[0]
-    twice = ", ".join(f"{values[1]} {pair}" for values, pair in stats.pairs(rows, "params.again", True, False))
-    if twice and noise < math.inf:
-        found.append(f"Noise floor (A/A): {noise:.1%}; a smaller difference is none. The same twice: {twice}.")
+    twice = stats.same_twice(rows)
+    noise = stats.widest(twice)
+    if noise < math.inf:
+        said = ", ".join(f"{design} {same}" for design, same in twice)
+        found.append(f"Noise floor (A/A): {noise:.1%}; a smaller difference is none. The same twice: {said}.")
     elif twice:
         found.append("Noise floor (A/A): needs four rounds or more.")
     return found + _instrument(rows)

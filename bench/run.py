@@ -28,7 +28,7 @@ from bench.contenders import Contender, Place
 from bench.loops import NO_STAMPS, Receive, Received, Send, Sent, Stamps, Usage, now, said, shared_clock, work
 from bench.pool import processes
 from bench.results import Measurement
-from bench.sites import Site, Used, sites
+from bench.sites import Site, Used, more, sites
 from greet import Guarantee
 
 T = TypeVar("T")
@@ -358,9 +358,7 @@ class Delivery:
         middle, held = self.here.used(), self.here.disk_mb()
         got = await self._finish([self._start([replace(one, ready="")], self._loop) for one in receives])
         rows = {
-            "publish": self._figures(
-                *([*sent, *got], before, None), phase="publish", after=middle, disk=(on_disk, held)
-            ),
+            "publish": self._figures([*sent, *got], before, None, phase="publish", after=middle, disk=(on_disk, held)),
             "consume": self._figures([*sent, *got], middle, None, phase="consume"),
         }
         return [row for phase, row in rows.items() if self.cell.phase in ("apart", phase)]
@@ -487,7 +485,7 @@ class Delivery:
                 "names_per_s": done / elapsed if elapsed and done else None,
                 "latency_ms": stats.percentiles(latencies["intended"]) if latencies else None,
                 "target_rate": rate if rate != math.inf else None,
-                "cpu_s": {"client": _client_cpu([one.usage for one in timed]), "broker": _more(before[0], used[0])},
+                "cpu_s": {"client": _client_cpu([one.usage for one in timed]), "broker": more(before[0], used[0])},
                 "rss_mb": {
                     "client": sum({one.usage.pid: one.usage.rss_mb for one in timed}.values()),
                     "broker": used[1],
@@ -508,7 +506,7 @@ class Delivery:
                     if one.progress
                 ],
                 "grown_mb": max((one.usage.grown_mb for one in timed if one.usage.grown_mb is not None), default=None),
-                "disk_mb": _more(*disk),
+                "disk_mb": more(*disk),
             },
         )
 
@@ -525,11 +523,6 @@ class Delivery:
         ordered = self.cell.members == 1 and self.cell.partitions == 1
         lanes = max(len(one.lanes) for one in sent)
         return account.count(accepted, handed, groups, lanes, ordered=ordered), len(accepted)
-
-
-def _more(before: float | None, after: float | None) -> float | None:
-    """What was added between two looks; None where nobody looked."""
-    return None if before is None or after is None else after - before
 
 
 def failure(text: str) -> Figures:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -114,23 +113,30 @@ def _student(freedom: int) -> float:
     return float(sum(term / freedom**power for power, term in enumerate(terms)))
 
 
+def widest(twice: Sequence[tuple[str, Ratio]]) -> float:
+    """The noise floor of a run, from its `same_twice`; infinite when nothing was measured twice."""
+    return max((floor(same) for _, same in twice), default=math.inf)
+
+
 def floor(same: Ratio) -> float:
     """The noise floor, from a ratio of a contender to itself: 0.05 says that 5 % is no difference."""
     return max(same.high, 1 / same.low if same.low else math.inf) - 1
 
 
-def pairs(rows: pd.DataFrame, column: str, one: Any, other: Any) -> Iterator[tuple[tuple[Any, ...], Ratio]]:
-    """Names a second of the cells of a run where `column` is `one`, to those where it is `other`, paired by round."""
+def same_twice(rows: pd.DataFrame) -> list[tuple[str, Ratio]]:
+    """A/A: for each cell of a run that was measured twice its design, and how fast it was beside itself."""
     if rows.empty or "params.again" not in rows:
-        return
-    params = [name for name in rows if str(name).startswith("params.")]
-    keys = [key for key in ["question", "design", "contender", "guarantee", *params] if key != column]
+        return []
+    params = [name for name in rows if str(name).startswith("params.") and name != "params.again"]
     good = rows[rows["names_per_s"].notna() & rows["params.load"].isna()]
-    if column != "params.again":
-        good = good[good["params.again"].eq(False)]
-    for values, part in good.groupby(keys, sort=False, dropna=False):
-        if found := beside(*(part[part[column] == side] for side in (one, other))):
-            yield values, found
+    found = []
+    for values, part in good.groupby(
+        ["question", "design", "contender", "guarantee", *params], sort=False, dropna=False
+    ):
+        again = part["params.again"].eq(True)
+        if same := beside(part[again], part[~again]):
+            found.append((str(values[1]), same))
+    return found
 
 
 def beside(ours: pd.DataFrame, theirs: pd.DataFrame, figure: str = "names_per_s") -> Ratio | None:

@@ -73,10 +73,13 @@ class Publisher:
     async def publish_all(self, names: Iterable[str]) -> None:
         """Have at most `window` names unconfirmed: as many tasks, each with every `window`-th name."""
         self.accepted = [0] * self.window
-        known = names if self.window == 1 else list(names)
+        shares = [names]
+        if self.window > 1:
+            known = list(names)
+            shares = [known[lane :: self.window] for lane in range(self.window)]
         async with asyncio.TaskGroup() as lanes:
-            for lane in range(self.window):
-                lanes.create_task(self._lane(lane, known[lane :: self.window] if isinstance(known, list) else known))
+            for lane, share in enumerate(shares):
+                lanes.create_task(self._lane(lane, share))
 
     async def _lane(self, lane: int, names: Iterable[str]) -> None:
         publish, done = self.publish, 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -29,7 +30,7 @@ ALONE_S = 60.0
 async def kill_leader(scene: Scene) -> None:
     """The others take over; then it comes back and catches up."""
     assert scene.broker
-    leader = await _leader(scene)
+    leader = await _in_step(scene)
     scene.strike()
     await scene.broker.kill(leader)
     await scene.flowing()
@@ -40,11 +41,11 @@ async def kill_leader(scene: Scene) -> None:
 async def kill_two(scene: Scene) -> None:
     """The leader, and then the one that took over: from then on nothing may be accepted, until they are back."""
     assert scene.broker
-    first = await _leader(scene)
+    first = await _in_step(scene)
     scene.strike()
     await scene.broker.kill(first)
     await scene.flowing()
-    second = await _leader(scene, first)
+    second = await _leader(scene, lambda leader, _: leader != first, first)
     scene.strike()
     await scene.broker.kill(second)
     alone = time.monotonic()
@@ -73,7 +74,7 @@ async def cut_off(scene: Scene) -> None:
     but what either side has learnt of queues meanwhile is unknown to the other until the one is restarted.
     """
     assert scene.broker
-    leader = await _leader(scene)
+    leader = await _in_step(scene)
     scene.strike()
     await scene.broker.pause(leader)
     try:
@@ -98,27 +99,19 @@ async def restart_in_turn(scene: Scene) -> None:
         await _in_step(scene)
 
 
-async def _leader(scene: Scene, *gone: int) -> int:
-    """Who leads the topic, or of RabbitMQ the queue of "hello"; when none is gone, all are waited for."""
-    if not gone:
-        await _in_step(scene)
+async def _in_step(scene: Scene) -> int:
+    """Who leads, when all three have what was accepted, so that the next one may go."""
+    return await _leader(scene, lambda _, members: len(members) == NODES)
+
+
+async def _leader(scene: Scene, true: Callable[[int, set[int]], bool], *gone: int) -> int:
+    """Who leads the topic, or of RabbitMQ the queue of "hello", once `true` of it and of who is in step."""
     async with asyncio.timeout(BACK_S):
         while True:
             with suppress(greet.GreetError, ChildProcessError):
-                leader, _ = await _state(scene, *gone)
-                if leader not in gone:
+                leader, members = await _state(scene, *gone)
+                if true(leader, members):
                     return leader
-            await asyncio.sleep(0.5)
-
-
-async def _in_step(scene: Scene) -> None:
-    """Return when all three have what was accepted, so that the next one may go."""
-    async with asyncio.timeout(BACK_S):
-        while True:
-            with suppress(greet.GreetError, ChildProcessError):
-                _, members = await _state(scene)
-                if len(members) == NODES:
-                    return
             await asyncio.sleep(0.5)
 
 

@@ -82,26 +82,23 @@ async def kill_publisher(scene: Scene) -> None:
         stage.publisher()
 
 
-async def kill_broker(scene: Scene) -> None:
+async def kill_broker(scene: Scene, hang_s: float = 0.0) -> None:
     """SIGKILL while "hello" reads what is published and "goodbye" lets it wait; and a start on the same data."""
     assert scene.broker
     away = await _names_wait(scene)
     scene.strike()
+    if hang_s:
+        await scene.broker.pause()
+        await asyncio.sleep(hang_s)
     await scene.broker.kill()
     await scene.broker.restart()
-    _come_back(away)
+    for member in away:
+        member.tell("work")
 
 
 async def hang_and_kill_broker(scene: Scene) -> None:
     """The same of a broker that has not answered for a while, as with a full disk."""
-    assert scene.broker
-    away = await _names_wait(scene)
-    scene.strike()
-    await scene.broker.pause()
-    await asyncio.sleep(HANG_S)
-    await scene.broker.kill()
-    await scene.broker.restart()
-    _come_back(away)
+    await kill_broker(scene, HANG_S)
 
 
 async def _names_wait(scene: Scene) -> list[Worker]:
@@ -119,11 +116,6 @@ async def _names_wait(scene: Scene) -> list[Worker]:
 
     await scene.each(leave)
     return away
-
-
-def _come_back(away: list[Worker]) -> None:
-    for member in away:
-        member.tell("work")
 
 
 async def stop_broker(scene: Scene) -> None:
