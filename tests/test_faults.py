@@ -263,7 +263,7 @@ async def test_send_ends_with_what_it_had_accepted(
     assert ["name-0000000", *await rest_of(url, topic, "hello", accepted - 1)] == list(stream(accepted))
 
 
-@pytest.mark.parametrize("design", ["rabbitmq"])
+@pytest.mark.parametrize("design", BOTH)
 async def test_send_says_what_was_accepted_when_the_broker_is_silent(ground: Arenas, topic: str, design: str) -> None:
     """Asked to end while nobody answers, it waits no longer than its deadline."""
     arena = await ground.at(design, 1)
@@ -273,7 +273,7 @@ async def test_send_says_what_was_accepted_when_the_broker_is_silent(ground: Are
         pass
     async with command("send", "--url", url, "--topic", topic, "-") as process, asyncio.TaskGroup() as group:
         feeding = group.create_task(feed(process, stream()))
-        await rest_of_one(url, topic)
+        await rest_of_one(arena.url, topic)
         await arena.broker.pause()
         try:
             process.send_signal(signal.SIGTERM)

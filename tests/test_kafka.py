@@ -13,6 +13,7 @@ from zlib import crc32
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
 from common import take
 
 import greet
@@ -400,6 +401,29 @@ async def test_a_broker_is_killed_and_started_again(own: Broker, topic: str) -> 
     for letter in "abcdefgh":
         mine = [name for name in got if name[0] == letter]
         assert mine == sorted(mine)
+
+
+async def test_a_broker_that_names_no_broker_is_waited_for(topic: str) -> None:
+    """As one does that was silent, until it is let in again. This one is so for half of the time."""
+    config = {"broker.session.timeout.ms": "1000", "broker.heartbeat.interval.ms": "2000"}
+
+    async def named() -> bool:
+        client = AIOKafkaClient(bootstrap_servers=servers(broker.url))
+        try:
+            await client.bootstrap()
+            return bool(client.cluster.brokers())
+        finally:
+            await client.close()
+
+    async with (
+        greet.brokers.kafka(config=config) as broker,
+        greet.connect(broker.url, topic) as line,
+        line.subscribe("hello") as names,
+    ):
+        await becomes(False, named, 10)
+        async with greet.connect(broker.url, topic) as other:
+            await other.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
 
 
 # Secrets

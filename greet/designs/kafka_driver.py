@@ -2,7 +2,7 @@
 
     settings     what every client of it needs, from a URL: TLS, SASL, time-outs
     connecting   why a connection did not come about: aiokafka logs the reason and raises a vaguer one
-    insist       what one member of a cluster, that is gone, does not answer, another one does
+    insist       asked again, while a member of a cluster is gone or a broker is only just back
     fill, take   names written twice and read five times as fast, without a Python object for each
     hand_over    a batch queued, however long that takes
     commit       a position written down, or an end to it by the caller's deadline
@@ -60,8 +60,10 @@ from greet.errors import BadURL, ConnectFailed, GreetError, Unsupported, one_lin
 T = TypeVar("T")
 DRIVER_ERRORS = (KafkaError, ConsumerStoppedError, IllegalOperation, OSError, ValueError, AssertionError)
 """What aiokafka raises, on purpose or not; a time-out is an OSError."""
-AWAY = (ConnectionError, TimeoutError, KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError, StaleMetadata)
+AWAY = (ConnectionError, TimeoutError, KafkaConnectionError, KafkaTimeoutError)
 """What is raised when the member that was asked is gone."""
+NOBODY = (NodeNotReadyError, StaleMetadata)
+"""What is raised when a broker answers and names no broker: it was silent, and is about to be let in again."""
 RETRY_SECONDS = 0.1
 QUIET_SECONDS = 10.0
 
@@ -103,7 +105,7 @@ def _listen(record: logging.LogRecord) -> bool:
     if log is None or record.levelno < logging.WARNING:
         return True
     for one in arguments:
-        if isinstance(one, Exception) and not isinstance(one, StaleMetadata | NodeNotReadyError):
+        if isinstance(one, Exception) and not isinstance(one, NOBODY):
             log.reason = one
     last, log.said[record.msg] = log.said.get(record.msg, -math.inf), record.created
     if record.created - last < QUIET_SECONDS:
@@ -206,16 +208,21 @@ async def connecting(address: Address) -> AsyncIterator[None]:
 
 
 async def insist(address: Address, attempt: Callable[[], Awaitable[T]]) -> T:
-    """The result of `attempt`, which is repeated while a member of a cluster is away, until the caller's deadline.
+    """The result of `attempt`, which is repeated until the caller's deadline while that may help.
 
-    The others name a member that has died for some seconds more, and aiokafka asks it as readily as them.
+    So it is while a member of a cluster is away: the others name one that has died for some seconds
+    more, and aiokafka asks it as readily as them. And while a broker names nobody, itself included;
+    but aiokafka reads the same out of the answer to a token that has expired.
     """
+    passing: tuple[type[Exception], ...] = () if "token_file" in address.options else NOBODY
+    if len(address.hosts) > 1:
+        passing = NOBODY + AWAY
     while True:
         try:
             return await attempt()
         except DRIVER_ERRORS as error:
             log = _log.get()
-            if len(address.hosts) == 1 or not isinstance((log and log.reason) or error, AWAY):
+            if not isinstance((log and log.reason) or error, passing):
                 raise
         await asyncio.sleep(RETRY_SECONDS)
 
@@ -231,7 +238,7 @@ _REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((IllegalSaslStateError,), "{address} takes no login: leave user and password out"),
     ((TimeoutError,), "{address} does not answer in time: check that a broker runs there"),
     (
-        (EOFError, ConnectionResetError, KafkaConnectionError, NodeNotReadyError, StaleMetadata),
+        (EOFError, ConnectionResetError, KafkaConnectionError, *NOBODY),
         "{address} hung up: correct its scheme, or the login (user and password, sasl=, token_file=)",
     ),
 )
