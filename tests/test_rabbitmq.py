@@ -33,6 +33,7 @@ from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 
 import greet
+from bench.proxy import proxy
 from greet import Guarantee, Subscription
 from greet.brokers import Broker
 from greet.brokers.process import free_ports, listens
@@ -770,45 +771,17 @@ async def test_a_broker_without_memory(broker: Broker, topic: str) -> None:
         assert await take(names, 2) == [sent[-1], "last"]
 
 
-@asynccontextmanager
-async def proxy(port: int) -> AsyncIterator[tuple[int, Callable[[], None]]]:
-    """A way to the broker whose present connections can be made half-open: no more bytes, and no end."""
-    ends: list[asyncio.StreamWriter] = []
-    dead: set[asyncio.StreamWriter] = set()
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        ends.append(writer)
-        with suppress(OSError):
-            while data := await reader.read(65_536):
-                if writer not in dead:
-                    writer.write(data)
-                    await writer.drain()
-        if writer not in dead:
-            writer.close()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(copy(reader, far_writer))
-            group.create_task(copy(far_reader, writer))
-
-    async with await asyncio.start_server(connected, "127.0.0.1", 0) as listening:
-        yield listening.sockets[0].getsockname()[1], lambda: dead.update(ends)
-    for end in ends:
-        end.close()
-
-
 async def test_a_half_open_connection_is_noticed(broker: Broker, topic: str) -> None:
     """After three missed heartbeats, both ends go over a new connection."""
     login = broker.url.rpartition("@")[0]
     async with (
-        proxy(broker.nodes[0].port) as (port, pull),
-        line_to(f"{login}@127.0.0.1:{port}/", topic, heartbeat=1) as line,
+        proxy("127.0.0.1", broker.nodes[0].port) as between,
+        line_to(f"{login}@127.0.0.1:{between.port}/", topic, heartbeat=1) as line,
         line.subscribe("hello") as names,
     ):
         await line.publish("first")
         assert await take(names, 1) == ["first"]
-        pull()
+        between.silence()
         with pytest.raises(greet.PublishUnknown, match="lost"):
             await line.publish("second")
         await line.publish("third")
