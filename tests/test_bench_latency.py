@@ -11,7 +11,7 @@ import pytest
 
 from bench.contenders import Contender
 from bench.contenders.greets import CONTENDERS
-from bench.proxy import proxy
+from bench.proxy import Proxy, proxy
 from bench.run import Cell, Figures, Session, Settings, session
 from greet import BrokerMissing, Guarantee
 from greet.brokers import kafka, rabbitmq
@@ -37,21 +37,21 @@ def well(found: list[Figures]) -> Figures:
 
 
 @asynccontextmanager
-async def delayed(design: str, delay_s: float) -> AsyncIterator[str]:
-    """A broker behind a proxy that holds each chunk for `delay_s` each way."""
+async def between(design: str) -> AsyncIterator[tuple[str, Proxy]]:
+    """A broker, and the proxy before it."""
     try:
         if design == "rabbitmq":
             async with rabbitmq() as broker:
                 parts = urlsplit(broker.url)
-                async with proxy("127.0.0.1", parts.port or 5672, delay_s=delay_s) as between:
-                    yield broker.url.replace(f":{parts.port}", f":{between.port}")
+                async with proxy("127.0.0.1", parts.port or 5672) as found:
+                    yield broker.url.replace(f":{parts.port}", f":{found.port}"), found
         else:
             (port,) = free_ports(1)
             async with kafka(proxy_port=port) as broker:
                 assert broker.proxied
                 host, _, inner = broker.proxied.rpartition(":")
-                async with proxy(host, int(inner), delay_s=delay_s, listen=port) as between:
-                    yield f"kafka://127.0.0.1:{between.port}"
+                async with proxy(host, int(inner), listen=port) as found:
+                    yield f"kafka://127.0.0.1:{port}", found
     except BrokerMissing as missing:
         pytest.skip(str(missing))
 
@@ -63,11 +63,11 @@ async def test_twenty_milliseconds_each_way_are_forty(design: str, monkeypatch: 
     Kafka's consumer asks for more, and commits, by journeys of their own: at four names a second they are over.
     """
     medians = []
-    for delay_s in (0.0, 0.02):
-        async with delayed(design, delay_s) as url:
-            monkeypatch.setenv(f"GREET_{design.upper()}_URL", url)
-            async with measuring(design) as opened:
-                cell = Cell(BY_NAME[design], Guarantee.AT_LEAST_ONCE, rate=4.0)
+    async with between(design) as (url, way):
+        monkeypatch.setenv(f"GREET_{design.upper()}_URL", url)
+        async with measuring(design) as opened:
+            cell = Cell(BY_NAME[design], Guarantee.AT_LEAST_ONCE, rate=4.0)
+            for way.delay_s in (0.0, 0.02):
                 medians.append(well(await opened.deliver(cell, 20)).details["latencies"]["service"]["p50"])
     assert 36 < medians[1] - medians[0] < 72  # counted once it is 40, counted twice 80; a busy machine adds to it
 

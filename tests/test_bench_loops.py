@@ -199,7 +199,7 @@ def _with_harness(names: int) -> float:
 def test_the_harness_costs_less_than_five_per_cent() -> None:
     """CPU time, which the other load of the machine moves least; alternating, the median of pairs."""
     ratios = []
-    for turn in range(21):
+    for turn in range(13):
         pair = [_bare, _with_harness] if turn % 2 else [_with_harness, _bare]
         spent = {loop: loop(1_000_000) for loop in pair}
         ratios.append(spent[_with_harness] / spent[_bare])

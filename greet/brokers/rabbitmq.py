@@ -59,6 +59,10 @@ def prepare(folder: Path, server: str, count: int, config: Mapping[str, str]) ->
             "log.console": "true",
             "log.file": "false",
         }
+        if count > 1:
+            # What a member that was given up knows of queues has parted from what the others know: with "ignore",
+            # the default, it stays so, and a name that it has no queue for is accepted and lost.
+            settings["cluster_partition_handling"] = "autoheal"
         if number > 1:
             settings["cluster_formation.classic_config.nodes.1"] = "greet1@localhost"
             settings["cluster_formation.classic_config.nodes.2"] = f"greet{number}@localhost"
