@@ -20,7 +20,8 @@ from bench.faults.injections import control
 from bench.faults.journal import GROUPS
 from bench.faults.stage import BACK_S, LANES, Fault, Scene, Stage, until
 from greet import Guarantee
-from greet.brokers.process import runs, together
+from greet.brokers.process import together
+from greet.brokers.watchdog import runs
 
 NODES = 3
 ALONE_S = 60.0

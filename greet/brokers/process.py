@@ -20,6 +20,7 @@ import psutil
 
 import greet
 from greet.brokers import watchdog
+from greet.brokers.watchdog import runs
 from greet.errors import BrokerMissing, ConnectFailed, GreetError
 
 READY_SECONDS = 60.0  # a start takes 3 to 6 s on two cores; a restart of Kafka waits for the old session too
@@ -298,11 +299,3 @@ def kill(processes: Sequence[psutil.Process]) -> None:
             if time.monotonic() > deadline:
                 raise ConnectFailed(f"process {process.pid} does not end: look at what holds it")
             time.sleep(watchdog.POLL_SECONDS)
-
-
-def runs(process: psutil.Process) -> bool:
-    """Whether the process is there and no zombie, which only waits for somebody to read its status."""
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -36,13 +36,23 @@ def marked(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def runs(process: psutil.Process) -> bool:
+    """Whether the process is there and no zombie, which only waits for somebody to read its status."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def end(folder: Path) -> None:
     """Kill the processes of the broker in `folder`, wait up to 10 s until none runs, and remove the folder."""
     deadline = time.monotonic() + PATIENCE
-    while (processes := marked(folder)) and time.monotonic() < deadline:
-        for process in processes:
+    killed: set[psutil.Process] = set()  # one that ends has no environment any more, but still its ports
+    while (left := {*marked(folder), *filter(runs, killed)}) and time.monotonic() < deadline:
+        for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        killed = left
         time.sleep(POLL_SECONDS)
     shutil.rmtree(folder, ignore_errors=True)
 
