@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--topic", default="names", help="what the names are published to (default: names)")
     common.add_argument(
         "--guarantee",
-        type=lambda text: greet.Guarantee[text.upper().replace("-", "_")],
+        type=_guarantee,
         metavar="{at-most-once,at-least-once,durable}",
         help="what is promised of each name (default: the strongest of the design)",
     )
@@ -95,14 +95,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _guarantee(text: str) -> greet.Guarantee:
+    try:
+        return greet.Guarantee[text.upper().replace("-", "_")]
+    except KeyError:
+        known = ", ".join(one.name.lower().replace("_", "-") for one in greet.Guarantee)
+        raise argparse.ArgumentTypeError(f"there is no {text!r}: choose from {known}") from None
+
+
 async def _command(arguments: argparse.Namespace) -> int:
     """Run the command until it is done or a SIGINT or SIGTERM ends it cleanly."""
     stop = asyncio.Event()
     caught: list[int] = []
+    task, working = asyncio.current_task(), False
 
     def catch(number: int) -> None:
         caught.append(number)
         stop.set()
+        if task and not working:  # a broker is started, or does not answer: nothing has come of it yet
+            task.cancel()
 
     if sys.platform != "win32":  # there, Ctrl-C is a KeyboardInterrupt
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -110,14 +121,20 @@ async def _command(arguments: argparse.Namespace) -> int:
     names: list[str] = getattr(arguments, "names", [])
     for name in names:  # nothing is sent when one of them is bad
         check(name)
-    async with _url(arguments) as url, greet.connect(url, arguments.topic, guarantee=arguments.guarantee) as line:
-        if arguments.command == "consume":
-            return await _consume(line, arguments, stop)
-        if arguments.command == "dead":
-            return await _dead(line, arguments.resend)
-        source = _Source(names, stop)
-        status = await (_run if arguments.command == "run" else _send)(line, source)
-        return status or source.status or (128 + caught[0] if caught else 0)
+    try:
+        async with _url(arguments) as url, greet.connect(url, arguments.topic, guarantee=arguments.guarantee) as line:
+            if arguments.command == "dead":
+                return await _dead(line, arguments.resend)
+            working = True
+            if arguments.command == "consume":
+                return await _consume(line, arguments, stop)
+            source = _Source(names, stop)
+            status = await (_run if arguments.command == "run" else _send)(line, source)
+            return status or source.status or (128 + caught[0] if caught else 0)
+    except asyncio.CancelledError:
+        if not caught:
+            raise
+        return 128 + caught[0]
 
 
 @asynccontextmanager

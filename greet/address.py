@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -64,6 +65,8 @@ def parse(url: str, port: int, known: tuple[str, ...]) -> Address:
     """
     known = ("timeout", "cleartext", *known) if port else ("timeout", *known)
     shown = url.rpartition("@")[2]  # what may hold a password is never repeated
+    if re.search("//[^/?#]*[/?#].*@", url):
+        raise BadURL("an @ stands behind the host of the URL: in a user or password write @ / ? # as %40 %2F %3F %23")
     try:
         parts = urlsplit(url)
         login, _, where = parts.netloc.rpartition("@")

@@ -96,7 +96,8 @@ class Line(ABC):
         Each is accepted under the same guarantee as with `publish`. Memory stays bounded.
 
         Raises:
-            as `publish`; the error's `accepted` says how many were surely accepted before it.
+            as `publish`; the error's `accepted` says how many were surely accepted, not which: it
+            is no place to go on from.
         """
 
     @abstractmethod
@@ -116,7 +117,10 @@ class Line(ABC):
         return []
 
     async def resend_dead_letters(self) -> int:
-        """Publish each dead letter's body once more and remove it from the dead letters; how many."""
+        """Publish each dead letter's body once more and remove it from the dead letters; how many.
+
+        RabbitMQ sends it to the group that could not read it; Kafka to all groups, as it has one log.
+        """
         return 0
 
 
@@ -125,7 +129,8 @@ class Subscription(ABC):
 
     A name is settled when the next one is asked for, or when the `async with` ends without an
     exception. A member that dies, is cancelled or raises in between has not settled it: it comes
-    again, to this or another member. `AT_MOST_ONCE` settles each name as it is handed out.
+    again, to this or another member. `AT_MOST_ONCE` settles names before they are handed out; of
+    RabbitMQ, those that a leaving member has not handed out yet are lost then.
 
     Raises:
         ConnectionLost: the line is gone and could not be restored by its deadline.

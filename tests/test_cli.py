@@ -180,6 +180,36 @@ def test_wrong_use_gets_one_line(arguments: list[str], status: int, says: str) -
     failed(greet(*arguments), status, says)
 
 
+def test_an_unknown_guarantee_is_wrong_use() -> None:
+    result = greet("run", "--guarantee", "eternal", "Ada")
+    assert result.returncode == 2
+    assert b"there is no 'eternal': choose from at-most-once, at-least-once, durable" in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("scheme", ["amqp", "kafka"])
+async def test_it_can_be_interrupted_before_a_broker_answers(scheme: str, number: signal.Signals) -> None:
+    asked, closing = asyncio.Event(), asyncio.Event()
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await closing.wait()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}?timeout=100"
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "greet", "send", "--url", url, "Ada"), stdout=PIPE, stderr=PIPE
+        )
+        async with asyncio.timeout(30):
+            await asked.wait()
+            process.send_signal(number)
+            said, complained = await process.communicate()
+        closing.set()
+    assert (process.returncode, said, complained) == (128 + number, b"", b"")
+
+
 @pytest.mark.parametrize("scheme", ["amqp", "kafka"])
 async def test_a_port_that_answers_something_else(scheme: str) -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

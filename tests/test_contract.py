@@ -210,6 +210,20 @@ async def test_a_normal_end_settles(line: Line) -> None:
         await nothing_comes(names)
 
 
+async def test_a_member_that_has_left_says_so(line: Line) -> None:
+    """Also to a task that has waited for a name when another one left; and that name is for the next member."""
+    async with line.subscribe("hello") as names:
+        waiting = asyncio.create_task(take(names, 1))
+        await asyncio.sleep(0.05)
+    await line.publish("Ada")
+    with pytest.raises(greet.ConnectionLost):
+        await waiting
+    with pytest.raises(greet.ConnectionLost):
+        await anext(names)
+    async with line.subscribe("hello") as others:
+        assert await take(others, 1) == ["Ada"]
+
+
 @KEEPING
 async def test_what_was_not_handed_out_stays(line: Line, case: Case) -> None:
     async with line.subscribe("hello") as names:

@@ -208,6 +208,25 @@ async def test_a_member_that_crashes_is_replaced_at_once(kafka_url: str, topic: 
         await second.__aexit__(None, None, None)
 
 
+async def test_at_most_once_a_position_never_goes_back(kafka_url: str, topic: str) -> None:
+    """Neither while its names are handed out nor when the wait for them is cut short."""
+    async with greet.connect(kafka_url, topic, guarantee=Guarantee.AT_MOST_ONCE) as line:
+        async with line.subscribe("hello") as names:
+            assert await line.publish_many(MANY[:100]) == 100
+            got = await take(names, 1)
+            end = (await positions(kafka_url, topic, "hello"))[0]
+            assert end is not None
+            got += await take(names, 1)
+            await asyncio.sleep(0.3)  # in which a position would be written
+            assert await positions(kafka_url, topic, "hello") == [end]
+            for number in range(200):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(number / 50_000):
+                        got.append(await anext(names))
+            got += await take(names, 100 - len(got))
+        assert got == MANY[:100]
+
+
 # What is no name
 
 
@@ -244,6 +263,21 @@ async def test_dead_letters_are_sent_again_once(kafka_url: str, topic: str) -> N
             await line.publish("Bob")
             assert await take(names, 1) == ["Bob"]
         assert [letter.origin for letter in await line.dead_letters()] == [f"{topic}-0@2"]
+
+
+async def test_two_groups_letters_of_one_message_are_sent_as_one(kafka_url: str, topic: str) -> None:
+    async with (
+        greet.connect(kafka_url, topic) as line,
+        line.subscribe("hello") as hellos,
+        line.subscribe("goodbye") as goodbyes,
+    ):
+        async with AIOKafkaProducer(bootstrap_servers=servers(kafka_url)) as producer:
+            await producer.send_and_wait(topic, b"a\tb")
+        for count, name in enumerate(("Ada", "Bob", "Cy")):
+            await line.publish(name)
+            assert await take(hellos, 1) == await take(goodbyes, 1) == [name]
+            assert [letter.origin for letter in await line.dead_letters()] == [f"{topic}-0@{2 * count}"] * 2
+            assert await line.resend_dead_letters() == 1
 
 
 # Publishing
@@ -317,7 +351,8 @@ async def test_a_cancelled_publish_many_ends(kafka_url: str, topic: str) -> None
 @pytest.fixture(scope="module")
 async def own() -> AsyncIterator[Broker]:
     """A Kafka that a test may pause and kill."""
-    async with greet.brokers.kafka() as broker:
+    sooner = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "500"}  # let in again when killed
+    async with greet.brokers.kafka(config=sooner) as broker:
         yield broker
 
 

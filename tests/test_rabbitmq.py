@@ -284,24 +284,28 @@ async def test_at_most_once_holds_no_more_either(rabbitmq_url: str, topic: str) 
 
 async def test_unsettled_names_come_to_a_waiting_member_in_order(rabbitmq_url: str, topic: str) -> None:
     wanted = [f"name-{number}" for number in range(300)]
-    async with line_to(rabbitmq_url, topic) as line, line.subscribe("hello") as first:
-        await line.publish_many(wanted)
-        assert await take(first, 5) == wanted[:5]
-        async with line.subscribe("hello") as second:
-            cut(first)
-            assert await take(second, 300) == wanted  # also the four that it had no time to acknowledge
+    async with line_to(rabbitmq_url, topic) as line:
+        with pytest.raises(greet.ConnectionLost, match="come again"):
+            async with line.subscribe("hello") as first:
+                await line.publish_many(wanted)
+                assert await take(first, 5) == wanted[:5]
+                async with line.subscribe("hello") as second:
+                    cut(first)
+                    assert await take(second, 300) == wanted  # also the four that it had no time to acknowledge
 
 
 async def test_a_slow_handler_settles_in_time(rabbitmq_url: str, topic: str) -> None:
     """It holds a batch; what it has handled of it is not lost to its death a while later."""
     wanted = [f"name-{number}" for number in range(10)]
-    async with line_to(rabbitmq_url, topic) as line, line.subscribe("hello") as names:
-        await line.publish_many(wanted)
-        assert await take(names, 4) == wanted[:4]
-        await asyncio.sleep(0.5)  # it handles the fourth
-        cut(names)
-        async with line.subscribe("hello") as other:
-            assert await take(other, 7) == wanted[3:]
+    async with line_to(rabbitmq_url, topic) as line:
+        with pytest.raises(greet.ConnectionLost, match="come again"):
+            async with line.subscribe("hello") as names:
+                await line.publish_many(wanted)
+                assert await take(names, 4) == wanted[:4]
+                await asyncio.sleep(0.5)  # it handles the fourth
+                cut(names)
+                async with line.subscribe("hello") as other:
+                    assert await take(other, 7) == wanted[3:]
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["each", "batches"])
@@ -725,6 +729,52 @@ async def test_leaving_a_stopped_broker_does_not_hang(broker: Broker, topic: str
         assert time.monotonic() - started < 4
     finally:
         await broker.resume()
+
+
+async def test_who_waits_for_a_silent_broker_is_not_cancelled(broker: Broker, topic: str) -> None:
+    """aiormq gives it up after six seconds, and would cancel whoever waits for an answer."""
+    async with line_to(broker.url, topic, timeout=8, heartbeat=1) as line, line_to(broker.url, topic) as other:
+        async with other.subscribe("hello"):
+            pass
+        await broker.pause()
+        try:
+            publishing = asyncio.create_task(line.publish("Ada"))
+            joining = asyncio.create_task(line.subscribe("hello").__aenter__())
+            await asyncio.wait((publishing, joining), timeout=20)
+        finally:
+            await broker.resume()
+        assert isinstance(publishing.exception(), greet.PublishFailed)
+        assert isinstance(joining.exception(), greet.ConnectFailed)
+
+
+async def test_a_line_that_closes_while_it_reconnects(broker: Broker, topic: str) -> None:
+    """What waited to be sent is not, and no connection is left."""
+    async with line_to(broker.url, topic) as line:
+        async with line.subscribe("hello"):
+            await line.publish("Ada")
+        await broker.kill()
+        await until(lambda: not cast(Outbox, line._outbox).open)
+        publishing = asyncio.create_task(line.publish("Zoë"))
+        await asyncio.sleep(0.5)
+    await broker.restart()
+    with pytest.raises(greet.PublishFailed, match="closed"):
+        await publishing
+    assert not line._link.usable()
+    async with line_to(broker.url, topic) as line, line.subscribe("hello") as names:
+        assert await take(names, 2, seconds=0.5) == ["Ada"]
+
+
+async def test_what_could_not_be_settled_is_said(broker: Broker, topic: str) -> None:
+    async with line_to(broker.url, topic) as line:
+        with pytest.raises(greet.ConnectionLost, match="come again"):
+            async with line.subscribe("hello") as names:
+                await line.publish("Ada")
+                assert await take(names, 1) == ["Ada"]
+                await broker.kill()
+                await until(lambda: not names._inbox.open)
+        await broker.restart()
+        async with line.subscribe("hello") as names:
+            assert await take(names, 1) == ["Ada"]
 
 
 async def test_a_broker_that_does_not_come_back(broker: Broker, topic: str) -> None:

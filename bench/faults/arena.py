@@ -88,11 +88,8 @@ class Arenas:
         if nodes > 1:
             start = brokers.kafka(nodes, config=self._config) if design == "kafka" else brokers.rabbitmq(nodes)
             broker = await self._enter(start)
-            scheme, _, rest = broker.url.partition("://")
-            login = rest.rpartition("@")[0]
-            hosts = ",".join(f"127.0.0.1:{node.port}" for node in broker.nodes)
             query = CLUSTER if design == "kafka" else f"{CLUSTER}&queue_type=quorum"
-            return Arena(f"{scheme}://{login}{'@' if login else ''}{hosts}/?{query}", broker)
+            return Arena(f"{broker.url.rstrip('/')}/?{query}", broker)
         if design == "rabbitmq":
             broker, port = await self._enter(brokers.rabbitmq()), 0
             inner = broker.nodes[0].port

@@ -37,7 +37,7 @@ async def keep(designs: Sequence[str], *, required: bool) -> int:
     """Keep the brokers of `designs` up; 0 once interrupted, 3 if none, or a `required` one, cannot be had."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM) if sys.platform != "win32" else ():
         loop.add_signal_handler(number, task.cancel)
     try:
         await together(*(keep_one(design, required=required) for design in designs))

@@ -51,8 +51,8 @@ async def kafka(
     Raises:
         BrokerMissing: its jars cannot be had, are not those of kafka.lock, or Kafka does not start.
     """
-    class_path = os.pathsep.join(map(str, await fetched()))
-    java = [find_java(), *SERVER_OPTIONS, "-cp", class_path]
+    program = find_java()  # first, as it says where none is started
+    java = [program, *SERVER_OPTIONS, "-cp", os.pathsep.join(map(str, await fetched()))]
 
     def build(folder: Path) -> Broker:
         return prepare(folder, java, nodes, config or {}, proxy_port)

@@ -80,7 +80,8 @@ def prepare(folder: Path, server: str, count: int, config: Mapping[str, str]) ->
                 program="beam.smp",
             )
         )
-    return Broker(nodes[0].url, "unknown", folder, nodes)
+    hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+    return Broker(f"amqp://{user}:{password}@{hosts}/", "unknown", folder, nodes)
 
 
 async def begin(broker: Broker) -> None:

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 from weakref import WeakKeyDictionary
 
-from greet.errors import GreetError, PublishFailed, PublishUnknown, Unsupported
+from greet.errors import ConnectionLost, GreetError, PublishFailed, PublishUnknown, Unsupported
 from greet.line import Guarantee, Line, Subscription, chunks, plain
 from greet.names import SHORT, check
 
@@ -58,7 +58,7 @@ class AsyncioLine(Line):
 
     def __init__(self, url: str, topic: str, guarantee: Guarantee | None) -> None:
         super().__init__(url, topic, guarantee)
-        self._maxsize = int(self.address.number("maxsize", 1000))
+        self._maxsize = max(1, int(self.address.number("maxsize", 1000)))
 
     async def __aenter__(self) -> Self:
         topics = _topics.setdefault(asyncio.get_running_loop(), {})
@@ -134,20 +134,25 @@ class AsyncioSubscription(Subscription):
     async def __aenter__(self) -> Self:
         self._group = self._line.group(self._name)
         self._group.members += 1
+        self._left = False
         return self
 
     async def _receive(self) -> list[str]:
         group = self._group
-        if group.returned:
-            return group.returned.popleft()
-        batch = list(await group.queue.get())
-        for _ in range(min(group.queue.qsize() // group.members, PREFETCH)):
-            batch += group.queue.get_nowait()
-        return batch
+        if not self._left:
+            if group.returned:
+                return group.returned.popleft()
+            batch = list(await group.queue.get())
+            if not self._left:
+                for _ in range(min(group.queue.qsize() // group.members, PREFETCH)):
+                    batch += group.queue.get_nowait()
+                return batch
+            group.give_back(batch)  # another task has left for this one
+        raise ConnectionLost("this member has left its group: subscribe again")
 
     async def _leave(self) -> None:
         rest = self._batch[self._taken if self._line.guarantee is Guarantee.AT_MOST_ONCE else self._settled :]
-        self._batch = []
+        self._batch, self._taken, self._settled, self._left = [], 0, 0, True
         self._group.members -= 1
         if rest:
             self._group.give_back(rest)

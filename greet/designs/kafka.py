@@ -174,7 +174,11 @@ class KafkaLine(Line):
         if self._broken:
             async with self._renewing:
                 if self._broken and not self._closed:
-                    broken, self._producer = self._producer, await self._start_producer()
+                    fresh = await self._start_producer()
+                    if self._closed:  # meanwhile
+                        await close(fresh, 0)
+                        return self._producer
+                    broken, self._producer = self._producer, fresh
                     self._broken = False
                     await close(broken, 0)
         return self._producer
@@ -250,13 +254,22 @@ class KafkaLine(Line):
             return list(letters.values())
 
     async def resend_dead_letters(self) -> int:
+        sent = 0
         async with self._graveyard() as (sent_to, end, letters):
-            for offset, letter in letters.items():
-                await self.outboxes[crc32(letter.body) % len(self.outboxes)].post(letter.body)
-                await sent_to(offset + 1)
-            if letters:
-                await sent_to(end)
-            return len(letters)
+            origins: set[str] = set()
+            try:
+                for offset, letter in letters.items():
+                    if letter.origin not in origins:  # each group has kept a letter of its own
+                        await self.outboxes[crc32(letter.body) % len(self.outboxes)].post(letter.body)
+                        origins |= {letter.origin} - {""}
+                        sent += 1
+                    await sent_to(offset + 1)
+                if letters:
+                    await sent_to(end)
+            except GreetError as error:
+                error.accepted = sent
+                raise
+            return sent
 
     @asynccontextmanager
     async def _graveyard(self) -> AsyncIterator[_Graveyard]:
@@ -545,7 +558,8 @@ class KafkaSubscription(Subscription):
             elif self._line.guarantee is not Guarantee.AT_MOST_ONCE or await self._settled_ahead(run):
                 self._run = run
                 self._free.clear()
-                self._handed_out.set()
+                if self._line.guarantee is not Guarantee.AT_MOST_ONCE:  # that is settled already
+                    self._handed_out.set()
                 return run.names
 
     async def _fetch(self) -> Fetched:
@@ -575,17 +589,23 @@ class KafkaSubscription(Subscription):
                 raise ConnectionLost(f"{self._line.address} has not answered for {self._line.timeout:g} s: ask again")
 
     async def _settled_ahead(self, run: _Run) -> bool:
-        """AT_MOST_ONCE: commit a run before it is handed out; False if a rebalance came between."""
+        """AT_MOST_ONCE: commit a run before it is handed out; False if it is not this member's any more."""
         generation = self._generation
         self._free.clear()
         try:
-            self._positions[run.partition] = run.offsets[-1] + 1
+            self._positions[run.partition] = end = run.offsets[-1] + 1
             await self._commit()
-            if not self._joined.is_set():
+            ahead = generation == self._generation and self._committed.get(run.partition) == end
+            if not ahead and (generation == self._generation or not self._joined.is_set()):
                 self._positions[run.partition] = run.offsets[0]  # not handed out, so given back
+        except BaseException:
+            if generation == self._generation:
+                self._positions[run.partition] = run.offsets[0]
+                self._runs.appendleft(run)
+            raise
         finally:
             self._free.set()
-        return generation == self._generation
+        return ahead
 
     async def _bury(self, run: _Run) -> None:
         """Keep what is no name in the dead letters. A rebalance waits for it, so it is kept once."""

@@ -10,12 +10,13 @@ A publisher knows the exchange and no group; a group is a queue bound to it. Wha
 settled waits in its queue on the broker, whether or not a member is there.
 
     guarantee      publish returns              message     a member acknowledges
-    AT_MOST_ONCE   when it is written           transient   names as they are handed out
+    AT_MOST_ONCE   when it is written           transient   what has come, before it is handed out
     AT_LEAST_ONCE  when the broker confirms it  transient   names that are handled
     DURABLE        when the broker confirms it  persistent  names that are handled
 
 AT_MOST_ONCE does without the broker's own automatic acknowledgement. That knows no limit: a million
 waiting names would be pushed into the memory of the first member that comes, and be lost with it.
+Here it is `prefetch` names at most.
 
 This file is the architecture, in aio-pika's terms; `rabbitmq_wire.py` makes it fast.
 """
@@ -33,7 +34,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError
 from pamqp.common import FieldTable
 
-from greet.designs.rabbitmq_link import DRIVER, Link, keep_trying, unusable, whole
+from greet.designs.rabbitmq_link import DRIVER, Link, keep_trying, unusable, whole, within
 from greet.designs.rabbitmq_wire import Delivery, Inbox, NotSent, Outbox, message_id, nowhere
 from greet.errors import BadName, BadURL, ConnectionLost, GreetError, PublishFailed, Unsupported, one_line
 from greet.line import DeadLetter, Guarantee, Line, Subscription, chunks, plain
@@ -48,7 +49,8 @@ REST = 0.1
 SETTLE = 0.2
 """How many seconds a handled name may wait for its acknowledgement."""
 REMEMBER = 5000
-"""How many of the names that it has handled a member knows again."""
+"""How many of the names that it has handled a member knows again, at least."""
+LEFT = "this member has left its group: subscribe again"
 
 
 class RabbitMQLine(Line):
@@ -79,7 +81,7 @@ class RabbitMQLine(Line):
 
     async def __aenter__(self) -> Self:
         try:
-            async with asyncio.timeout(self.timeout):
+            async with within(self.timeout):
                 await self._link.open()
         except DRIVER as error:
             raise unusable(self.address, error) from error
@@ -154,6 +156,9 @@ class RabbitMQLine(Line):
         if self._outbox or not self._link.usable():  # that outbox is closed, or we were not here
             await asyncio.sleep(REST)
             await self._link.open()
+        if self._closed:  # meanwhile
+            await self._link.close()
+            raise PublishFailed("this line is closed: connect again")
         confirms = self.guarantee is not Guarantee.AT_MOST_ONCE
         channel = await self._link.channel(confirms=confirms)
         try:
@@ -224,12 +229,12 @@ class RabbitMQLine(Line):
         """Get each of them once. What `visit` does not acknowledge goes back when the channel closes."""
         link = Link(self.address, f"dead letters of {self.topic}")
         try:
-            async with asyncio.timeout(self.timeout):
+            async with within(self.timeout):
                 await link.open()
                 channel = await link.channel(confirms=True)
                 queue = await channel.get_queue(f"{self.topic}.dead")
             for _ in range(queue.declaration_result.message_count or 0):
-                async with asyncio.timeout(self.timeout):
+                async with within(self.timeout):
                     if message := await queue.get(fail=False):
                         await visit(channel, message)
         except ChannelNotFoundEntity:
@@ -257,12 +262,14 @@ class RabbitMQSubscription(Subscription):
         self._deliveries: list[Delivery] = []  # of the names in `_batch`, one for one
         self._acknowledged = 0  # how many of them are
         self._timer: asyncio.TimerHandle | None = None
-        self._handled: deque[bytes] = deque(maxlen=REMEMBER)  # the headers of the names handled last
+        # The headers of the names handled last.
+        self._handled: deque[bytes] = deque(maxlen=max(REMEMBER, line.prefetch))
         self._known: set[str | None] = set()  # their ids, as long as they may come again
 
     async def __aenter__(self) -> Self:
+        self._left = False
         try:
-            async with asyncio.timeout(self._line.timeout):
+            async with within(self._line.timeout):
                 await self._join()
         except BaseException as error:
             await self._link.close()
@@ -275,6 +282,9 @@ class RabbitMQSubscription(Subscription):
         """Connect, make what is not there yet, and consume: when this returns, the group is live."""
         line = self._line
         await self._link.open()
+        if self._left:  # meanwhile
+            await self._link.close()
+            raise ConnectionLost(LEFT)
         channel = await self._link.channel()
         await channel.set_qos(line.prefetch)
         kind: FieldTable = {"x-queue-type": line.queue_type}
@@ -345,22 +355,21 @@ class RabbitMQSubscription(Subscription):
 
     def _settle(self, count: int) -> None:
         """Acknowledge the first `count` names of the batch, as far as they are not."""
-        if count > self._acknowledged:
+        if count > self._acknowledged and self._inbox.open:
             self._acknowledged = count
-            if self._inbox.open:
-                self._inbox.acknowledge(self._deliveries[count - 1].tag, multiple=True)
+            self._inbox.acknowledge(self._deliveries[count - 1].tag, multiple=True)
 
     def _settle_in_time(self) -> None:
         """A slow handler does not keep to itself what it has handled until the batch is done."""
         self._timer = None
         self._settle(self._settled)
-        if self._acknowledged < len(self._batch):
+        if self._acknowledged < len(self._batch) and self._inbox.open:
             self._timer = asyncio.get_running_loop().call_later(SETTLE, self._settle_in_time)
 
     async def _rejoin(self) -> None:
         """The connection was lost: begin again, where the broker knows us to be."""
         if self._left:
-            raise ConnectionLost("this member has left its group: subscribe again")
+            raise ConnectionLost(LEFT)
         self._known = {message_id(header) for header in self._handled} - {None}
         try:
             await keep_trying(self._join, self._line.timeout)
@@ -369,6 +378,12 @@ class RabbitMQSubscription(Subscription):
                 f"the line was lost and is not back in time: {unusable(self._line.address, error)}"
             ) from error
 
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clean = error is None
+        await super().__aexit__(kind, error, trace)
+
     async def _leave(self) -> None:
         self._left = True
         if self._timer:
@@ -376,6 +391,8 @@ class RabbitMQSubscription(Subscription):
         self._settle(self._settled)
         self._inbox.close()
         await self._link.close()  # and the broker takes back what is not settled, in its order
+        if self._acknowledged < self._settled and self._clean:
+            raise ConnectionLost("the line was lost before the last names were settled: they come again")
 
 
 def _complaint(body: bytes | None) -> str:

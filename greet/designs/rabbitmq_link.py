@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from random import uniform
 from typing import TypeVar
 from urllib.parse import quote
@@ -72,7 +72,7 @@ class Link:
         failure: BaseException = ConnectionError("no host")
         for host, port in hosts:
             try:
-                async with asyncio.timeout(self._address.timeout / len(hosts)):
+                async with within(self._address.timeout / len(hosts)):
                     return await self._open(host, port)
             except DRIVER as error:
                 failure = error
@@ -103,7 +103,7 @@ class Link:
         if not self._connection:
             return
         try:
-            async with asyncio.timeout(min(CLOSING, self._address.timeout)):
+            async with within(min(CLOSING, self._address.timeout)):
                 if self._channel:  # the answer to this comes when all before it is done
                     await self._channel.close()
                 await self._connection.close()
@@ -117,8 +117,26 @@ class Link:
         """Drop the connection, and what aio-pika holds of it: there is nothing to wait for any more."""
         self.wire.abort()
         with suppress(*DRIVER):
-            async with asyncio.timeout(1):
+            async with within(1):
                 await connection.close()
+
+
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """A deadline for calls of the drivers, which may end in `DRIVER`, and as cancelled only by who cancels us.
+
+    When a connection has been silent for too long, aiormq cancels its own reader, and all who wait
+    for an answer with it: they would disappear without a word.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    async with asyncio.timeout(seconds):
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            if task is None or task.cancelling() > before:
+                raise
+            raise ConnectionError("the connection fell silent") from error
 
 
 async def keep_trying(attempt: Callable[[], Awaitable[T]], seconds: float) -> T:
@@ -129,7 +147,7 @@ async def keep_trying(attempt: Callable[[], Awaitable[T]], seconds: float) -> T:
     pause = 0.05
     while True:
         try:
-            async with asyncio.timeout_at(deadline):
+            async with within(deadline - now()):
                 return await attempt()
         except DRIVER as error:
             if not failure or not isinstance(error, TimeoutError):  # a time-out says the least

@@ -409,6 +409,8 @@ class Outbox:
         for parcel in self._waiting:
             if parcel.deadline <= now:
                 parcel.fail(PublishFailed(f"not sent within {self._timeout:g} s: {why}; publish it later"))
+        # What was given up, or cancelled, would else wait with its names for a broker that takes nothing.
+        self._waiting = deque(parcel for parcel in self._waiting if not parcel.done.done())
         next_one = min((parcel.deadline for parcel in self._all() if not parcel.done.done()), default=None)
         self._timer = None if next_one is None else self._loop.call_at(next_one, self._expire)
 
