@@ -5,7 +5,7 @@
 #   ARGS=…     passed on: make bench ARGS="run --profile full", make test ARGS="-k names -x"
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test lab check clean lock rabbitmq chromium FORCE
+.PHONY: help setup bench test lab check clean lock rabbitmq chromium FORCE
 
 ARGS    ?=
 PYTHON  ?=
@@ -25,6 +25,9 @@ help:
 	@echo "make check   ruff, mypy --strict, and which way imports run"
 	@echo "make lock    write the locks anew from pyproject.toml        (needs uv)"
 	@echo "make clean   remove .venv and the caches; results/ stays"
+
+# All that the others would install, for who wants it beforehand: the parts side by side, with --jobs.
+setup: $(STAMP) rabbitmq chromium
 
 bench: $(STAMP) rabbitmq
 	@$(BIN)/python -m bench $(ARGS)
@@ -128,16 +131,16 @@ is_root_on_debian = { [ "$$(id -u)" = 0 ] && [ -f /etc/debian_version ] && comma
 list_epmd = grep -lx epmd /proc/[0-9]*/comm 2>/dev/null
 
 # apt, without questions, and without starting any service: policy-rc.d is how Debian is told so.
-# The lists are fetched only when they are missing or too old for the package.
+# The lists are fetched only when they are missing or too old for the package. One at a time, as apt wants it.
 define apt_install
-( policy=/usr/sbin/policy-rc.d; log="$$(mktemp)"; trap 'rm -f "$$log"' EXIT; \
+( exec 9>/run/greet-apt.lock; flock 9; policy=/usr/sbin/policy-rc.d; log="$$(mktemp)"; trap 'rm -f "$$log"' EXIT; \
   export DEBIAN_FRONTEND=noninteractive; \
   if [ ! -e $$policy ]; then \
     trap 'rm -f "$$log" /usr/sbin/policy-rc.d' EXIT; trap 'exit 130' INT TERM; \
     printf '#!/bin/sh\nexit 101\n' > $$policy; chmod 755 $$policy; \
   fi; \
   apt="apt-get -y --no-install-recommends -o DPkg::Lock::Timeout=120"; \
-  { $$apt install $(1) || { $$apt update && $$apt install $(1); }; } </dev/null >"$$log" 2>&1 \
+  { $$apt install $(1) || { $$apt update && $$apt install $(1); }; } 9>&- </dev/null >"$$log" 2>&1 \
     || { tail -n 5 "$$log" >&2; exit 1; } )
 endef
 
