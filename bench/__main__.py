@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench import compare, contenders, doctor, page, questions, report, results, run
+from bench import compare, contenders, doctor, page, plots, questions, report, results, run
 from greet import Guarantee
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -58,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     form = report_.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="the block of the README")
     form.add_argument("--html", action="store_true", help="a page with pictures that needs no other file")
+    form.add_argument("--pictures", type=Path, metavar="FOLDER", help="the pictures, a file for each question")
     report_.set_defaults(command=_report)
     compare_ = commands.add_parser(
         "compare",
@@ -285,9 +289,21 @@ def _report(options: argparse.Namespace) -> int:
         print(report.markdown(rows, *abouts), end="")
     elif options.html:
         print(page.page(rows, *abouts), end="")
+    elif options.pictures:
+        _draw(rows, options.pictures)
     else:
         report.terminal(_paper(), rows, *abouts)
     return WELL
+
+
+def _draw(rows: pd.DataFrame, folder: Path) -> None:
+    """A file for each question, which names the runs that it is drawn from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in report.answers(rows):
+        part = rows[rows["question"] == name]
+        path = folder / f"{name}.svg"
+        path.write_bytes(plots.svg(questions.question(name).picture(part), ", ".join(part["run"].unique())))
+        print(path)
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -214,14 +214,14 @@ def distribution(details: pd.DataFrame, title: str, series: Iterable[str] = ("in
     """
     figure = _figure(4.5)
     axes = figure.subplots()
-    for _, row in details.iterrows():
-        load = row["params.load"]
+    for _, row in details.sort_values("design", key=lambda names: names.map(list(COLOURS).index)).iterrows():
+        load, style = row["params.load"], _style(row["design"], row["contender"])
         at = f"{row['target_rate']:g} a second" if pd.isna(load) else f"{load:g} of its most"
         label = f"{TITLES[row['design']]} {row['contender']} at {at}"
         for what, line in zip(series, ("-", "--", ":"), strict=False):
             tail = row["latencies"].get(what, {}).get("tail") or [(1, 0)]
             shares, times = zip(*tail, strict=True)
-            axes.step(times, shares, line, where="post", color=COLOURS[row["design"]], label=f"{label}, {what}")
+            axes.step(times, shares, line, where="post", markevery=0.1, label=f"{label}, {what}", **style)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
@@ -255,7 +255,7 @@ def survival(rows: pd.DataFrame, faults: Mapping[str, Collection[tuple[str, str]
     for (x, (design, guarantee)), (y, kind) in product(enumerate(columns), enumerate(kinds)):
         part = rows[(rows["design"] == design) & (rows["guarantee"] == guarantee) & (rows["params.fault"] == kind)]
         if part.empty or part["received"].isna().all():
-            why = "failed" if len(part) else "not tried" if (design, guarantee) in faults[kind] else "not applicable"
+            why = "failed" if len(part) else "not tried" if (design, guarantee) in faults[kind] else "–"
             axes.text(x, y, why, ha="center", va="center", fontsize=7)
             continue
         lost, twice = int(part["lost"].sum()), int(part["duplicates"].sum())
@@ -265,7 +265,7 @@ def survival(rows: pd.DataFrame, faults: Mapping[str, Collection[tuple[str, str]
         axes.text(x, y, f"{said}\n{part['params.gap_s'].max():.1f} s", ha="center", va="center", fontsize=8)
     axes.set_xticks(range(len(columns)), [f"{TITLES[design]}\n{grade.replace('_', ' ')}" for design, grade in columns])
     axes.set_yticks(range(len(kinds)), kinds)
-    axes.tick_params(length=0, labelsize=8)
+    axes.tick_params(length=0, labelsize=8, labeltop=True)
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.spines[:].set_visible(False)
@@ -358,4 +358,14 @@ def png(figure: Figure) -> bytes:
     """The figure as a file."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()
+
+
+def svg(figure: Figure, about: str) -> bytes:
+    """The figure as a file that is sharp at any size, and the same each time; `about` stands in it."""
+    from matplotlib import rc_context  # noqa: PLC0415
+
+    buffer = BytesIO()
+    with rc_context({"svg.hashsalt": about}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Description": about})
     return buffer.getvalue()

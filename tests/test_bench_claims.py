@@ -149,8 +149,8 @@ CASES: list[tuple[str, str, list[Row], str]] = [
     ("kafka", "Low latency", QUICK, HOLDS),
     ("kafka", "Low latency", SLOW, FAILS),
     ("kafka", "Low latency", [*lightly("kafka", 1), *lightly("rabbitmq", 1.1)], FAILS),
-    ("kafka", "Low latency", [*SLOW, loaded("rabbitmq", 0.9, 4e4, 20), loaded("kafka", 0.5, 1e5, 5)], DEPENDS),
-    ("kafka", "Low latency", [*SLOW, loaded("rabbitmq", 0.9, 4e4, 20), loaded("kafka", 0.5, 3e4, 5)], FAILS),
+    ("kafka", "Low latency", [*SLOW, loaded("rabbitmq", 1.05, 4e4, 20), loaded("kafka", 0.5, 1e5, 5)], DEPENDS),
+    ("kafka", "Low latency", [*SLOW, loaded("rabbitmq", 1.05, 4e4, 20), loaded("kafka", 0.5, 3e4, 5)], FAILS),
     ("kafka", "Fault-tolerant", [fault("kafka", "DURABLE", 0)], HOLDS),
     ("kafka", "Fault-tolerant", [fault("kafka", "DURABLE", 1)], FAILS),
     ("kafka", "Fault-tolerant", [fault("kafka", "DURABLE", 0) | {"error": "the broker is gone"}], UNKNOWN),
@@ -191,9 +191,9 @@ def test_a_difference_within_the_noise_of_the_run_is_none() -> None:
     assert word(frame(*faster(1.6, 1.6, 2), *noisy), "conclusion", "Kafka is faster") == FAILS
 
 
-def test_a_difference_that_not_every_round_shows_is_none() -> None:
+def test_a_difference_that_the_rounds_do_not_agree_on_is_none() -> None:
     rows = frame(*waiting(2e5, 5e4))
-    seldom = rows["design"].eq("kafka") & rows["repetition"].eq(3)
+    seldom = rows["design"].eq("kafka") & rows["repetition"].isin([2, 3])
     assert word(rows, "conclusion", "For large") == HOLDS
     assert word(rows.assign(names_per_s=rows["names_per_s"].mask(seldom, 4e4)), "conclusion", "For large") == FAILS
 

@@ -98,7 +98,7 @@ def test_json_prints_the_rows_and_nothing_else(tmp_path: Path) -> None:
     assert ended.stdout == (folder / MEASUREMENTS).read_text()
 
 
-def test_report_in_three_forms(done: Path) -> None:
+def test_report_in_four_forms(done: Path, tmp_path: Path) -> None:
     assert "How many names a second" in call("report", done).stdout
     block = call("report", done, "--markdown").stdout
     assert block.startswith("| of | claim | verdict | evidence |")
@@ -108,6 +108,9 @@ def test_report_in_three_forms(done: Path) -> None:
     page = call("report", done, "--html").stdout
     assert page.count("data:image/png;base64,") == 1
     assert "://" not in page, "it stands alone"
+    (picture,) = call("report", done, "--pictures", tmp_path / "new").stdout.splitlines()
+    assert picture.endswith("throughput.svg")
+    assert done.name in Path(picture).read_text(encoding="utf-8")
 
 
 def test_list_names_every_question_and_contender() -> None:

@@ -35,6 +35,16 @@ def test_the_readme_says_what_they_say(rows: pd.DataFrame) -> None:
     assert readme.partition(BEGIN)[2].partition(END)[0] == report.markdown(rows, *map(bench.about, results.published()))
 
 
+def test_the_pictures_are_of_them(rows: pd.DataFrame) -> None:
+    """To draw them anew: `python -m bench report --pictures pictures bench/reference/*`."""
+    runs = rows.groupby("question")["run"].first().to_dict()
+    drawn = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "pictures").iterdir()}
+    assert drawn.keys() == runs.keys()
+    assert [name for name, text in drawn.items() if f"<dc:description>{runs[name]}<" not in text] == []
+    shown = re.findall(r"\]\(pictures/(\w+)\.svg\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert {"throughput", "latency", "faults"} <= set(shown) <= drawn.keys()
+
+
 def test_a_verdict_that_turns_is_seen(rows: pd.DataFrame) -> None:
     """The README's block follows the rows: a thousand times slower, RabbitMQ no longer does thousands a second."""
     slower = rows.assign(

@@ -35,5 +35,6 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def picture(rows: pd.DataFrame) -> Figure:
     """p50 of each repetition."""
-    named = rows.assign(**{"params.rung": rows["params.rate"].map("{:g} a second".format)})
+    ordered = rows.sort_values("params.rate", kind="stable")
+    named = ordered.assign(**{"params.rung": ordered["params.rate"].map("{:g} a second".format)})
     return plots.dots(named, "p50 latency in milliseconds", "latency_ms.p50")
