@@ -299,7 +299,7 @@ def _report(options: argparse.Namespace) -> int:
 def _draw(rows: pd.DataFrame, folder: Path) -> None:
     """A file for each question, which names the runs that it is drawn from."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in report.answers(rows):
+    for name in report.measured(rows):
         part = rows[rows["question"] == name]
         path = folder / f"{name}.svg"
         path.write_bytes(plots.svg(questions.question(name).picture(part), ", ".join(part["run"].unique())))

@@ -98,23 +98,23 @@ class Figures:
         """Names a second."""
         return self.median("names_per_s", *cell, **params)
 
-    def times(self, column: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> pd.Series[float]:
-        """How many times as much one cell has of a column as another, round by round.
+    def times(self, column: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> stats.Ratio:
+        """How many times as much one cell has of a column as another, paired by round.
 
         Fewer than four rounds settle nothing, so the figure is missing.
         """
-        found = (self.rounds(column, **one) / self.rounds(column, **other)).dropna()
-        if len(found) < 4:
+        both = pd.concat([self.rounds(column, **one), self.rounds(column, **other)], axis=1).dropna()
+        if len(both) < 4:
             raise Missing("fewer than four rounds settle nothing")
-        return found
+        return stats.ratio(*both.to_numpy().T.tolist())
 
-    def more(self, times: pd.Series[float]) -> bool:
+    def more(self, times: stats.Ratio) -> bool:
         """Whether it is surely more, and by more than this run's noise, which is taken as `WIDE` at least."""
-        return stats.verdict(stats.ratio(times.tolist(), [1.0] * len(times)), self._noise) == "more"
+        return stats.verdict(times, self._noise) == "more"
 
-    def less(self, times: pd.Series[float]) -> bool:
+    def less(self, times: stats.Ratio) -> bool:
         """The same downwards."""
-        return self.more(1 / times)
+        return stats.verdict(times, self._noise) == "less"
 
     def lost(self, design: str, **params: Any) -> tuple[int, int]:
         """Names lost and accepted over all repetitions of some faults."""
@@ -128,14 +128,8 @@ def _settled(evidence: str, *settled: bool, on: str = "") -> Verdict:
     return Verdict(word, f"on {on}: {evidence}" if word == DEPENDS and on else evidence)
 
 
-def _middle(times: pd.Series[float]) -> float:
-    """The geometric mean: twice as much and half as much are none."""
-    return math.exp(sum(map(math.log, times)) / len(times))
-
-
-def _times(found: pd.Series[float]) -> str:
-    value = _middle(found)
-    return f"{value:.2g} times" if value < 10 else f"{value:,.0f} times"
+def _times(found: stats.Ratio) -> str:
+    return f"{found.value:.2g} times" if found.value < 10 else f"{found.value:,.0f} times"
 
 
 def _many(design: str, way: str = "many") -> dict[str, Any]:
@@ -286,7 +280,7 @@ def _concurrent(run: Figures) -> Verdict:
 
 
 def _tweaks(run: Figures) -> Verdict:
-    def cost(design: str, contender: str, tweak: str, plain: str = "bare") -> pd.Series[float]:
+    def cost(design: str, contender: str, tweak: str, plain: str = "bare") -> stats.Ratio:
         cell = {"question": "tweaking", "design": design, "contender": contender, "guarantee": "AT_LEAST_ONCE"}
         return run.times("names_per_s", cell | {"rung": plain}, cell | {"rung": tweak})
 

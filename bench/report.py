@@ -209,8 +209,12 @@ def errors(rows: pd.DataFrame) -> list[str]:
 
 def answers(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The table of each question that was measured."""
-    there = [name for name in questions.NAMES if len(rows) and (rows["question"] == name).any()]
-    return {name: questions.question(name).table(rows[rows["question"] == name]) for name in there}
+    return {name: questions.question(name).table(rows[rows["question"] == name]) for name in measured(rows)}
+
+
+def measured(rows: pd.DataFrame) -> list[str]:
+    """The questions that were asked, in their order."""
+    return [name for name in questions.NAMES if len(rows) and (rows["question"] == name).any()]
 
 
 def terminal(console: Console, rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> None:

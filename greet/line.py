@@ -23,6 +23,7 @@ from greet.names import check_all
 
 CHUNK_NAMES = 500
 CHUNK_CHARACTERS = 65_536
+LEFT = "this member has left its group: subscribe again"
 
 
 class Guarantee(Enum):
@@ -141,6 +142,7 @@ class Subscription(ABC):
     _batch: list[str]
     _taken = 0
     _settled = 0
+    _clean = True  # no exception ended the `async with`
 
     def __init__(self) -> None:
         self._batch = []
@@ -160,7 +162,8 @@ class Subscription(ABC):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
+        self._clean = error is None
+        if self._clean:
             self._settled = self._taken
         await self._leave()
 

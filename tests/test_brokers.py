@@ -21,12 +21,12 @@ import psutil
 import pytest
 
 import greet
+from bench.faults.arena import SOONER
 from greet import brokers
 from greet.brokers import jars, process, watchdog
 
 DESIGNS = ("rabbitmq", "kafka")
 PROGRAMS = {"rabbitmq": "beam.smp", "kafka": "java"}
-QUICK = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "500"}  # a killed Kafka is let in sooner
 # `greet.brokers.rabbitmq` is the function that its module has
 rabbitmq = importlib.import_module("greet.brokers.rabbitmq")
 
@@ -40,7 +40,7 @@ async def both() -> AsyncIterator[dict[str, brokers.Broker]]:
             started.append(await stack.enter_async_context(brokers.rabbitmq()))
 
         async def kafka() -> None:
-            started.append(await stack.enter_async_context(brokers.kafka(config=QUICK)))
+            started.append(await stack.enter_async_context(brokers.kafka(config=SOONER)))
 
         await process.together(rabbit(), kafka())
         yield {"kafka" if broker.url.startswith("kafka") else "rabbitmq": broker for broker in started}
@@ -166,7 +166,7 @@ async def test_a_node_that_is_not_there_cannot_be_hurt(broker: brokers.Broker) -
 
 @pytest.mark.parametrize("design", DESIGNS)
 async def test_a_cluster_of_three_outlives_a_member(design: str) -> None:
-    cluster = brokers.rabbitmq(3) if design == "rabbitmq" else brokers.kafka(3, config=QUICK)
+    cluster = brokers.rabbitmq(3) if design == "rabbitmq" else brokers.kafka(3, config=SOONER)
     async with cluster as broker:
         assert len(set(broker.pids)) == len(set(broker.urls)) == 3
         assert [address for address, _ in listening(broker.folder) if not on_loopback(address)] == []

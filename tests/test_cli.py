@@ -187,9 +187,9 @@ def test_an_unknown_guarantee_is_wrong_use() -> None:
     assert b"Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("scheme", ["amqp", "kafka"])
-async def test_it_can_be_interrupted_before_a_broker_answers(scheme: str, number: signal.Signals) -> None:
+@asynccontextmanager
+async def silence() -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """A port that takes connections, which sets the event, and says nothing."""
     asked, closing = asyncio.Event(), asyncio.Event()
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -198,7 +198,17 @@ async def test_it_can_be_interrupted_before_a_broker_answers(scheme: str, number
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}?timeout=100"
+        try:
+            yield server.sockets[0].getsockname()[1], asked
+        finally:
+            closing.set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("scheme", ["amqp", "kafka"])
+async def test_it_can_be_interrupted_before_a_broker_answers(scheme: str, number: signal.Signals) -> None:
+    async with silence() as (port, asked):
+        url = f"{scheme}://127.0.0.1:{port}?timeout=100"
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "greet", "send", "--url", url, "Ada"), stdout=PIPE, stderr=PIPE
         )
@@ -206,7 +216,6 @@ async def test_it_can_be_interrupted_before_a_broker_answers(scheme: str, number
             await asked.wait()
             process.send_signal(number)
             said, complained = await process.communicate()
-        closing.set()
     assert (process.returncode, said, complained) == (128 + number, b"", b"")
 
 
@@ -223,16 +232,8 @@ async def test_a_port_that_answers_something_else(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["amqp", "kafka"])
 async def test_a_port_that_never_answers(scheme: str) -> None:
-    closing = asyncio.Event()
-
-    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await closing.wait()
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with silence() as (port, _):
         failed(await asyncio.to_thread(greet, "send", "--url", f"{scheme}://127.0.0.1:{port}?timeout=2", "Ada"), 3, "")
-        closing.set()
 
 
 def test_a_wrong_password_is_refused_and_not_repeated(rabbitmq_url: str) -> None:

@@ -17,6 +17,7 @@ from aiokafka.client import AIOKafkaClient
 from common import take
 
 import greet
+from bench.faults.arena import SOONER
 from greet import Guarantee
 from greet.brokers import Broker
 
@@ -351,8 +352,7 @@ async def test_a_cancelled_publish_many_ends(kafka_url: str, topic: str) -> None
 @pytest.fixture(scope="module")
 async def own() -> AsyncIterator[Broker]:
     """A Kafka that a test may pause and kill."""
-    sooner = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "500"}  # let in again when killed
-    async with greet.brokers.kafka(config=sooner) as broker:
+    async with greet.brokers.kafka(config=SOONER) as broker:
         yield broker
 
 

@@ -21,7 +21,7 @@ from typing import Self
 from weakref import WeakKeyDictionary
 
 from greet.errors import ConnectionLost, GreetError, PublishFailed, PublishUnknown, Unsupported
-from greet.line import Guarantee, Line, Subscription, chunks, plain
+from greet.line import LEFT, Guarantee, Line, Subscription, chunks, plain
 from greet.names import SHORT, check
 
 ENTRY = 100  # names, at most, that one entry of a queue holds
@@ -148,7 +148,7 @@ class AsyncioSubscription(Subscription):
                     batch += group.queue.get_nowait()
                 return batch
             group.give_back(batch)  # another task has left for this one
-        raise ConnectionLost("this member has left its group: subscribe again")
+        raise ConnectionLost(LEFT)
 
     async def _leave(self) -> None:
         rest = self._batch[self._taken if self._line.guarantee is Guarantee.AT_MOST_ONCE else self._settled :]

@@ -493,7 +493,6 @@ class KafkaSubscription(Subscription):
         self._joined = asyncio.Event()
         self._heard: dict[TopicPartition, tuple[int | None, float]] = {}
         self._behind = False  # a commit has failed
-        self._clean = True
         self._consumer = AIOKafkaConsumer(
             **settings(self._line.address),
             group_id=f"{self._line.topic}:{self._group}",
@@ -702,12 +701,6 @@ class KafkaSubscription(Subscription):
             self._joined.set()
 
     # -------------------------------------------------------------------------------------- leaving
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._clean = error is None
-        await super().__aexit__(kind, error, trace)
 
     async def _leave(self) -> None:
         self._free.set()  # a rebalance need not wait any longer

@@ -37,7 +37,7 @@ from pamqp.common import FieldTable
 from greet.designs.rabbitmq_link import DRIVER, Link, keep_trying, unusable, whole, within
 from greet.designs.rabbitmq_wire import Delivery, Inbox, NotSent, Outbox, message_id, nowhere
 from greet.errors import BadName, BadURL, ConnectionLost, GreetError, PublishFailed, Unsupported, one_line
-from greet.line import DeadLetter, Guarantee, Line, Subscription, chunks, plain
+from greet.line import LEFT, DeadLetter, Guarantee, Line, Subscription, chunks, plain
 from greet.names import check, check_all, decode
 
 PARCEL = 50
@@ -50,7 +50,7 @@ SETTLE = 0.2
 """How many seconds a handled name may wait for its acknowledgement."""
 REMEMBER = 5000
 """How many of the names that it has handled a member knows again, at least."""
-LEFT = "this member has left its group: subscribe again"
+CLOSED = "this line is closed: connect again"
 
 
 class RabbitMQLine(Line):
@@ -139,7 +139,7 @@ class RabbitMQLine(Line):
         if self._outbox and self._outbox.open:
             return self._outbox
         if self._closed:
-            raise PublishFailed("this line is closed: connect again")
+            raise PublishFailed(CLOSED)
         try:
             async with asyncio.timeout(self.timeout):
                 await self._opening.acquire()
@@ -158,7 +158,7 @@ class RabbitMQLine(Line):
             await self._link.open()
         if self._closed:  # meanwhile
             await self._link.close()
-            raise PublishFailed("this line is closed: connect again")
+            raise PublishFailed(CLOSED)
         confirms = self.guarantee is not Guarantee.AT_MOST_ONCE
         channel = await self._link.channel(confirms=confirms)
         try:
@@ -258,7 +258,6 @@ class RabbitMQSubscription(Subscription):
         self._queue = f"{line.topic}:{group}"
         self._link = Link(line.address, f"member of {self._queue}")
         self._early = line.guarantee is Guarantee.AT_MOST_ONCE
-        self._left = False
         self._deliveries: list[Delivery] = []  # of the names in `_batch`, one for one
         self._acknowledged = 0  # how many of them are
         self._timer: asyncio.TimerHandle | None = None
@@ -377,12 +376,6 @@ class RabbitMQSubscription(Subscription):
             raise ConnectionLost(
                 f"the line was lost and is not back in time: {unusable(self._line.address, error)}"
             ) from error
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._clean = error is None
-        await super().__aexit__(kind, error, trace)
 
     async def _leave(self) -> None:
         self._left = True
