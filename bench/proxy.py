@@ -4,7 +4,7 @@
         url = f"amqp://guest:guest@127.0.0.1:{between.port}/"
 
 A Kafka client follows the address that the broker advertises, so a Kafka behind it needs a listener
-that advertises the proxy: `greet.brokers.kafka(proxy_port=port)` and `proxy(..., port=port)`.
+that advertises the proxy: `greet.brokers.kafka(proxy_port=port)` and `proxy(..., listen=port)`.
 """
 
 from __future__ import annotations

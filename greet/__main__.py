@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 GREETINGS = {"hello": greet.hello, "goodbye": greet.goodbye}
 AHEAD = 10_000  # names that `run` publishes ahead of its consumers
-DRAIN = 5.0  # seconds that `run`, when interrupted, goes on greeting what was accepted
+DRAIN = 5.0  # seconds that `run`, when interrupted, waits for each next greeting of what was accepted
 
 HELP = """\
 A producer provides names; one consumer prints "hello NAME", a separate one "goodbye NAME".
@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return asyncio.run(_command(arguments))
     except* greet.GreetError as group:
         status = _fail(_first(group))
+    except* KeyboardInterrupt:  # on Windows; elsewhere a signal is caught, and ends it cleanly
+        status = 128 + signal.SIGINT
     except* BrokenPipeError:  # whoever read our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
@@ -103,16 +105,22 @@ def _guarantee(text: str) -> greet.Guarantee:
         raise argparse.ArgumentTypeError(f"there is no {text!r}: choose from {known}") from None
 
 
+class _Stop(asyncio.Event):
+    """Set by a signal. Before the command is `working`, nothing has come of it, so a signal cancels it too."""
+
+    working = False
+
+
 async def _command(arguments: argparse.Namespace) -> int:
     """Run the command until it is done or a SIGINT or SIGTERM ends it cleanly."""
-    stop = asyncio.Event()
+    stop = _Stop()
     caught: list[int] = []
-    task, working = asyncio.current_task(), False
+    task = asyncio.current_task()
 
     def catch(number: int) -> None:
         caught.append(number)
         stop.set()
-        if task and not working:  # a broker is started, or does not answer: nothing has come of it yet
+        if task and not stop.working:  # a broker is started, or does not answer
             task.cancel()
 
     if sys.platform != "win32":  # there, Ctrl-C is a KeyboardInterrupt
@@ -125,7 +133,6 @@ async def _command(arguments: argparse.Namespace) -> int:
         async with _url(arguments) as url, greet.connect(url, arguments.topic, guarantee=arguments.guarantee) as line:
             if arguments.command == "dead":
                 return await _dead(line, arguments.resend)
-            working = True
             if arguments.command == "consume":
                 return await _consume(line, arguments, stop)
             source = _Source(names, stop)
@@ -165,6 +172,10 @@ async def _run(line: greet.Line, source: _Source) -> int:
                 del waiting[group][name]
             progress.set()
 
+    async def hurry() -> None:
+        await source.stop.wait()
+        progress.set()  # who waits for a greeting is not to wait longer than `DRAIN` from now on
+
     async def drained(to: int = 0) -> None:
         while any(len(left) > to for left in waiting.values()):
             progress.clear()
@@ -172,7 +183,8 @@ async def _run(line: greet.Line, source: _Source) -> int:
                 await progress.wait()
 
     async with line.subscribe("hello") as hellos, line.subscribe("goodbye") as goodbyes, asyncio.TaskGroup() as group:
-        greeters = [group.create_task(greeter("hello", hellos)), group.create_task(greeter("goodbye", goodbyes))]
+        source.stop.working = True
+        beside = [group.create_task(one) for one in (greeter("hello", hellos), greeter("goodbye", goodbyes), hurry())]
         with suppress(TimeoutError):
             async for names in source:
                 for left in waiting.values():
@@ -180,7 +192,7 @@ async def _run(line: greet.Line, source: _Source) -> int:
                 await line.publish_many(names)
                 await drained(to=AHEAD)
             await drained()
-        for task in greeters:
+        for task in beside:
             task.cancel()
     for who, left in waiting.items():
         if left:
@@ -189,6 +201,7 @@ async def _run(line: greet.Line, source: _Source) -> int:
 
 
 async def _send(line: greet.Line, source: _Source) -> int:
+    source.stop.working = True
     accepted = 0
     try:
         async for names in source:
@@ -201,7 +214,7 @@ async def _send(line: greet.Line, source: _Source) -> int:
     return 0
 
 
-async def _consume(line: greet.Line, arguments: argparse.Namespace, stop: asyncio.Event) -> int:
+async def _consume(line: greet.Line, arguments: argparse.Namespace, stop: _Stop) -> int:
     async def greeter(names: greet.Subscription) -> None:
         count = 0
         async for name in names:
@@ -211,6 +224,7 @@ async def _consume(line: greet.Line, arguments: argparse.Namespace, stop: asynci
                 return
 
     async with line.subscribe(arguments.group, replay=arguments.replay) as names:
+        stop.working = True
         print(f"greet: listening as {arguments.group} to {line.address} (Ctrl-C ends)", file=sys.stderr, flush=True)
         if arguments.ready:
             arguments.ready.touch()
@@ -230,7 +244,7 @@ async def _dead(line: greet.Line, resend: bool) -> int:
 class _Source:
     """The names of the command line, or of standard input, in lists; it ends early on `stop`."""
 
-    def __init__(self, names: list[str], stop: asyncio.Event) -> None:
+    def __init__(self, names: list[str], stop: _Stop) -> None:
         self.names = names
         self.stop = stop
         self.status = 0

@@ -11,8 +11,11 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+
+from bench.proxy import proxy
 
 NAMES = ["Ada", "José", "Zoë", "O'Brien", "Nguyễn Thị Minh", "李小龙", "Владимир", "محمد", "שָׂרָה", "नेहा"]
 
@@ -217,6 +220,34 @@ async def test_it_can_be_interrupted_before_a_broker_answers(scheme: str, number
             process.send_signal(number)
             said, complained = await process.communicate()
     assert (process.returncode, said, complained) == (128 + number, b"", b"")
+
+
+async def test_it_can_be_interrupted_while_a_consumer_joins(rabbitmq_url: str, topic: str) -> None:
+    """The line is up, and the broker falls silent before the consumer has joined: nothing is there to be drained."""
+    parts = urlsplit(rabbitmq_url)
+    async with proxy("127.0.0.1", parts.port or 5672, delay_s=0.1) as between:
+        url = rabbitmq_url.replace(f":{parts.port}", f":{between.port}") + "?timeout=100"
+        async with started("consume", "--url", url, "--topic", topic, "--as", "hello") as process:
+            while len(between._links) < 2:
+                await asyncio.sleep(0.01)
+            between.hold()
+            process.send_signal(signal.SIGINT)
+            said, complained = await process.communicate()
+    assert (process.returncode, said, complained) == (128 + signal.SIGINT, b"", b"")
+
+
+async def test_run_when_interrupted_does_not_wait_for_what_others_took(rabbitmq_url: str, topic: str) -> None:
+    where = ["--url", f"{rabbitmq_url}?timeout=100", "--topic", topic]
+    async with listening(*where, "--as", "goodbye") as other, started("run", *where, "Ada", "Zoë") as process:
+        assert other.stdout is not None
+        assert process.stdout is not None
+        assert (await other.stdout.readline()).startswith(b"goodbye")
+        got = [await process.stdout.readline() for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        rest, complained = await process.communicate()
+    assert sorted(got)[1:] == [b"hello Ada\n", "hello Zoë\n".encode()]
+    assert (process.returncode, rest) == (1, b"")
+    assert b"1 names did not reach goodbye" in complained
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "kafka"])

@@ -18,8 +18,10 @@ from common import take
 
 import greet
 from bench.faults.arena import SOONER
+from bench.proxy import proxy
 from greet import Guarantee
 from greet.brokers import Broker
+from greet.brokers.process import free_ports
 
 MANY = [f"name-{number:013d}" for number in range(5000)]
 
@@ -403,6 +405,72 @@ async def test_closing_does_not_wait_for_a_broker(own: Broker, topic: str) -> No
             await publishing
     finally:
         await own.resume()
+
+
+async def test_at_most_once_goes_on_after_a_full_socket(own: Broker, topic: str) -> None:
+    """The broker takes nothing until the socket is full, and is killed then: aiokafka's sender ends by that."""
+    async with (
+        greet.connect(f"{own.url}?timeout=2", topic, guarantee=Guarantee.AT_MOST_ONCE) as line,
+        line.subscribe("hello") as names,
+    ):
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+        await own.pause()
+        with pytest.raises((greet.PublishFailed, greet.PublishUnknown)):
+            for number in range(1000):
+                await line.publish(f"{number:05d}{'x' * 60_000}")
+        await own.kill()
+        await own.restart()
+        async with asyncio.timeout(20):
+            while "Bob" not in await take(names, 1, seconds=0.5):
+                with suppress(greet.PublishFailed, greet.PublishUnknown, greet.ConnectionLost):
+                    await line.publish("Bob")
+
+
+async def test_at_most_once_notices_a_half_open_connection(topic: str) -> None:
+    """Nothing is answered to a publisher of acks=0, so greet asks whether the broker is there."""
+    (port,) = free_ports(1)
+    async with greet.brokers.kafka(proxy_port=port) as broker:
+        host, _, inner = str(broker.proxied).rpartition(":")
+        async with (
+            proxy(host, int(inner), listen=port) as between,
+            greet.connect(f"kafka://127.0.0.1:{port}?timeout=4", topic, guarantee=Guarantee.AT_MOST_ONCE) as line,
+            greet.connect(broker.url, topic) as other,
+            other.subscribe("hello") as names,
+        ):
+            await line.publish("Ada")
+            assert await take(names, 1) == ["Ada"]
+            between.silence()
+            async with asyncio.timeout(20):
+                while "Bob" not in await take(names, 1, seconds=0.2):
+                    with suppress(greet.PublishFailed, greet.PublishUnknown):
+                        await line.publish("Bob")
+
+
+async def test_who_closes_while_a_batch_waits_leaves_nobody_waiting(own: Broker, topic: str) -> None:
+    """Also when the closing is cancelled: each publisher is told."""
+    line = greet.connect(f"{own.url}?timeout=30", topic)
+    await line.__aenter__()
+    await own.pause()
+    try:
+        publishing = [asyncio.create_task(line.publish(name)) for name in MANY[:20]]
+        await asyncio.sleep(0.2)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await line.__aexit__(None, None, None)
+        done, _ = await asyncio.wait(publishing, timeout=10)
+    finally:
+        await own.resume()
+    assert {type(task.exception()) for task in done} <= {greet.PublishUnknown, greet.PublishFailed}
+    assert len(done) == 20
+
+
+async def test_what_a_broker_answers_says_more_than_that_another_is_away(own: Broker, topic: str) -> None:
+    start = monotonic()
+    with pytest.raises(greet.ConnectFailed, match="replication="):
+        async with greet.connect(f"kafka://127.0.0.1:1,{servers(own.url)}?replication=5&timeout=20", topic):
+            pass
+    assert monotonic() - start < 10
 
 
 async def test_a_broker_is_killed_and_started_again(own: Broker, topic: str) -> None:

@@ -76,6 +76,32 @@ def _is_utf8(body: bytes) -> bool:
     return True
 
 
+@given(anything, st.sampled_from(["x" * 600, "ä" * 600, "x" * 17_000]), st.booleans())
+def test_long_ones_are_judged_as_short_ones(text: str, more: str, before: bool) -> None:
+    """What is long and ASCII is looked at as bytes."""
+    name = more + text if before else text + more
+    assert refused(name) is not allowed(name)
+    if allowed(name):
+        check_all([name, "Ada"])
+    else:
+        with pytest.raises(BadName):
+            check_all([name, "Ada"])
+
+
+def test_every_character_of_ascii_in_a_long_name() -> None:
+    wrong = [code for code in range(128) if refused("x" * 600 + chr(code)) is (chr(code).isprintable())]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("name", "good"), [("x" * 65_536, True), ("x" * 65_537, False), ("ä" * 32_769, False)])
+def test_the_longest_of_many(name: str, good: bool) -> None:
+    if good:
+        check_all([name] * 3)
+    else:
+        with pytest.raises(BadName):
+            check_all(["Ada", name])
+
+
 def test_every_character_there_is() -> None:
     wrong = [f"U+{code:04X}" for code in range(0x110000) if refused(chr(code)) is allowed(chr(code))]
     assert wrong == []

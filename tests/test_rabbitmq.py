@@ -107,7 +107,9 @@ async def test_a_message_as_others_see_it(rabbitmq_url: str, topic: str, guarant
         messages = [await queue.get(no_ack=True), await queue.get(no_ack=True)]
     assert [message.body.decode() for message in messages] == ["Zoë", "Ada"]
     assert {message.delivery_mode for message in messages} == {mode}
-    assert len({message.message_id for message in messages}) == 2
+    ids = [int(message.message_id or "", 16) for message in messages]
+    assert ids[1] == ids[0] + 1
+    assert ids[0] > 2**64, "a base of so few bits may be another publisher's too"  # or one of 2**64 tries
 
 
 async def test_messages_of_other_clients(rabbitmq_url: str, topic: str) -> None:
@@ -762,6 +764,20 @@ async def test_a_line_that_closes_while_it_reconnects(broker: Broker, topic: str
     assert not line._link.usable()
     async with line_to(broker.url, topic) as line, line.subscribe("hello") as names:
         assert await take(names, 2, seconds=0.5) == ["Ada"]
+
+
+async def test_who_closes_while_it_connects_leaves_no_connection(broker: Broker) -> None:
+    login = broker.url.rpartition("@")[0]
+    async with proxy("127.0.0.1", broker.nodes[0].port) as between:
+        between.hold()
+        link = line_to(f"{login}@127.0.0.1:{between.port}/", "names")._link
+        opening = asyncio.create_task(link.open())
+        await until(lambda: bool(between._links))
+        await link.close()
+        between.release()
+        with pytest.raises(ConnectionError):
+            await opening
+        await until(lambda: not between._links)
 
 
 async def test_what_could_not_be_settled_is_said(broker: Broker, topic: str) -> None:

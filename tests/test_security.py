@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 from nbclient import NotebookClient
 
 import greet
+from greet.brokers import Broker
 from greet.brokers.process import free_ports
 
 CANARY = "canary-7c1e"
@@ -52,6 +53,7 @@ class Guarded:
     """The port for TLS alone."""
     expired: int
     """The same with a certificate of yesterday."""
+    broker: Broker
 
     def url(self, port: int, user: str = "", host: str = "127.0.0.1", **options: object) -> str:
         query = "&".join(f"{key}={value}" for key, value in {"timeout": TIMEOUT, **options}.items())
@@ -123,7 +125,7 @@ async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gua
     async with greet.brokers.kafka(config=config) as broker:
         for bits in (256, 512):
             await add_user(broker.url.partition("://")[2], f"SCRAM-SHA-{bits}=[iterations=4096,password={CANARY}]")
-        yield Guarded(folder, login, tls, expired)
+        yield Guarded(folder, login, tls, expired, broker)
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +170,18 @@ async def test_a_token(guarded: Guarded, topic: str) -> None:
 
 async def test_tls_alone(guarded: Guarded, topic: str) -> None:
     assert await carries(guarded.url(guarded.tls, ca=guarded.ca), topic)
+
+
+async def test_leaving_a_silent_broker_over_tls(guarded: Guarded, topic: str) -> None:
+    """It does not answer the farewell of TLS either: that is given up, and nothing is raised for it."""
+    async with greet.connect(guarded.url(guarded.tls, ca=guarded.ca, timeout=2), topic) as line:
+        async with line.subscribe("hello") as names:
+            await line.publish("Ada")
+            assert await anext(names) == "Ada"
+        await guarded.broker.pause()
+        started = time.monotonic()
+    await guarded.broker.resume()
+    assert time.monotonic() - started < 8
 
 
 # Who is not

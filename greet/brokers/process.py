@@ -43,7 +43,7 @@ class Node:
     url: str = field(repr=False)  # holds the password
     port: int
     command: Sequence[str]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)  # so may this
     log: Path
     program: str  # the name of the real process, which may be a grandchild: beam.smp, java
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -64,7 +64,7 @@ class Node:
     def family(self) -> list[psutil.Process]:
         """The process that was started and what it started, the latter without daemons."""
         with suppress(psutil.NoSuchProcess):
-            if self.process is not None:
+            if self.process is not None and self.process.returncode is None:  # else the number may be another's
                 first = psutil.Process(self.process.pid)
                 return [first, *first.children(recursive=True)]
         return []

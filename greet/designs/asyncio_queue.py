@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
-from weakref import WeakKeyDictionary
 
 from greet.errors import ConnectionLost, GreetError, PublishFailed, PublishUnknown, Unsupported
 from greet.line import LEFT, Guarantee, Line, Subscription, chunks, plain
@@ -45,7 +44,7 @@ class _Group:
 
 
 # The topics of each event loop: two lines to one topic share its groups, as with a broker.
-_topics: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, dict[str, _Group]]] = WeakKeyDictionary()
+_topics: dict[asyncio.AbstractEventLoop, dict[str, dict[str, _Group]]] = {}
 
 
 class AsyncioLine(Line):
@@ -61,6 +60,8 @@ class AsyncioLine(Line):
         self._maxsize = max(1, int(self.address.number("maxsize", 1000)))
 
     async def __aenter__(self) -> Self:
+        for closed in [loop for loop in _topics if loop.is_closed()]:
+            del _topics[closed]
         topics = _topics.setdefault(asyncio.get_running_loop(), {})
         self._groups = topics.setdefault(self.topic, {})
         return self

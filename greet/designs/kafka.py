@@ -55,6 +55,7 @@ from aiokafka.errors import (
 from greet.designs.kafka_driver import (
     DRIVER_ERRORS,
     Fetched,
+    answers,
     close,
     codec,
     commit,
@@ -85,6 +86,7 @@ BATCH_BYTES = 256 * 1024  # of a batch that is sent, and of what is fetched of a
 UNDER_WAY = 2  # batches of a partition that `publish_many` sends: one at the broker, one behind it
 LARGEST_BODY = 2**26  # a message that is no name may be larger than any name, and is kept as it is
 COMMIT_SECONDS = 0.1
+FAREWELL_SECONDS = 1.0
 HOLD_SECONDS = 5.0  # how long a rebalance waits for the names in hand
 JOIN_SECONDS = 1.0  # how long entering waits for a share of the partitions: less than a rebalance may
 
@@ -118,12 +120,16 @@ class KafkaLine(Line):
                 raise ConnectFailed(f"topic {self.topic} has partitions={count}: say so, or use another topic")
             self._producer = await insist(self.address, self._start_producer)
         self.outboxes = [_Outbox(self, TopicPartition(self.topic, number)) for number in range(count)]
+        self._watching = asyncio.create_task(self._watch()) if self.guarantee is Guarantee.AT_MOST_ONCE else None
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
+        if self._watching:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
         await close(self._producer, self.timeout)
         await asyncio.gather(*self._tasks)  # each ends with its batch
 
@@ -144,7 +150,9 @@ class KafkaLine(Line):
                     return len(found["partitions"])
                 await asyncio.sleep(0.02)
         finally:
-            await admin.close()
+            with suppress(TimeoutError):  # over TLS it waits for the broker's farewell
+                async with asyncio.timeout(FAREWELL_SECONDS):
+                    await admin.close()
 
     # ------------------------------------------------------------------------------------ publishing
 
@@ -193,6 +201,14 @@ class KafkaLine(Line):
             max_batch_size=BATCH_BYTES,
             max_request_size=LARGEST_BODY,
         )
+
+    async def _watch(self) -> None:
+        """Of AT_MOST_ONCE: no broker answers what is sent, so ask now and then whether it is there at all."""
+        while True:
+            await asyncio.sleep(self.timeout / 4)
+            producer = self._producer
+            if not await answers(producer):
+                self.failed(producer)
 
     @asynccontextmanager
     async def answered(self, what: str) -> AsyncIterator[None]:
@@ -347,25 +363,24 @@ class _Outbox:
         await posted
 
     async def _send_posted(self, batch: Any, posted: list[asyncio.Future[None]], deadline: float) -> None:
-        async with self._lane:  # who holds it began earlier, so its deadline comes earlier too
-            if self._batch is batch:
-                self._batch = None  # the next name opens the next batch
-            failure: GreetError | None = None
-            try:
+        failure: GreetError = PublishUnknown("the line was closed: publish it again, if a double does no harm")
+        try:
+            async with self._lane:  # who holds it began earlier, so its deadline comes earlier too
+                self._close_batch(batch)
                 await self.send(batch, deadline)
-            except GreetError as error:
-                failure = error
-            self._crowded = len(posted) > 1
-            # While the lane is held: what these publishers publish next then goes into the next batch.
-            for one in posted:
-                if one.done():
-                    continue  # its publisher was cancelled
-                if failure is None:
-                    one.set_result(None)
-                else:
-                    copy = type(failure)(*failure.args)  # each publisher's traceback is its own
-                    copy.__cause__ = failure.__cause__
-                    one.set_exception(copy)
+                self._crowded = len(posted) > 1
+                # While the lane is held: what these publishers publish next then goes into the next batch.
+                _answer(posted, None)
+        except GreetError as error:
+            failure = error
+        finally:
+            self._close_batch(batch)
+            _answer(posted, failure)
+
+    def _close_batch(self, batch: Any) -> None:
+        """The next name opens the next batch."""
+        if self._batch is batch:
+            self._batch = None
 
     async def send(self, batch: Any, deadline: float) -> None:
         """Hand `batch` to the broker when its turn comes; return when it is acknowledged.
@@ -374,7 +389,7 @@ class _Outbox:
         nobody can tell: it may still get through. Those behind it are not handed over before it has,
         so when their deadline comes they have surely failed.
         """
-        handed_over = False
+        handed_over, producer = False, None
         try:
             async with asyncio.timeout_at(deadline):
                 async with self._turn:
@@ -383,9 +398,22 @@ class _Outbox:
                     handed_over = True
                 await acknowledged
         except DRIVER_ERRORS as error:
-            if handed_over and not isinstance(error, TimeoutError):
+            if producer and not isinstance(error, TimeoutError):
                 self._line.failed(producer)
             raise self._line.failure(error, handed_over) from error
+
+
+def _answer(posted: Iterable[asyncio.Future[None]], failure: GreetError | None) -> None:
+    """Tell the publishers that still wait what became of their batch."""
+    for one in posted:
+        if one.done():
+            continue  # it was told, or its publisher was cancelled
+        if failure is None:
+            one.set_result(None)
+        else:
+            copy = type(failure)(*failure.args)  # each publisher's traceback is its own
+            copy.__cause__ = failure.__cause__
+            one.set_exception(copy)
 
 
 def _refused(error: Exception) -> bool:

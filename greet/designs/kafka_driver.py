@@ -35,12 +35,15 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.consumer.fetcher import FetchError
 from aiokafka.errors import (
     AuthenticationFailedError,
+    BrokerResponseError,
     CommitFailedError,
     ConsumerStoppedError,
     CorruptRecordException,
     IllegalGenerationError,
     IllegalOperation,
     IllegalSaslStateError,
+    InvalidPartitionsError,
+    InvalidReplicationFactorError,
     KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
@@ -51,6 +54,7 @@ from aiokafka.errors import (
     UnknownMemberIdError,
     UnsupportedSaslMechanismError,
 )
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record import default_records
 from aiokafka.structs import OffsetAndMetadata
 
@@ -135,7 +139,7 @@ def settings(address: Address) -> dict[str, Any]:
     options = address.options
     found: dict[str, Any] = {
         "bootstrap_servers": [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in address.hosts],
-        "request_timeout_ms": max(100, int(address.timeout * 250)),
+        "request_timeout_ms": max(500, int(address.timeout * 250)),  # a fetch may wait 200 ms for names
         # Members are sorted by this when partitions are shared out: who came first keeps the first ones.
         "client_id": f"greet-{time.time_ns()}",
         "security_protocol": "SSL" if address.tls else "PLAINTEXT",
@@ -201,7 +205,7 @@ async def connecting(address: Address) -> AsyncIterator[None]:
     except GreetError:
         raise
     except DRIVER_ERRORS as error:
-        reason = log.reason or error
+        reason = _reason(error)
         raise ConnectFailed(_why(address, reason)) from reason
     finally:
         _log.reset(token)
@@ -221,10 +225,17 @@ async def insist(address: Address, attempt: Callable[[], Awaitable[T]]) -> T:
         try:
             return await attempt()
         except DRIVER_ERRORS as error:
-            log = _log.get()
-            if not isinstance((log and log.reason) or error, passing):
+            if not isinstance(_reason(error), passing):
                 raise
         await asyncio.sleep(RETRY_SECONDS)
+
+
+def _reason(error: Exception) -> Exception:
+    """What aiokafka logged when it raised `error`; but what a broker has answered says more than an earlier log."""
+    log = _log.get()
+    if log is None or log.reason is None or (isinstance(error, BrokerResponseError) and not error.retriable):
+        return error
+    return log.reason
 
 
 _REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
@@ -237,6 +248,10 @@ _REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((UnsupportedSaslMechanismError,), "{address} knows other ways to log in: correct sasl="),
     ((IllegalSaslStateError,), "{address} takes no login: leave user and password out"),
     ((TimeoutError,), "{address} does not answer in time: check that a broker runs there"),
+    (
+        (InvalidPartitionsError, InvalidReplicationFactorError),
+        "{address} cannot make such a topic: correct partitions= or replication=",
+    ),
     (
         (EOFError, ConnectionResetError, KafkaConnectionError, *NOBODY),
         "{address} hung up: correct its scheme, or the login (user and password, sasl=, token_file=)",
@@ -285,6 +300,22 @@ async def hand_over(producer: AIOKafkaProducer, batch: Any, partition: TopicPart
 def _asked(future: asyncio.Future[Any]) -> None:
     if not future.cancelled():
         future.exception()
+
+
+async def answers(producer: AIOKafkaProducer) -> bool:
+    """Whether all brokers that `producer` is connected to answer, which acks=0 does not ask of them.
+
+    aiokafka cuts a connection over which no answer came in the time of a request, but only of a request of
+    its users, not of its own for metadata.
+    """
+    client = producer.client
+    try:
+        for (node, group), connection in list(client._conns.items()):
+            if connection.connected():
+                await client.send(node, MetadataRequest([]), group=group)
+    except (KafkaError, OSError):
+        return False
+    return True
 
 
 def fill(batch: Any, bodies: Sequence[bytes], start: int) -> int:
@@ -420,9 +451,9 @@ async def _kill(client: AIOKafkaProducer | AIOKafkaConsumer, stopping: asyncio.F
     if isinstance(client, AIOKafkaProducer):
         await _fail_batches(client)
     for connection in inner._conns.values():
-        if connection._writer is not None:
-            connection._writer.transport.abort()  # close() would wait until a broker has read the rest
-    await inner.close()
+        if connection._protocol._transport is not None:
+            connection._protocol._transport.abort()  # close() waits for a broker to read the rest, over TLS to answer
+    await asyncio.gather(inner.close(), return_exceptions=True)  # what `stopping` waited for is cancelled
 
 
 async def _fail_batches(producer: AIOKafkaProducer) -> None:

@@ -58,7 +58,7 @@ class RabbitMQLine(Line):
 
     The keys of the query: `queue_type`: classic (the default), or quorum, which is kept by a
     majority of a cluster; `prefetch`: how many unsettled names a member may hold (500);
-    `heartbeat`: a connection that is silent for three times as many seconds is dead (5); `ca`:
+    `heartbeat`: in seconds (5); a connection is dead that is silent for three times a second more; `ca`:
     the file of the authority that signed the broker's certificate; `cert` and `key`: the files of
     our own certificate; `timeout`; `cleartext`.
     """
@@ -372,7 +372,10 @@ class RabbitMQSubscription(Subscription):
         self._known = {message_id(header) for header in self._handled} - {None}
         try:
             await keep_trying(self._join, self._line.timeout)
-        except DRIVER as error:
+        except BaseException as error:
+            self._inbox.close()  # that of a consumer that has not begun would be waited for in vain
+            if not isinstance(error, DRIVER):
+                raise
             raise ConnectionLost(
                 f"the line was lost and is not back in time: {unusable(self._line.address, error)}"
             ) from error

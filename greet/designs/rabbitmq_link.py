@@ -69,27 +69,31 @@ class Link:
         """Connect to the first host that lets us, after a farewell to the last; each has its share of the time."""
         await self.close()
         hosts = self._address.hosts
-        failure: BaseException = ConnectionError("no host")
         for host, port in hosts:
             try:
                 async with within(self._address.timeout / len(hosts)):
                     return await self._open(host, port)
-            except DRIVER as error:
-                failure = error
-        raise failure
+            except DRIVER:
+                if (host, port) == hosts[-1]:
+                    raise
+        return None
 
     async def _open(self, host: str, port: int) -> None:
         address = self._address
         login = f"{quote(address.user, safe='')}:{quote(address.password, safe='')}@" if address.user else ""
         where = f"[{host}]" if ":" in host else host
         url = URL(f"{address.scheme}://{login}{where}:{port}{address.path}?heartbeat={self._heartbeat}")
-        self._connection = aio_pika.Connection(url, client_properties={"connection_name": f"greet: {self._name}"})
-        self.wire = self._connection.kwargs["transport_factory"] = Wire(self._tls)
+        connection = aio_pika.Connection(url, client_properties={"connection_name": f"greet: {self._name}"})
+        wire = connection.kwargs["transport_factory"] = Wire(self._tls)
+        self._connection, self.wire = connection, wire
         try:
-            await self._connection.connect()
+            await connection.connect()
         except BaseException:
-            await self._cut(self._connection)
+            await self._cut(connection, wire)
             raise
+        if connection is not self._connection:  # closed meanwhile
+            await self._cut(connection, wire)
+            raise ConnectionError("the line was closed")
 
     async def channel(self, *, confirms: bool = False) -> AbstractChannel:
         """A channel of the connection."""
@@ -100,22 +104,25 @@ class Link:
 
     async def close(self) -> None:
         """Say farewell, so that the broker has seen all that was written; then cut the connection."""
-        if not self._connection:
+        connection, channel = self._connection, self._channel
+        self._connection = self._channel = None
+        if not connection:
             return
+        wire = self.wire
         try:
             async with within(min(CLOSING, self._address.timeout)):
-                if self._channel:  # the answer to this comes when all before it is done
-                    await self._channel.close()
-                await self._connection.close()
+                if channel:  # the answer to this comes when all before it is done
+                    await channel.close()
+                await connection.close()
         except DRIVER:
             pass  # it is gone already
         finally:
-            await self._cut(self._connection)
-            self._connection = self._channel = None
+            await self._cut(connection, wire)
 
-    async def _cut(self, connection: aio_pika.Connection) -> None:
+    @staticmethod
+    async def _cut(connection: aio_pika.Connection, wire: Wire) -> None:
         """Drop the connection, and what aio-pika holds of it: there is nothing to wait for any more."""
-        self.wire.abort()
+        wire.abort()
         with suppress(*DRIVER):
             async with within(1):
                 await connection.close()

@@ -297,12 +297,12 @@ class Outbox:
 
         # A message's frames, cut where the size of the body, the message's id and the body come.
         # The id is the number plus a base that no other channel has.
-        self._base = getrandbits(24) << 40
-        properties = Basic.Properties(delivery_mode=2 if persistent else 1, message_id="0" * 16)
+        self._base = getrandbits(88) << 40
+        properties = Basic.Properties(delivery_mode=2 if persistent else 1, message_id="0" * 32)
         method = marshal(Basic.Publish(exchange=exchange, mandatory=True), channel)
         header = marshal(ContentHeader(properties=properties), channel)
         self._start = method + header[:11]
-        self._middle = header[19:-17]
+        self._middle = header[19:-33]
         self._body = marshal(ContentBody(b""), channel)[:3]
         self._room = (frame_max or 2**31) - 8
 
@@ -355,7 +355,7 @@ class Outbox:
     def _marshal(self, number: int, body: bytes) -> bytes:
         """The frames of a message: method, header and body, which is in pieces if it is longer than a frame may be."""
         size = len(body)
-        head = b"%b%b%b%016x\xce" % (self._start, _long.pack(size), self._middle, self._base + number)
+        head = b"%b%b%b%032x\xce" % (self._start, _long.pack(size), self._middle, self._base + number)
         if size <= self._room:
             return b"%b%b%b%b\xce" % (head, self._body, _int.pack(size), body)
         pieces = [body[start : start + self._room] for start in range(0, size, self._room)]
