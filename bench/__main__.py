@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
@@ -18,12 +19,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench import compare, contenders, doctor, page, plots, questions, report, results, run
-from greet import Guarantee
+from bench.loops import said
+from greet import GreetError, Guarantee
 
 if TYPE_CHECKING:
     import pandas as pd
 
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
+TROUBLE = (OSError, ValueError, GreetError, BrokenExecutor)
+"""What may go wrong while measuring, such as a full disk, and ends a run without a traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,18 +38,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     try:
         return int(options.command(options))
-    except OSError as error:
-        return _refuse(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
     except ValueError as error:
-        return _refuse(str(error))
+        return _complain(str(error), USE)
+    except OSError as error:
+        return _complain(_told_of(error), USE)
+    except GreetError as error:
+        return _complain(_told_of(error), WRONG)
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _refuse(text: str) -> int:
-    """One line of plain characters, whatever the words of the user were."""
+def _complain(text: str, status: int) -> int:
+    """One line of plain characters, whatever the words of the user were; the status is handed back."""
     print(f"bench: {text if text.isprintable() else ascii(text)[1:-1]}", file=sys.stderr)
-    return USE
+    return status
+
+
+def _told_of(error: BaseException) -> str:
+    """An error in a line: of a file its name and what is the matter with it, of a group the first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+    return said(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     compare_ = commands.add_parser(
         "compare",
         help="is the second run faster, slower, or is there no difference",
-        description="Compare two runs cell by cell, their repetitions paired, each ratio with its 95 % interval.",
+        description="Compare two runs cell by cell, their repetitions paired, each ratio with its interval. Of many "
+        "figures some differ by chance: so the intervals are widened (Bonferroni, over all figures of the comparison) "
+        "until in 95 % of all comparisons all of them hold.",
         epilog="status: 0 nothing got worse, 1 something got worse beyond the noise, 2 nothing to compare",
     )
     compare_.add_argument("before", type=Path, help="the folder of a run")
@@ -93,7 +110,7 @@ def _run_parser(commands: Any) -> None:
         "  python -m bench run --profile full --contenders all\n"
         "  python -m bench run --profile full --questions faults     kills in earnest, half an hour\n"
         "  python -m bench run --json | jq .names_per_s\n"
-        "status: 0 all well, 1 a name was lost or a repetition failed, 2 wrong use,\n"
+        "status: 0 all well, 1 a name was lost, a repetition failed or the run had to stop, 2 wrong use,\n"
         "        3 a broker that was asked for cannot be had, 130 interrupted",
     )
     parser.add_argument(
@@ -171,16 +188,28 @@ def _run(options: argparse.Namespace) -> int:
             f"nothing to measure: {', '.join(settings.designs)} cannot give that guarantee, or has no such question"
         )
     required = options.designs or (contenders.DESIGNS if os.environ.get("GREET_REQUIRE") == "all" else ())
-    return Runner(settings, asked, required, options.out, json_lines=options.json).main()
+    runner = Runner(settings, asked, required, options.out, json_lines=options.json, peers=chosen == "all")
+    try:
+        return runner.main()
+    except TROUBLE as error:  # of what is printed, after the measuring
+        return _complain(f"{_told_of(error)}: what was measured is kept in {runner.writer.folder}", WRONG)
 
 
 class Runner:
     """One `run`: it measures, keeps and prints."""
 
     def __init__(
-        self, settings: run.Settings, asked: Sequence[str], required: Sequence[str], out: Path, *, json_lines: bool
+        self,
+        settings: run.Settings,
+        asked: Sequence[str],
+        required: Sequence[str],
+        out: Path,
+        *,
+        json_lines: bool,
+        peers: bool,
     ) -> None:
         self.settings = settings
+        self.peers = peers
         self.asked = asked
         self.required = required
         self.json_lines = json_lines
@@ -192,24 +221,39 @@ class Runner:
 
     def main(self) -> int:
         """Measure, whatever happens keep it, and print what there is."""
-        complete, began = False, perf_counter()
-        try:
-            asyncio.run(self._measure())
-            complete = True
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            pass
-        self.writer.note(complete=complete, missing=self.missing, total_s=round(perf_counter() - began, 1))
+        status = self._measured()
         if not self.json_lines:
             rows, about = results.load(self.writer.folder, details=True), results.about(self.writer.folder)
             report.terminal(_paper(), rows, about)
-            print(f"kept in {self.writer.folder}" + ("" if complete else ": interrupted, so INCOMPLETE"))
-        for design, what in self.missing.items():
-            self.aside.print(f"bench: {design} is left out: {what}", markup=False, highlight=False, soft_wrap=True)
-        if not complete:
-            return INTERRUPTED
+            why = {INTERRUPTED: ": interrupted, so INCOMPLETE", WRONG: ": stopped by an error, so INCOMPLETE"}
+            print(f"kept in {self.writer.folder}{why.get(status, '')}")
+        for who, what in {**self.missing, **(contenders.missing() if self.peers else {})}.items():
+            self.aside.print(f"bench: {who} is left out: {what}", markup=False, highlight=False, soft_wrap=True)
+        if status != WELL:
+            return status
         if any(design in self.required for design in self.missing):
             return MISSING
         return WRONG if self.wrong else WELL
+
+    def _measured(self) -> int:
+        """Measure all there is to: `WELL`, `INTERRUPTED`, or `WRONG` when an error made it stop, which is told."""
+        status, began = WELL, perf_counter()
+        try:
+            try:
+                asyncio.run(self._measure())
+            except* TROUBLE as errors:
+                status = self._stopped(errors)
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            status = INTERRUPTED
+        try:
+            self.writer.note(complete=status == WELL, missing=self.missing, total_s=round(perf_counter() - began, 1))
+        except OSError as error:  # the disk is still full: run.json says as before that it is not complete
+            status = status or self._stopped(error)
+        return status
+
+    @staticmethod
+    def _stopped(error: BaseException) -> int:
+        return _complain(f"{_told_of(error)}: stopped, and the run is INCOMPLETE", WRONG)
 
     async def _measure(self) -> None:
         task = asyncio.current_task()
@@ -252,9 +296,9 @@ class Runner:
         if self.json_lines:
             print(json.dumps(asdict(row)), flush=True)
         if row.wrong:
-            said = row.error or f"{row.lost} lost, {row.duplicates} twice, {row.reordered} out of order"
+            what = row.error or f"{row.lost} lost, {row.duplicates} twice, {row.reordered} out of order"
             self.aside.print(
-                f"bench: {row.question}, {row.design} {row.contender}: {said}",
+                f"bench: {row.question}, {row.design} {row.contender}: {what}",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,
@@ -315,9 +359,9 @@ def _compare(options: argparse.Namespace) -> int:
     _paper().print(report.rich_table(compare.table(found)))
     worse = sum(one.regression for one in found)
     print(
-        f"{worse} of {len(found)} figures got worse beyond the noise."
-        if worse
-        else "Nothing got worse beyond the noise."
+        f"The intervals are so wide that in 95 % of all comparisons all {len(found)} of them hold (Bonferroni).",
+        f"{worse or 'None'} of {len(found)} figures got worse beyond the noise.",
+        sep="\n",
     )
     return WRONG if worse else WELL
 
@@ -345,7 +389,7 @@ def _list(_: argparse.Namespace) -> int:
     for one in contenders.every():
         console.print(f"{one.design:<10}{one.label:<20}{one.defaults}")
     for name, command in contenders.missing().items():
-        console.print(f"{name} is not installed: {command}")
+        console.print(f"{name}: left out, {command}", markup=False, highlight=False, soft_wrap=True)
     return WELL
 
 

@@ -499,11 +499,11 @@ def bare(number: int) -> tuple[float, float]:
                         return
 
             reading = asyncio.create_task(read())
-            gc.collect()
-            began, cpu = time.perf_counter(), time.process_time()
-            await line.publish_many(names)
-            await reading
-            return time.perf_counter() - began, time.process_time() - cpu
+            with _undisturbed():
+                began, cpu = time.perf_counter(), time.process_time()
+                await line.publish_many(names)
+                await reading
+                return time.perf_counter() - began, time.process_time() - cpu
 
     return asyncio.run(main())
 

@@ -19,18 +19,26 @@ def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
         parts += ["<h2>What is usually said</h2>", _table(claims.verdicts(rows))]
     if len(ratios := targets.table(rows)):
         parts += [f"<h2>{report.BESIDE}</h2><p>{report.RATIOS}</p>", _table(ratios)]
+    if len(rows):
+        parts.append(f"<p>{report.PAIRED}</p>")
     for name, table in report.answers(rows).items():
         asked = escape(questions.asked(name))
         drawn = plots.png(questions.question(name).picture(rows[rows["question"] == name]))
         image = base64.b64encode(drawn).decode()
         parts += [f'<h2 id="{name}">{asked}</h2>', f'<img alt="{asked}" src="data:image/png;base64,{image}">']
-        parts.append(f"<details><summary>the figures</summary>{_table(table)}</details>")
+        parts.append(_folded("the figures", table))
+    if len(decided := report.defaults(*abouts)):
+        parts += [f"<h2>{report.DEFAULTS}</h2>", _folded("the settings", decided)]
     parts += ["<footer>", *_items(report.ground(*abouts)), "</footer>"]
     return PAGE.replace("BODY", "\n".join(parts))
 
 
 def _items(sentences: list[str]) -> list[str]:
     return ["<ul>", *(f"<li>{escape(one)}</li>" for one in sentences), "</ul>"]
+
+
+def _folded(summary: str, table: pd.DataFrame) -> str:
+    return f"<details><summary>{summary}</summary>{_table(table)}</details>"
 
 
 def _table(frame: pd.DataFrame) -> str:

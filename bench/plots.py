@@ -6,6 +6,7 @@ too; every design has one colour and one marker throughout.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import BytesIO
 from itertools import product
@@ -88,11 +89,11 @@ def _style(design: str, contender: str) -> dict[str, Any]:
 
 def latency_against_load(rows: pd.DataFrame) -> Figure:
     """p50 (full line) and p99 (dashed) over the rate, for each contender; a panel for each design and guarantee."""
-    rows = report.in_order(rows[rows["target_rate"].notna()])
+    rows = report.in_order(rows[rows["target_rate"].notna() & rows["latency_ms.p50"].notna()])
     kinds = list(dict.fromkeys(zip(rows["guarantee"], rows["design"], strict=True))) or [("", "")]
     figure = _figure(0.4 + 2.8 * len(kinds))
     for axes, (guarantee, design) in zip(
-        figure.subplots(len(kinds), 1, squeeze=False, sharey=True)[:, 0], kinds, strict=True
+        figure.subplots(len(kinds), 1, squeeze=False, sharex=True, sharey=True)[:, 0], kinds, strict=True
     ):
         part = rows[(rows["guarantee"] == guarantee) & (rows["design"] == design)]
         for contender, shape in zip(dict.fromkeys(part["contender"]), ("o", "D", "v", "P"), strict=False):
@@ -155,7 +156,7 @@ def pace(rows: pd.DataFrame, over: Literal["names", "seconds"]) -> Figure:
     for axes, phase in zip(figure.subplots(len(phases), 1, squeeze=False)[:, 0], phases, strict=True):
         part = rows[rows["params.phase"] == phase]
         for design, series in zip(part["design"], part["progress_s"], strict=True):
-            for progress in series:
+            for progress in series if isinstance(series, list) else ():
                 times, speeds = zip(*stats.pace(progress), strict=True) if len(progress) > 1 else ((), ())
                 seconds, names = np.asarray(progress, float).T
                 far = times if over == "seconds" else np.interp(times, seconds, names)
@@ -234,7 +235,7 @@ def distribution(details: pd.DataFrame, title: str, series: Iterable[str] = ("in
     return figure
 
 
-SURVIVED = {"nothing lost": ("✓", "#56B4E9"), "came twice": ("2×", "#F0E442"), "lost": ("✗", "#D55E00")}
+SURVIVED = {"nothing lost": ("✓", "#56B4E9"), "came twice": ("2×", "#F0E442"), "lost": ("✗", "#CC79A7")}
 """What became of the names: a sign and a colour of Okabe and Ito; the sign says the same as the colour."""
 
 
@@ -261,24 +262,69 @@ def survival(rows: pd.DataFrame, faults: Mapping[str, Collection[tuple[str, str]
         lost, twice = int(part["lost"].sum()), int(part["duplicates"].sum())
         sign, colour = SURVIVED["lost" if lost else "came twice" if twice else "nothing lost"]
         axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=(colour, 0.65)))
-        said = f"{sign} {lost} lost" if lost else f"{sign} {twice} twice" if twice else sign
-        axes.text(x, y, f"{said}\n{part['params.gap_s'].max():.1f} s", ha="center", va="center", fontsize=8)
+        said = f"{sign} {lost:,} lost" if lost else f"{sign} {twice:,} twice" if twice else sign
+        replaced = "" if part["params.recovered"].all() else " *"
+        axes.text(x, y, f"{said}\n{part['params.gap_s'].max():.1f} s{replaced}", ha="center", va="center", fontsize=8)
     axes.set_xticks(range(len(columns)), [f"{TITLES[design]}\n{grade.replace('_', ' ')}" for design, grade in columns])
-    axes.set_yticks(range(len(kinds)), kinds)
+    times = rows.groupby("params.fault")["params.times"].max()
+    axes.set_yticks(range(len(kinds)), [f"{kind}, {times[kind]:.0f} ×" for kind in kinds])
     axes.tick_params(length=0, labelsize=8, labeltop=True)
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.spines[:].set_visible(False)
-    axes.set_title("What became of the names, and the longest time without one", loc="left")
+    axes.set_title("What became of the names, all tries together, and the longest time without one", loc="left")
     marks = [Patch(facecolor=(colour, 0.65), label=f"{sign} {what}") for what, (sign, colour) in SURVIVED.items()]
+    marks.append(Patch(facecolor="none", label="* who carried them gave up, said so, and was replaced"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
     return figure
+
+
+def glance(rows: pd.DataFrame) -> Figure:
+    """The three designs on one sheet: names a second, one by one and many at a time, and how long a name takes."""
+    own = rows[rows["contender"].eq("greet") & rows["guarantee"].eq("AT_LEAST_ONCE") & rows["params.again"].eq(False)]
+    alone = own[own["question"].eq("wake_up") & own["params.rate"].eq(100)]
+    carried = own[own["question"].eq("throughput") & own["params.phase"].eq("together")]
+    figure = _figure(2.9)
+    figure.set_label(
+        "names a second and milliseconds a name: asyncio first in both, Kafka second in one, RabbitMQ in the other"
+    )
+    speeds, times = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
+    for place, design in enumerate(COLOURS):
+        for way, shift, alpha in (("many", -0.19, 0.9), ("name", 0.19, 0.45)):
+            part = carried[carried["design"].eq(design) & carried["params.way"].eq(way)]
+            _bar(speeds, place + shift, part["names_per_s"].median(), WAYS[way], color=COLOURS[design], alpha=alpha)
+        took = stats.clock(alone[alone["design"].eq(design)], "service").median()
+        _bar(times, place, took, "ms", color=COLOURS[design], alpha=0.9)
+    speeds.set_yticks(range(len(COLOURS)), [TITLES[design] for design in COLOURS])
+    speeds.set_ylim(len(COLOURS) - 0.45, -0.55)
+    for axes, title in ((speeds, "names a second"), (times, "one name, 100 a second")):
+        axes.set_title(title, loc="left")
+        _log(axes.xaxis, axes.set_xscale, (1,))
+        low, high = axes.dataLim.intervalx
+        axes.set_xlim(
+            10 ** math.floor(math.log10(low)) if low > 0 else 1, high * 60
+        )  # room for what is said of the longest
+        axes.grid(axis="x", alpha=0.3)
+    figure.supxlabel("greet, guarantee AT_LEAST_ONCE, names of 18 bytes; medians", fontsize="small")
+    return figure
+
+
+WAYS = {"many": "many at a time", "name": "one by one"}
+
+
+def _bar(axes: Axes, place: float, value: float, what: str, **style: Any) -> None:
+    """A bar with its figure behind it."""
+    if value > 0:
+        axes.barh(place, value, height=0.36, **style)
+        axes.text(value * 1.1, place, f"{stats.short(value)} {what}", va="center", fontsize="small")
 
 
 def _labels(rows: pd.DataFrame) -> pd.Series[str]:
     """What stands beside a line or row of dots."""
     label = rows["design"].map(TITLES) + " " + rows["contender"] + ", " + rows["params.way"]
     label += rows["params.rung"].map(lambda rung: f"\n{rung}" if rung else "")
+    if "params.queue_type" in rows:
+        label += rows["params.queue_type"].map(lambda kind: f", {kind} queue" if isinstance(kind, str) else "")
     return label + rows["params.phase"].map(lambda phase: "" if phase == "together" else f", {phase}")
 
 

@@ -13,12 +13,17 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import claims, contenders, questions, stats, targets
+from bench.contenders import java
 from bench.stats import short
 from greet import Guarantee
 
 BREACHES = ("lost", "duplicates", "reordered")
 BESIDE = "greet beside its peers"
-RATIOS = "paired round by round, with the 95 % interval; what the kit should reach, and whether all of that does"
+RATIOS = (
+    "paired round by round, with the 95 % interval; the target set beforehand, and whether the whole interval meets it"
+)
+PAIRED = "Ratios are paired by round, so they may differ from the quotient of two medians."
+DEFAULTS = "What decides each contender's figures"
 LONG = 24  # lines of a table, beyond which the README has it folded
 WIDTH = 120  # of a table that does not go to a terminal
 
@@ -50,7 +55,8 @@ def labelled(rows: pd.DataFrame) -> pd.Series[Any]:
 def summary(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
     """Names a second with their spread, the cost of a million names, and the count, a line for each of `keys`.
 
-    CPU is in seconds for a million names, memory in MB, each the median of the repetitions.
+    CPU is in seconds for a million names, memory in MB, each the median of the repetitions. The client's
+    memory is "–" where its process had other work before: what that has left behind would be in it.
     """
     found = []
     for line, part in lines(rows, *keys):
@@ -137,26 +143,21 @@ def counted(part: pd.DataFrame) -> str:
     """What became of the names of some rows: "5 × all" or what is wrong."""
     wrong = [f"{int(part[what].sum())} {what}" for what in BREACHES if part[what].sum() > 0]
     failed = part["error"].notna().sum()
-    return ", ".join([*wrong, f"{failed} failed"] if failed else wrong) or f"{len(part)} × all"
+    every = "all" if told_apart(part).all() else "all, not told apart"
+    return ", ".join([*wrong, f"{failed} failed"] if failed else wrong) or f"{len(part)} × {every}"
+
+
+def told_apart(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Of which rows each name was known; of the others there is only how many came: a tool that counts by itself
+    said so, or a loop that nothing of this instrument is in."""
+    return rows["contender"].ne(java.NAME) & rows["params.rung"].ne(questions.question("ladder").BARE)
 
 
 def conclusion(rows: pd.DataFrame) -> list[str]:
     """What the run says, each sentence with its figure."""
-    found = []
-    total = rows["received"].sum()
-    wrong = broken(rows).sum()
-    permitted = rows[[*BREACHES]].sum() - wrong
-    failed = int(rows["error"].notna().sum())
-    if not wrong.any() and not failed:
-        how = "as promised" if permitted.any() else "once and in order"
-        found.append(f"Every name arrived, {how}: {total:,.0f} names in {len(rows)} repetitions.")
-    else:
-        said = ", ".join(f"{int(value)} {what}" for what, value in wrong.items() if value)
-        found.append(f"Not all went well: {said or 'nothing lost'}; {failed} of {len(rows)} repetitions failed.")
-    if permitted.any():
-        said = ", ".join(f"{int(value):,} {what}" for what, value in permitted.items() if value)
-        found.append(f"Faults did to names what their guarantee does not rule out: {said}.")
-    found += _fastest(rows)
+    if rows.empty:
+        return ["Nothing was measured."]
+    found = [*_arrived(rows), *_under_faults(rows), *_fastest(rows)]
     twice = stats.same_twice(rows)
     noise = stats.widest(twice)
     if noise < math.inf:
@@ -165,6 +166,35 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
     elif twice:
         found.append("Noise floor (A/A): needs four rounds or more.")
     return found + _instrument(rows)
+
+
+def _arrived(rows: pd.DataFrame) -> list[str]:
+    """What became of the names where nothing was done to them; of all rows, where something went wrong."""
+    wrong, failed = broken(rows).sum(), int(rows["error"].notna().sum())
+    if wrong.any() or failed:
+        return [f"Not all went well: {_said(wrong) or 'nothing lost'}; {failed} of {len(rows)} repetitions failed."]
+    # what was published with nobody reading is counted where it was read
+    own = rows[rows["question"].ne("faults") & rows["params.phase"].ne("publish") & told_apart(rows)]
+    how = "once and in order" if own["reordered"].notna().all() else "once, and in order where that is promised"
+    total = f"{own['received'].sum():,.0f} receipts, one of a name in each group, in {len(own)} repetitions"
+    return [f"Without faults every name arrived, {how}: {total}."] if len(own) else []
+
+
+def _under_faults(rows: pd.DataFrame) -> list[str]:
+    """What became of the names where faults were injected: beyond the guarantee, and within it."""
+    rows = rows[rows["question"].eq("faults") & rows["received"].notna()]
+    if rows.empty:
+        return []
+    beyond = broken(rows).sum()
+    within = rows[[*BREACHES]].sum() - beyond
+    said = f"With faults injected: {_said(beyond) or '0 lost or doubled'} beyond what the guarantee allows"
+    return [f"{said}; where it allows it, or a control provokes it: {_said(within) or '0 lost or doubled'}."]
+
+
+def _said(counts: pd.Series[Any]) -> str:
+    """ "13,832 lost, 24 twice": what of `BREACHES` there is."""
+    words = zip(("lost", "twice", "out of order"), (int(counts[what]) for what in BREACHES), strict=True)
+    return ", ".join(f"{count:,} {word}" for word, count in words if count)
 
 
 def _instrument(rows: pd.DataFrame) -> list[str]:
@@ -202,6 +232,8 @@ def _fastest(rows: pd.DataFrame) -> list[str]:
 
 def errors(rows: pd.DataFrame) -> list[str]:
     """Each error that occurred, once."""
+    if rows.empty:
+        return []
     bad = rows[rows["error"].notna()]
     said = bad["question"] + ", " + bad["design"] + " " + bad["contender"] + ": " + bad["error"]
     return list(dict.fromkeys(said))
@@ -228,9 +260,9 @@ def terminal(console: Console, rows: pd.DataFrame, *abouts: Mapping[str, Any]) -
     ratios = targets.table(rows)
     if len(ratios):
         console.print(rich_table(ratios, f"{BESIDE}: {RATIOS}"))
-    for sentence in [*conclusion(rows), *errors(rows)] if len(rows) else ["Nothing was measured."]:
+    for sentence in [*conclusion(rows), *errors(rows)]:
         console.print(f"• {sentence}", markup=False, highlight=False)
-    for line in ground(*abouts):
+    for line in [*([PAIRED] if len(rows) else []), *ground(*abouts)]:
         console.print(line, style="dim", markup=False, highlight=False)
 
 
@@ -247,11 +279,18 @@ def _ground(about: Mapping[str, Any]) -> list[str]:
     asked = ", ".join(name.replace("_", " ") for name in about["questions"])
     how = f"loop {settings['loop']}, {settings['rounds']} rounds, seed {settings['seed']}"
     minutes = sum(about["elapsed_s"].values()) / 60
+    commit = f", commit {about['commit']}" if about.get("commit") else ""
     return [
-        f"{asked}: {settings['profile']} profile, {minutes:.0f} minutes",
+        f"{asked}: {settings['profile']} profile, {minutes:.0f} minutes{commit}",
         f"{machine['cpu']}, {cores}, {machine['os']}, load {machine['load_average'][0]:.1f}",
         f"{', '.join(versions)}; {how}",
     ]
+
+
+def defaults(*abouts: Mapping[str, Any]) -> pd.DataFrame:
+    """The settings that decide the figures of each contender, as the runs have noted them."""
+    noted = [pair for about in abouts for pair in about["settings"].get("defaults", {}).items()]
+    return pd.DataFrame(list(dict.fromkeys(noted)), columns=["contender", "settings"])
 
 
 def rich_table(frame: pd.DataFrame, title: str = "") -> Table:
@@ -272,18 +311,25 @@ def of_figures(column: pd.Series[Any]) -> bool:
 
 
 def markdown(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
-    """The block of the README: verdicts, ratios and short main answers in sight, the others folded."""
+    """The block of the README: verdicts, ratios and short main answers in sight, the others and the settings folded."""
     parts = [markdown_table(claims.verdicts(rows))] if len(rows) else []
     parts.append("\n".join(f"- {sentence}" for sentence in [*conclusion(rows), *errors(rows)]))
     ratios = targets.table(rows)
     if len(ratios):
         parts.append(f"**{BESIDE}**: {RATIOS}\n\n{markdown_table(ratios)}")
+    if len(rows):
+        parts.append(PAIRED)
     for name, table in answers(rows).items():
         asked, shown = questions.asked(name), markdown_table(table)
         in_sight = name in questions.QUICK and len(table) <= LONG
-        folded = f"<details><summary>{asked}</summary>\n\n{shown}\n\n</details>"
-        parts.append(f"**{asked}**\n\n{shown}" if in_sight else folded)
+        parts.append(f"**{asked}**\n\n{shown}" if in_sight else _folded(asked, shown))
+    if len(decided := defaults(*abouts)):
+        parts.append(_folded(DEFAULTS, markdown_table(decided)))
     return "\n\n".join([*parts, "\n".join(f"<sub>{line}</sub>  " for line in ground(*abouts))]) + "\n"
+
+
+def _folded(summary: str, shown: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{shown}\n\n</details>"
 
 
 def markdown_table(table: pd.DataFrame) -> str:

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 CLIENTS = ("aio-pika", "aiormq", "aiokafka", "confluent-kafka", "faststream", "uvloop", "numpy", "pandas")
 MEASUREMENTS, DETAILS, RUN = "measurements.jsonl", "details.jsonl", "run.json"
+FIGURES = (
+    *(f"latency_ms.{name}" for name in ("p50", "p90", "p99", "p99_9", "max")),
+    *(f"{what}.{side}" for what in ("cpu_s", "rss_mb") for side in ("client", "broker")),
+)
+KEPT = ("latencies", "progress_s", "members")
+"""Columns that are there also where nothing of the kind was measured."""
 REFERENCE = Path(__file__).parent / "reference"
 """The published runs, a folder each."""
 
@@ -119,7 +125,8 @@ def load(*paths: str | Path, details: bool = False) -> pd.DataFrame:
     """The measurements of a run, or of several below each other. Nested fields become "cpu_s.client".
 
     A run is its folder, or a measurements.jsonl. With `details` there are also the columns of
-    details.jsonl, where it is: "latencies", "progress_s", "members" and what else a question keeps.
+    details.jsonl, where it is: "latencies", "progress_s", "members" and what else a question keeps. What
+    was measured in no row is a column of nothing, and of no rows there are no columns.
 
     Raises:
         FileNotFoundError: there is no such run.
@@ -135,8 +142,12 @@ def load(*paths: str | Path, details: bool = False) -> pd.DataFrame:
         rows += _lines(file)
         more += _lines(aside)[: len(rows) - len(more)] if details and aside.exists() else []
         more += [{}] * (len(rows) - len(more))
-    frame = pd.json_normalize(rows, max_level=1) if rows else pd.DataFrame()
-    return frame.join(pd.DataFrame(more)) if any(more) else frame
+    if not rows:
+        return pd.DataFrame()
+    frame = pd.json_normalize(rows, max_level=1)
+    frame = frame.join(pd.DataFrame(more)) if any(more) else frame
+    wanted = [*FIGURES, *(KEPT if details else ())]
+    return frame.reindex(columns=[*frame.columns, *(name for name in wanted if name not in frame)])
 
 
 def reference() -> pd.DataFrame:

@@ -32,8 +32,8 @@ from bench.sites import Site, Used, more, sites
 from greet import Guarantee
 
 T = TypeVar("T")
-SETTLING = 0.1
-"""The share of an open loop's names, its first, that are counted but left out of the latencies."""
+SETTLING = 10
+"""One in so many of an open loop's names, the first ones, are counted but left out of the latencies."""
 LEAD_NS = 200_000_000
 """How far ahead a common start is set."""
 QUIET_S = 10.0
@@ -84,7 +84,7 @@ class Cell:
     seconds: float | None = None
     """How long a repetition is to take; left out, what the run says."""
     loop: str | None = None
-    """The event loop; left out, what the run says. The publisher of an open loop always has that on select."""
+    """The event loop; left out, what the run says. The publishers of an open loop always have asyncio's on select."""
     options: tuple[tuple[str, str], ...] = ()
     """What is added to the query of greet's URL, or asked of a peer."""
     rounds: int | None = None
@@ -171,6 +171,8 @@ class Session:
         self.missing = missing
         self.folder: Path | None = None
         """Where the run is kept, if it is: a question may add files of its own."""
+        self.clock_shared = True
+        """Whether the stamps of two workers can be subtracted; where not, there are no latencies."""
         self.opened = AsyncExitStack()
         self._kept: dict[str, Any] = {}
         self._seat = seat
@@ -192,8 +194,9 @@ class Session:
         return found
 
     async def clock_is_shared(self) -> bool:
-        """Whether the stamps of two workers can be subtracted."""
-        return await shared_clock(self.submit)
+        """Find out whether the stamps of two workers can be subtracted, and keep it."""
+        self.clock_shared = await shared_clock(self.submit)
+        return self.clock_shared
 
     async def names_for(self, cell: Cell) -> int:
         """How many names a repetition of `cell` takes; the first time, a warm-up finds out and is thrown away.
@@ -246,7 +249,7 @@ class Session:
 
     async def once(self, cell: Cell, names: int) -> list[Figures]:
         """A warm-up. Raises `Failed` when it goes wrong."""
-        found = await (cell.measure or cell.contender.measure)(self, cell, names)
+        found = await self.measured(cell, names)
         for figures in found:
             if figures.fields["error"]:
                 raise Failed(figures)
@@ -254,17 +257,22 @@ class Session:
 
     async def deliver(self, cell: Cell, names: int) -> list[Figures]:
         """Carry `names` names once, from publishers to consumers, and count them."""
-        here = self.sites[cell.contender.design]
+        if lost := self.sites[cell.contender.design].lost:
+            return [failure(f"the broker is gone: {lost}")]
+        return await Delivery(self, cell, names, self.place(cell)).run()
+
+    async def measured(self, cell: Cell, names: int) -> list[Figures]:
+        """What `cell` gives, in its own way or the usual one. What goes wrong is told in a row, and the run goes on."""
         try:
-            if here.lost:
-                return [failure(f"the broker is gone: {here.lost}")]
-            return await Delivery(self, cell, names, self.place(cell)).run()
+            return await (cell.measure or cell.contender.measure)(self, cell, names)
+        except Failed as failed:
+            return [failed.figures]
         except BrokenProcessPool:
-            self._seat.vacate()
+            self.fresh_workers()
             return [failure("a worker process died")]
         except TimeoutError:
             return [failure("a worker did not answer by its deadline")]
-        except Exception as error:  # noqa: BLE001, of whatever a worker's library raises: the run goes on
+        except Exception as error:  # noqa: BLE001, of whatever a library raises
             return [failure(said(error))]
 
 
@@ -339,7 +347,8 @@ class Delivery:
             loop = self._loop if rate is None else "select"
             return [self._figures(await self._finish([self._start([*receives, *sends], loop)]), (None, None), rate)]
         awake = (self.cell.groups - sleepers) * self.cell.members
-        await self.make_groups(receives[awake:])
+        if sleepers:
+            await self.make_groups(receives[awake:])
         consumers = [self._start([one], self._loop) for one in receives[:awake]]
         await self._gathered(consumers, receives[:awake])
         if any(one.done() for one in consumers):
@@ -365,24 +374,24 @@ class Delivery:
 
     async def make_groups(self, receives: Sequence[Receive] | None = None) -> None:
         """Have the groups of `receives`, or else of the cell, with nobody in them."""
-        first = (receives or self._receives(stamped=False))[:: self.cell.members]
-        makers = [self._start([replace(one, expected=0)], self._loop) for one in first]
-        await self._gathered(makers, first)
-        await self._finish(makers)
+        first = (self._receives(stamped=False) if receives is None else receives)[:: self.cell.members]
+        await self._finish([self._start([replace(one, expected=0, ready="")], self._loop) for one in first])
 
     async def _rate(self) -> float | None:
         load = self.cell.load
-        return (
-            self.cell.rate
-            if load is None
-            else load
-            if load == math.inf
-            else load * await self.session.maximum(self.cell)
-        )
+        if load is None:
+            return self.cell.rate
+        return load if load == math.inf else load * await self.session.maximum(self.cell)
 
     @property
     def _loop(self) -> str:
         return self.cell.loop or self.session.settings.loop
+
+    def _loops(self, *, paced: bool) -> str:
+        """On what it ran: who paces names needs a loop that wakes to the microsecond."""
+        if not paced:
+            return self._loop
+        return f"{self._loop}, publishers on select" if self.here.control else "select"
 
     @property
     def _limit(self) -> float:
@@ -471,7 +480,7 @@ class Delivery:
         error = _errors([*outcomes, *late])
         if counted.strangers:
             error = f"{counted.strangers} names came that nobody had sent; {error}".removesuffix("; ")
-        latencies = _latencies(sent, received) if rate is not None else {}
+        latencies = _latencies(sent, received) if rate is not None and self.session.clock_shared else {}
         done = accepted if phase == "publish" else counted.received / self.cell.groups
         return Figures(
             {
@@ -487,13 +496,16 @@ class Delivery:
                 "target_rate": rate if rate != math.inf else None,
                 "cpu_s": {"client": _client_cpu([one.usage for one in timed]), "broker": more(before[0], used[0])},
                 "rss_mb": {
-                    "client": sum({one.usage.pid: one.usage.rss_mb for one in timed}.values()),
+                    # Of a worker that has had other work, the memory is also what that has left behind.
+                    "client": sum({one.usage.pid: one.usage.rss_mb for one in timed}.values())
+                    if self.cell.fresh
+                    else None,
                     "broker": used[1],
                 },
                 "survives": self.cell.contender.survives or self.cell.guarantee.value,
                 "error": error or None,
             },
-            {"phase": phase} if phase else {},
+            ({"phase": phase} if phase else {}) | {"loop": self._loops(paced=rate is not None)},
             {
                 "latencies": {
                     what: {**stats.percentiles(samples), "samples": len(samples), "tail": stats.tail(samples)}
@@ -547,7 +559,7 @@ def _latencies(sent: Sequence[Sent], received: Sequence[Received]) -> dict[str, 
     groups; the publish delay (from actual send to acceptance), and how late names were sent."""
     found: dict[str, list[Stamps]] = {"intended": [], "service": [], "publish": [], "late": []}
     for one in sent:
-        settled = int(len(one.actual) * SETTLING)
+        settled = math.ceil(len(one.actual) / SETTLING)
         accepted = one.confirmed[settled:] > 0
         found["publish"].append((one.confirmed - one.actual)[settled:][accepted])
         found["late"].append((one.actual - one.intended)[settled:][accepted])
@@ -600,7 +612,7 @@ async def rounds(session: Session, question: str, cells: Sequence[Cell], run: st
         shuffle(order)
         order.sort(key=lambda cell: designs.index(cell.contender.design))  # what is compared stands close together
         for cell in order:
-            for figures in await (cell.measure or cell.contender.measure)(session, cell, names[cell]):
+            for figures in await session.measured(cell, names[cell]):
                 yield row(cell, repetition, figures)
                 if figures.fields["error"]:
                     names.pop(cell, None)

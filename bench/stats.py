@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,8 @@ TAIL = 10_000
 """The fewest samples of which a p99.9 is told: ten lie above it."""
 FEWEST = 4
 """The fewest rounds of which a ratio has an interval."""
+SURE = 0.95
+"""How often an interval covers what it is of."""
 
 
 def percentiles(samples_ns: ArrayLike) -> dict[str, float | None]:
@@ -73,6 +75,17 @@ class Ratio:
         value, low, high = (f"{one:.2f}" if one < 10 else short(one) for one in (self.value, self.low, self.high))
         return f"{value} ({low} to {high})" if self.rounds >= FEWEST else value
 
+    def among(self, many: int) -> Ratio:
+        """The same, as one of so many that are looked at together: in 95 % of all cases all their intervals hold.
+
+        Each is Student's at the level 1 - 0.05 / many (Bonferroni), whatever the ratios have in common.
+        """
+        if self.rounds < FEWEST:
+            return self
+        wider = _student(self.rounds - 1, 1 - (1 - SURE) / many) / _student(self.rounds - 1, SURE)
+        low, high = (self.value * (end / self.value) ** wider for end in (self.low, self.high))
+        return Ratio(self.value, low, high, self.rounds)
+
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     """Paired within rounds: `ours[i]` and `theirs[i]` were measured one after the other.
@@ -96,21 +109,30 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
     n, mean = len(values), float(values.mean())
     if n < FEWEST:
         return -math.inf, math.inf
-    away = _student(n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
+    away = _student(n - 1, SURE) * float(values.std(ddof=1)) / math.sqrt(n)
     return mean - away, mean + away
 
 
-def _student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t: expansion 26.7.5 of M. Abramowitz and I. Stegun, Handbook of
-    Mathematical Functions, 1964, which from three degrees of freedom on is right to 1 %."""
-    z = NormalDist().inv_cdf(0.975)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return float(sum(term / freedom**power for power, term in enumerate(terms)))
+@cache
+def _student(freedom: int, level: float) -> float:
+    """How far on both sides of zero Student's t lies with probability `level`, from two degrees of freedom on."""
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):  # each halves what is left: then it is as exact as a float
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, freedom) < level else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _within(angle: float, freedom: int) -> float:
+    """The probability that |t| is at most sqrt(freedom) * tan(angle): 26.7.3 and 26.7.4 of M. Abramowitz and
+    I. Stegun, Handbook of Mathematical Functions, 1964."""
+    odd = freedom % 2
+    term = total = math.cos(angle) if odd else 1.0
+    for power in range(2 + odd, freedom - 1, 2):
+        term *= math.cos(angle) ** 2 * (power - 1) / power
+        total += term
+    total *= math.sin(angle)
+    return (angle + total) * 2 / math.pi if odd else total
 
 
 def widest(twice: Sequence[tuple[str, Ratio]]) -> float:
@@ -167,3 +189,10 @@ def short(value: float | None) -> str:
 def _digits(value: float) -> str:
     places = 0 if abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
     return f"{value:.{places}f}" if abs(value) >= 0.9995 else f"{value:.3g}"
+
+
+def clock(rows: pd.DataFrame, what: str) -> pd.Series[float]:
+    """The p50 of each row in ms, from its details, on a clock: "intended", "service", "publish" or "late"."""
+    kept = rows["latencies"] if "latencies" in rows else pd.Series(index=rows.index, dtype=object)
+    found = [one.get(what, {}).get("p50") if isinstance(one, dict) else None for one in kept]
+    return pd.Series(found, rows.index, dtype=float)

@@ -22,6 +22,7 @@ PLAIN: Row = {
     "names_per_s": 1e5,
     "target_rate": None,
     "latency_ms.p50": 1.0,
+    "latencies": None,
     "rss_mb.broker": 300.0,
     "cpu_s.broker": None,
     "cpu_s.client": None,
@@ -36,6 +37,7 @@ PLAIN: Row = {
     "params.fault": None,
     "params.times": 1,
     "params.rung": "",
+    "params.size": 18,
 }
 JUDGED_BY_A_NOTEBOOK = {"Management and monitoring are incomplete.", "Topics cannot be selected by wildcard."}
 
@@ -57,14 +59,14 @@ def carried(design: str, way: str, speed: float, **more: Any) -> Row:
 def lightly(design: str, busy: float, idle: float = 9.0) -> list[Row]:
     common = {"question": "wake_up", "design": design, "guarantee": "AT_LEAST_ONCE"}
     return [
-        common | {"params.rate": 1.0, "latency_ms.p50": idle},
-        common | {"params.rate": 100.0, "latency_ms.p50": busy},
+        common | {"params.rate": 1.0, "latencies": {"service": {"p50": idle}}},
+        common | {"params.rate": 100.0, "latencies": {"service": {"p50": busy}}},
     ]
 
 
 def loaded(design: str, load: float, rate: float, p50: float) -> Row:
     cell = {"question": "latency", "design": design, "guarantee": "AT_LEAST_ONCE"}
-    return cell | {"params.load": load, "target_rate": rate, "latency_ms.p50": p50}
+    return cell | {"params.load": load, "target_rate": rate, "latency_ms.p50": p50, "latency_ms.p99": 2 * p50}
 
 
 def fault(design: str, guarantee: str, lost: int) -> Row:
@@ -85,7 +87,7 @@ def spread(design: str, **wrong: int) -> list[Row]:
     return [shared | wrong, {"question": "fan_out", "design": design, "params.groups": 8}]
 
 
-def shared(one: float, four: float, **wrong: int) -> list[Row]:
+def shared(one: float, four: float, **wrong: Any) -> list[Row]:
     cell = {"question": "work_sharing", "design": "kafka", "guarantee": "AT_LEAST_ONCE"} | wrong
     return [cell | {"names_per_s": one}, cell | {"params.members": 4, "names_per_s": four}]
 
@@ -111,6 +113,10 @@ def waiting(kafka: float, rabbitmq: float, lost: int = 0) -> list[Row]:
     return rows
 
 
+def large(design: str, speed: float) -> Row:
+    return {"question": "payload", "design": design, "params.size": 65_536, "names_per_s": speed}
+
+
 def faster(many: float, one: float, slower: float) -> list[Row]:
     rows = [carried("rabbitmq", way, 1e4) for way in ("many", "name")]
     rows += [carried("kafka", "many", 1e4 * many), carried("kafka", "name", 1e4 * one)]
@@ -127,8 +133,7 @@ CASES: list[tuple[str, str, list[Row], str]] = [
     ("asyncio", "A name is delayed", lightly("asyncio", 0.1, 0.1), FAILS),
     ("asyncio", "A name is delayed", lightly("asyncio", 0.1, 0.12), FAILS),
     ("asyncio", "A name is delayed", lightly("asyncio", 0.1, 0.6), HOLDS),
-    ("asyncio", "A name is delayed", [*lightly("asyncio", 0.1, 0.6), *lightly("kafka", 1, 3)], DEPENDS),
-    ("asyncio", "A name is delayed", [*lightly("asyncio", 0.1, 4), *lightly("kafka", 1, 3)], HOLDS),
+    ("asyncio", "A name is delayed", [*lightly("asyncio", 0.1, 0.6), *lightly("kafka", 1, 3)], HOLDS),
     ("asyncio", "Nothing survives", [carried("asyncio", "many", 1)], HOLDS),
     ("asyncio", "Nothing survives", [carried("asyncio", "many", 1, survives="a broker's kill")], FAILS),
     ("rabbitmq", "One to one", spread("rabbitmq"), HOLDS),
@@ -145,7 +150,7 @@ CASES: list[tuple[str, str, list[Row], str]] = [
     ("kafka", "Messages are kept", [*waiting(1, 1, lost=1), fault("kafka", "DURABLE", 0)], FAILS),
     ("kafka", "Millions", [carried("kafka", "name", 2e6), carried("kafka", "many", 2e6)], HOLDS),
     ("kafka", "Millions", [carried("kafka", "name", 1e5), carried("kafka", "many", 2e6)], DEPENDS),
-    ("kafka", "Millions", [carried("kafka", "name", 1e5), carried("kafka", "many", 1.1e6)], FAILS),
+    ("kafka", "Millions", [carried("kafka", "name", 1e5), carried("kafka", "many", 9e5)], FAILS),
     ("kafka", "Low latency", QUICK, HOLDS),
     ("kafka", "Low latency", SLOW, FAILS),
     ("kafka", "Low latency", [*lightly("kafka", 1), *lightly("rabbitmq", 1.1)], FAILS),
@@ -153,10 +158,17 @@ CASES: list[tuple[str, str, list[Row], str]] = [
     ("kafka", "Low latency", [*SLOW, loaded("rabbitmq", 1.05, 4e4, 20), loaded("kafka", 0.5, 3e4, 5)], FAILS),
     ("kafka", "Fault-tolerant", [fault("kafka", "DURABLE", 0)], HOLDS),
     ("kafka", "Fault-tolerant", [fault("kafka", "DURABLE", 1)], FAILS),
-    ("kafka", "Fault-tolerant", [fault("kafka", "DURABLE", 0) | {"error": "the broker is gone"}], UNKNOWN),
+    ("kafka", "Fault-tolerant", [fault("kafka", "DURABLE", 1) | {"error": "1 lost"}], FAILS),
+    (
+        "kafka",
+        "Fault-tolerant",
+        [fault("kafka", "DURABLE", 0) | {"error": "the broker is gone", "lost": None}],
+        UNKNOWN,
+    ),
     ("kafka", "Scalable", shared(1e5, 3e5), HOLDS),
     ("kafka", "Scalable", shared(1e5, 1.1e5), UNKNOWN),
-    ("kafka", "High concurrency", shared(1e5, 1e5), HOLDS),
+    ("kafka", "High concurrency", shared(1e5, 1e5), UNKNOWN),
+    ("kafka", "High concurrency", shared(1e5, 1e5, **{"params.members": 100, "params.publishers": 100}), HOLDS),
     ("kafka", "High concurrency", shared(1e5, 1e5, lost=1), FAILS),
     ("kafka", "Tweaking", tweaked(2, 2, 2), HOLDS),
     ("kafka", "Tweaking", tweaked(2, 1.1, 2), DEPENDS),
@@ -166,6 +178,8 @@ CASES: list[tuple[str, str, list[Row], str]] = [
     ("conclusion", "For simple", simple(2, 2, 1, 900), FAILS),
     ("conclusion", "For large", waiting(1e6, 5e4), HOLDS),
     ("conclusion", "For large", waiting(5e4, 5e4), FAILS),
+    ("conclusion", "For large", [*waiting(1e6, 5e4), large("kafka", 2e3), large("rabbitmq", 1e3)], HOLDS),
+    ("conclusion", "For large", [*waiting(1e6, 5e4), large("kafka", 5e2), large("rabbitmq", 1e3)], DEPENDS),
     ("conclusion", "Kafka is faster", faster(40, 6, 0.5), HOLDS),
     ("conclusion", "Kafka is faster", faster(40, 6, 2), DEPENDS),
     ("conclusion", "Kafka is faster", faster(0.5, 0.5, 2), FAILS),
@@ -206,7 +220,7 @@ def test_it_says_where_the_limit_of_rabbitmq_lies() -> None:
     busy: Row = {"cpu_s.broker": 0.03, "cpu_s.client": 0.01}
     rows = frame(carried("rabbitmq", "name", 2e4, **busy), carried("rabbitmq", "many", 3e4, **busy))
     (evidence,) = verdicts(rows).query("claim.str.startswith('Thousands')")["evidence"]
-    assert "busy for 30 µs and the clients for 10, so each core of the broker's carries 33.3k" in evidence
+    assert "busy for 30 µs and the clients for 10" in evidence
 
 
 def test_nothing_measured_settles_nothing_that_is_measured() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results")
     ended = call("run", *SHORT, "--out", out)
     assert ended.returncode == 0, ended.stderr
-    assert "Every name arrived, once and in order" in ended.stdout
+    assert "every name arrived, once and in order" in ended.stdout
     assert ended.stderr == "", "progress is for a terminal only"
     (folder,) = out.iterdir()
     assert f"kept in {folder}" in ended.stdout
@@ -229,8 +230,75 @@ def test_a_broker_killed_in_mid_run_is_an_error_and_the_rest_goes_on(tmp_path: P
     assert gone(family)
 
 
+def stopped(ended: subprocess.CompletedProcess[str], folder: Path, why: str) -> None:
+    """It prints what there is, says what happened in a line, and that it is not all."""
+    assert ended.returncode == 1, ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("bench: ")
+    assert why in line
+    assert line.endswith("stopped, and the run is INCOMPLETE")
+    assert "every name arrived, once and in order" in ended.stdout
+    assert ended.stdout.endswith(f"{folder.name}: stopped by an error, so INCOMPLETE\n")
+    assert bench.about(folder)["complete"] is False
+    assert len(bench.load(folder)) >= 2
+
+
+def test_a_report_that_cannot_be_printed_is_one_line_that_says_where_the_run_is(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            command("run", *SHORT, "--out", tmp_path), cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    (folder,) = tmp_path.iterdir()
+    assert ended.returncode == 1
+    assert ended.stderr == f"bench: No space left on device: what was measured is kept in {folder}\n"
+    assert bench.about(folder)["complete"] is True
+
+
+LONG = ("run", "--designs", "asyncio", "--questions", "throughput", "--seconds", "0.02", "--rounds", "2000")
+
+
+ON_A_SMALL_DISK = """
+mount -t tmpfs -o size=80k tmpfs "$1" || exit 77
+"${@:3}"
+status=$?
+cp -R "$1/." "$2"
+exit $status
+"""
+"""In a mount namespace of its own, so that the disk is gone with it, whatever becomes of the test."""
+
+
+def test_a_disk_that_fills_up_ends_a_run_and_what_was_measured_is_printed(tmp_path: Path) -> None:
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    kept.mkdir()
+    words = ["unshare", "--mount", "bash", "-c", ON_A_SMALL_DISK, "bash", str(disk), str(kept)]
+    try:
+        ended = subprocess.run(
+            [*words, *command(*LONG, "--out", disk)], cwd=ROOT, capture_output=True, text=True, timeout=150
+        )
+    except FileNotFoundError:
+        pytest.skip("this system has no unshare")
+    if ended.returncode == 77 or ended.stderr.startswith("unshare: "):
+        pytest.skip("no disk can be mounted here")
+    (folder,) = kept.iterdir()
+    assert f"kept in {disk / folder.name}: stopped" in ended.stdout
+    stopped(ended, folder, "No space left on device")
+
+
+def test_a_file_that_may_not_grow_ends_a_run_and_what_was_measured_is_printed(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        command(*LONG, "--out", tmp_path),
+        cwd=ROOT, capture_output=True, text=True, timeout=150,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
+    )  # fmt: skip
+    (folder,) = tmp_path.iterdir()
+    stopped(ended, folder, str(folder))
+
+
 def rows(speed: float, run: str = "r", **more: Any) -> list[Measurement]:
-    params = {"way": "name", "size": 18, "load": None, "phase": "together", "again": False}
+    params = {"way": "name", "size": 18, "load": None, "phase": "together", "again": False, "rung": ""}
     wobble = (0.99, 1.0, 1.01, 1.0, 0.99, 1.01)
     fields: dict[str, Any] = {"sent": 10, "accepted": 10, "received": 10, "lost": 0, "duplicates": 0, "reordered": 0}
     key = (run, "throughput", "asyncio", "greet", "AT_LEAST_ONCE", params)
@@ -250,6 +318,7 @@ def test_compare_tells_a_regression_from_noise(tmp_path: Path, factor: float, st
     before, after = written(tmp_path, rows(1000)), written(tmp_path, rows(1000 * factor))
     ended = call("compare", before, after)
     assert ended.returncode == status, ended.stdout + ended.stderr
+    assert "in 95 % of all comparisons all 1 of them hold (Bonferroni)" in ended.stdout
     expected = "better" if factor > 1 else "worse" if status else "no difference"
     assert [one.verdict for one in compare.compare(bench.load(before), bench.load(after))] == [expected]
 

@@ -158,9 +158,9 @@ async def test_a_worker_that_dies_is_told_and_replaced() -> None:
         with pytest.raises(Exception, match="terminated abruptly"):
             await opened.submit(fall, None)
         cell = Cell(OURS[1], Guarantee.AT_LEAST_ONCE)
-        (broken,) = await opened.deliver(cell, 100)
+        (broken,) = await opened.measured(cell, 100)
         assert broken.fields["error"] == "a worker process died"
-        (whole,) = await opened.deliver(cell, 100)
+        (whole,) = await opened.measured(cell, 100)
         assert whole.fields["error"] is None
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from bench import stats
+from bench import compare, stats
 from bench.stats import Ratio, floor, percentiles, ratio, tail, verdict
 
 
@@ -90,7 +90,41 @@ def test_the_interval_is_students(rounds: int) -> None:
     logs = np.log(ours / theirs)
     low, high = scipy_stats.t.interval(0.95, rounds - 1, logs.mean(), scipy_stats.sem(logs))
     found = ratio(ours.tolist(), theirs.tolist())
-    assert math.log(found.high) - math.log(found.low) == pytest.approx(high - low, rel=0.01)
+    assert [math.log(found.low), math.log(found.high)] == pytest.approx([low, high])
+    low, high = scipy_stats.t.interval(1 - 0.05 / 230, rounds - 1, logs.mean(), scipy_stats.sem(logs))
+    wide = found.among(230)
+    assert [math.log(wide.low), math.log(wide.high)] == pytest.approx([low, high])
+    assert found.among(1) == found
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 1 - 1e-6])
+@pytest.mark.parametrize("freedom", [2, 3, 4, 5, 10, 99, 100])
+def test_the_quantiles_are_students(freedom: int, level: float) -> None:
+    assert stats._student(freedom, level) == pytest.approx(scipy_stats.t.ppf((1 + level) / 2, freedom))
+
+
+def compared(source: np.random.Generator, rounds: int, scatter: float, *factors: float) -> list[compare.Difference]:
+    """Two runs of 230 cells: the second is faster by `factors`, and the others as fast as before."""
+    sides = source.lognormal(0, scatter, (2, 230, rounds))
+    sides[1, : len(factors)] *= np.reshape(factors, (-1, 1))
+    ratios = [
+        (str(cell), "names/s", ratio(after.tolist(), before.tolist()))
+        for cell, (before, after) in enumerate(zip(*sides, strict=True))
+    ]
+    return compare.judged(ratios, compare.NOISE)
+
+
+def test_of_equal_runs_hardly_any_is_called_worse() -> None:
+    source, trials = np.random.default_rng(6), 200
+    wrong = sum(any(one.regression for one in compared(source, 5, 0.1)) for _ in range(trials))
+    assert wrong / trials <= 0.07
+
+
+def test_a_cell_that_takes_twice_as_long_is_found_among_many() -> None:
+    source = np.random.default_rng(7)
+    for _ in range(20):
+        worse = [one.cell for one in compared(source, 8, 0.05, 0.5) if one.regression]
+        assert worse == ["0"]
 
 
 def test_one_disturbed_round_does_not_make_the_interval_boundless() -> None:
@@ -108,6 +142,7 @@ def test_no_ratio_without_pairs_of_positive_figures(sides: tuple[list[float], li
 def test_few_rounds_have_no_interval(rounds: int) -> None:
     found = ratio([2.0] * rounds, [1.0] * rounds)
     assert (found.low, found.high) == (0.0, math.inf)
+    assert found.among(230) == found
     assert verdict(found) == "no difference"
 
 

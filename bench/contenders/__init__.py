@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
@@ -20,13 +21,17 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from greet import Guarantee
+import greet
+from greet import GreetError, Guarantee
+from greet.brokers import VARIABLES
 
 if TYPE_CHECKING:
     from bench.run import Cell, Figures, Session
 
 MODULES = ("greets", "asyncio_peers", "rabbitmq_peers", "kafka_peers", "java")
 DESIGNS = ("asyncio", "rabbitmq", "kafka")
+OF_NO_WEIGHT = {"timeout", "cleartext", "heartbeat", "partitions"}
+"""Keys of a URL's query that peers need not know: for the last, a cell says how many."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class Place:
     def address(self) -> str:
         """The URL without greet's query."""
         return self.url.partition("?")[0]
+
+    @property
+    def servers(self) -> str:
+        """The "host:port,host:port" of the URL, and nothing of a user or password."""
+        return self.url.rpartition("@")[2].rpartition("://")[2].partition("?")[0].partition("/")[0]
 
     def wrap(self, name: str) -> bytes:
         """The body of a message: the name, or as the option "body" says, JSON that holds it."""
@@ -136,14 +146,37 @@ class Contender(ABC):
 
 
 def every() -> list[Contender]:
-    """All contenders whose libraries are installed, greet's first."""
-    return [one for one in _known() if not one.needs or find_spec(one.needs)]
+    """All contenders whose libraries are installed and who can use the broker that is named, greet's first."""
+    installed = [one for one in _known() if not one.needs or find_spec(one.needs)]
+    return [one for one in installed if one.name == "greet" or not _only_greet(one.design)]
 
 
 def missing() -> dict[str, str]:
-    """The peers that are not installed, and the command that gets them."""
+    """The peers that `every` leaves out, and how to have them."""
     lacking = {one.name for one in _known() if one.needs and not find_spec(one.needs)}
-    return dict.fromkeys(sorted(lacking), "pip install 'greet[peers]'")
+    found = dict.fromkeys(sorted(lacking), "pip install 'greet[peers]'")
+    for design, variable in VARIABLES.items():
+        if what := _only_greet(design):
+            found[f"peers of {design}"] = f"name a broker in {variable} without {what}"
+    return found
+
+
+def _only_greet(design: str) -> str:
+    """What the URL in the environment says and only greet is told; empty if a peer can do the same work there.
+
+    A URL that greet refuses leaves nobody out: who connects to it is told why.
+    """
+    try:
+        address = greet.connect(os.environ.get(VARIABLES.get(design, "")) or "asyncio:").address
+    except GreetError:
+        return ""
+    if address.tls:
+        return "TLS"
+    if design == "kafka" and address.user:
+        return "a login"
+    if design == "rabbitmq" and len(address.hosts) > 1:
+        return "several hosts"
+    return ", ".join(sorted(set(address.options) - OF_NO_WEIGHT))
 
 
 def _known() -> list[Contender]:

@@ -26,7 +26,7 @@ class AutoCommit(Aiokafka):
         """A group that starts at the oldest name."""
         async with AIOKafkaConsumer(
             place.topic,
-            bootstrap_servers=place.address.partition("://")[2].rstrip("/"),
+            bootstrap_servers=place.servers,
             group_id=f"{place.topic}:{group}",
             enable_auto_commit=True,
             auto_commit_interval_ms=100,

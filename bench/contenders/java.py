@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.contenders import Contender, Place, Publisher
-from greet import Guarantee
+from greet import BrokerMissing, Guarantee
 from greet.brokers import kafka_tool
 
 if TYPE_CHECKING:
@@ -48,14 +48,13 @@ class Performance(Contender):
         from bench.sites import more  # noqa: PLC0415, and so does this
 
         place = session.place(cell)
-        servers = place.address.partition("://")[2].rstrip("/")
         acks = {Guarantee.AT_MOST_ONCE: "0", Guarantee.AT_LEAST_ONCE: "1"}.get(cell.guarantee, "all")
         idempotent = str(cell.guarantee is Guarantee.DURABLE).lower()
-        producing = ["--bootstrap-server", servers, "--topic", place.topic, "--num-records", str(names)]
+        producing = ["--bootstrap-server", place.servers, "--topic", place.topic, "--num-records", str(names)]
         producing += ["--record-size", str(cell.size), "--throughput", "-1"]
         producing += ["--command-property", f"acks={acks}", f"enable.idempotence={idempotent}"]
         producing += ["batch.size=262144", "linger.ms=5", "--warmup-records", str(int(names * WARM_UP))]
-        consuming = ["--bootstrap-server", servers, "--topic", place.topic, "--num-records", str(names)]
+        consuming = ["--bootstrap-server", place.servers, "--topic", place.topic, "--num-records", str(names)]
         consuming += ["--hide-header"]
         site = session.sites[self.design]
         try:
@@ -68,6 +67,8 @@ class Performance(Contender):
             rate = float(re.findall(r"steady state records sent, ([\d.]+) records/sec", sent)[-1])
             fields = [one.strip() for one in got.strip().splitlines()[-1].split(",")]
             received, fetched = int(fields[4]), float(fields[9])
+        except BrokerMissing as error:
+            return [failure(f"Kafka's tools cannot be had: {error}")]
         except (LookupError, ValueError, TimeoutError, OSError) as error:
             return [failure(f"Kafka's tool gave no figure: {type(error).__name__}")]
         counts: dict[str, Any] = {"sent": names, "accepted": accepted, "received": received}
@@ -111,7 +112,12 @@ async def _run(tool: str, *arguments: str) -> tuple[str, float]:
 
 CONTENDERS: list[Contender] = [
     Performance(
-        *("kafka", "many", 300_000, "batches of 256 KiB as greet's, linger 5 ms, a warm JVM; its consumer's defaults"),
+        *(
+            "kafka",
+            "many",
+            300_000,
+            "acks and batches of 256 KiB as greet's, linger 5 ms, a warm JVM; its consumer's defaults",
+        ),
         name=NAME,
         guarantees=tuple(Guarantee),
     )

@@ -1,6 +1,7 @@
 """What carries names over Kafka without greet: aiokafka and confluent-kafka as their documentation shows, FastStream.
 
-All of them commit after handling, under DURABLE they are idempotent with acks=all; the topic has one
+All of them commit after handling and wait for it: FastStream by itself, the others when 0.1 s have passed
+since the last time, as greet does, and at the end. Under DURABLE they are idempotent with acks=all; the topic has one
 partition or as many as the question says.
 """
 
@@ -8,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
+from time import monotonic
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -22,16 +25,16 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 from bench.contenders import Contender, Following, Place, Publisher
 from greet import Guarantee
 
-COMMIT_EVERY = 500
+COMMIT_SECONDS = 0.1
+"""How long a name that is handled may wait for its commit: as long as greet's."""
+BATCH_BYTES = 256 * 1024
+LIST = 1000
+"""Names in a list of FastStream's `publish_batch`; with its headers they fill half of a batch as large as greet's."""
 ACKS: dict[Guarantee, int | str] = {Guarantee.AT_MOST_ONCE: 0, Guarantee.AT_LEAST_ONCE: 1, Guarantee.DURABLE: "all"}
 
 
-def _servers(place: Place) -> str:
-    return place.address.partition("://")[2].rstrip("/")
-
-
 async def _make_topic(place: Place) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=_servers(place))
+    admin = AIOKafkaAdminClient(bootstrap_servers=place.servers)
     await admin.start()
     try:
         response = await admin.create_topics([NewTopic(place.topic, place.partitions, -1, replica_assignments={})])
@@ -99,32 +102,48 @@ class _Sending(Publisher):
         return None
 
 
+class _Commits:
+    """When to commit what was handed out."""
+
+    def __init__(self, commit: Callable[[], Awaitable[object]]) -> None:
+        self._commit = commit
+        self._last = monotonic()
+        self.open = False
+        """Whether something was handed out since."""
+
+    @property
+    def due(self) -> bool:
+        return self.open and monotonic() - self._last >= COMMIT_SECONDS
+
+    async def settle(self) -> None:
+        if self.open:
+            self.open = False
+            await self._commit()
+            self._last = monotonic()
+
+
 class _Taking:
     """`async for` or `getmany`, committed after handling."""
 
     def __init__(self, consumer: AIOKafkaConsumer, place: Place) -> None:
         self._consumer = consumer
         self._unwrap = place.unwrap
-        self._open = 0
-
-    async def settle(self) -> None:
-        if self._open:
-            self._open = 0
-            await self._consumer.commit()
+        self.commits = _Commits(consumer.commit)
 
     async def one(self) -> str:
-        if self._open >= COMMIT_EVERY:
-            await self.settle()
+        if self.commits.due:
+            await self.commits.settle()
         message = await self._consumer.__anext__()
-        self._open += 1
+        self.commits.open = True
         return self._unwrap(message.value)
 
     async def several(self) -> list[str]:
-        await self.settle()
+        if self.commits.due:
+            await self.commits.settle()
         while not (found := await self._consumer.getmany(timeout_ms=1000)):
             pass
         names = [self._unwrap(message.value) for messages in found.values() for message in messages]
-        self._open = len(names)
+        self.commits.open = True
         return names
 
 
@@ -137,7 +156,7 @@ class Aiokafka(Contender):
         """Default batches of 16 KiB and no linger."""
         await _make_topic(place)
         async with AIOKafkaProducer(
-            bootstrap_servers=_servers(place),
+            bootstrap_servers=place.servers,
             acks=ACKS[place.guarantee],
             enable_idempotence=place.guarantee is Guarantee.DURABLE,
             compression_type=dict(place.options).get("compression"),
@@ -150,7 +169,7 @@ class Aiokafka(Contender):
         await _make_topic(place)
         async with AIOKafkaConsumer(
             place.topic,
-            bootstrap_servers=_servers(place),
+            bootstrap_servers=place.servers,
             group_id=f"{place.topic}:{group}",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -160,7 +179,7 @@ class Aiokafka(Contender):
             taking = _Taking(consumer, place)
             following: Any = Following(taking.several if self.way == "many" else taking.one)
             yield following
-            await taking.settle()
+            await taking.commits.settle()
 
 
 class _Producing(Publisher):
@@ -212,18 +231,19 @@ class Confluent(Contender):
         await _make_topic(place)
         durable = place.guarantee is Guarantee.DURABLE
         settings = {"acks": ACKS[place.guarantee], "enable.idempotence": durable, "log_level": 0}
-        yield _Producing(Producer({"bootstrap.servers": _servers(place), **settings}), place.topic)
+        yield _Producing(Producer({"bootstrap.servers": place.servers, **settings}), place.topic)
 
     @asynccontextmanager
     async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
-        """A thousand at a time, committed when the next are asked for."""
+        """A thousand at a time."""
         from confluent_kafka import Consumer  # noqa: PLC0415
 
         await _make_topic(place)
         settings = {"enable.auto.commit": False, "auto.offset.reset": "earliest", "log_level": 0}
         settings["group.id"] = f"{place.topic}:{group}"
-        consumer, held, handed = Consumer({"bootstrap.servers": _servers(place), **settings}), deque[str](), False
+        consumer, held = Consumer({"bootstrap.servers": place.servers, **settings}), deque[str]()
         consumer.subscribe([place.topic])
+        commits = _Commits(lambda: asyncio.to_thread(consumer.commit, asynchronous=False))
 
         fetching: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         fetching.set_result([])
@@ -236,15 +256,14 @@ class Confluent(Contender):
             return [(message.value() or b"").decode() for message in messages]
 
         async def several() -> list[str]:
-            nonlocal handed, fetching
-            if handed:
-                handed = False
-                consumer.commit(asynchronous=True)
+            nonlocal fetching
+            if commits.due:
+                await commits.settle()
             while not (names := list(held)):
                 fetching = asyncio.ensure_future(asyncio.to_thread(fetch))
                 held.extend(await asyncio.shield(fetching))  # a thread cannot be cancelled
             held.clear()
-            handed = True
+            commits.open = True
             return names
 
         try:
@@ -252,32 +271,54 @@ class Confluent(Contender):
                 held.extend(await asyncio.to_thread(fetch))
             following: Any = Following(several)
             yield following
-            if handed:
-                await asyncio.to_thread(consumer.commit, asynchronous=False)
+            await commits.settle()
         finally:
             await asyncio.wait([fetching])
             await asyncio.to_thread(consumer.close)
 
 
+class _Lists(Publisher):
+    """`publish_batch` of lists of names, with a bounded number of them unanswered."""
+
+    def __init__(self, publish: Callable[[str], Awaitable[object]], broker: Any, place: Place) -> None:
+        super().__init__(publish, place.window)
+        self._broker = broker
+        self._topic = place.topic
+
+    async def publish_all(self, names: Iterable[str]) -> None:
+        self.accepted, rest, waiting = [0], iter(names), deque[tuple[int, Any]]()
+        while some := list(islice(rest, LIST)):
+            if len(waiting) * LIST >= self.window:
+                await self._answered(*waiting.popleft())
+            waiting.append((len(some), await self._broker.publish_batch(*some, topic=self._topic, no_confirm=True)))
+        for number, answer in waiting:
+            await self._answered(number, answer)
+
+    async def _answered(self, number: int, answer: Any) -> None:
+        await answer  # `no_confirm` leaves this to the caller: it is the acknowledgement of the whole list
+        self.accepted[0] += number
+
+
 @dataclass(frozen=True)
 class FastStreamKafka(Contender):
-    """https://faststream.ag2.ai: a subscriber function, for each name or for a batch; `broker.publish`."""
+    """https://faststream.ag2.ai: a subscriber function, `publish`, or for many one for a batch, `publish_batch`."""
 
     @asynccontextmanager
     async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
-        """`broker.publish`, which waits for the answer."""
+        """`broker.publish`, which waits for the answer, or `broker.publish_batch`, whose answer we wait for."""
         from faststream.kafka import KafkaBroker  # noqa: PLC0415, an extra
 
         await _make_topic(place)
         durable = place.guarantee is Guarantee.DURABLE
-        async with KafkaBroker(
-            _servers(place), acks=ACKS[place.guarantee], enable_idempotence=durable, logger=None
-        ) as broker:
+        settings: dict[str, Any] = {"acks": ACKS[place.guarantee], "enable_idempotence": durable, "logger": None}
+        if self.way == "many":
+            settings["max_batch_size"] = BATCH_BYTES
+        async with KafkaBroker(place.servers, **settings) as broker:
 
             async def publish(name: str) -> None:
                 await broker.publish(name, place.topic)
 
-            yield Publisher(publish, place.window)
+            yield _Lists(publish, broker, place) if self.way == "many" else Publisher(publish, place.window)
 
     @asynccontextmanager
     async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
@@ -287,7 +328,7 @@ class FastStreamKafka(Contender):
 
         await _make_topic(place)
         handled: asyncio.Queue[Any] = asyncio.Queue()
-        broker = KafkaBroker(_servers(place), logger=None)
+        broker = KafkaBroker(place.servers, logger=None)
         settings: dict[str, Any] = {
             "group_id": f"{place.topic}:{group}",
             "auto_offset_reset": "earliest",
@@ -315,32 +356,42 @@ COMMITTED = (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE)
 
 CONTENDERS: list[Contender] = [
     Aiokafka(
-        *("kafka", "name", 20_000, "1,000 in flight, batches of 16 KiB, linger 0, async for, commit each 500"),
+        *(
+            "kafka",
+            "name",
+            20_000,
+            "1,000 in flight, batches of 16 KiB, linger 0, async for, awaited commit each 0.1 s",
+        ),
         name="aiokafka",
         window=1_000,
     ),
     Aiokafka(
-        *("kafka", "many", 40_000, "1,000 in flight, batches of 16 KiB, linger 0, getmany, commit each batch"),
+        *("kafka", "many", 40_000, "1,000 in flight, batches of 16 KiB, linger 0, getmany, awaited commit each 0.1 s"),
         name="aiokafka",
         window=1_000,
     ),
     Confluent(
-        *("kafka", "many", 80_000, "100,000 in flight, linger 5 ms, consume(1000), commit each batch"),
+        *("kafka", "many", 80_000, "100,000 in flight, linger 5 ms, consume(1000), awaited commit each 0.1 s"),
         name="confluent-kafka",
         needs="confluent_kafka",
         guarantees=COMMITTED,
     ),
     FastStreamKafka(
-        *("kafka", "name", 2_000, "1,000 in flight, linger 0, a function for each name"),
+        *("kafka", "name", 2_000, "1,000 in flight, linger 0, a function for each name, committed when it returns"),
         name="FastStream",
         window=1_000,
         needs="faststream",
         guarantees=COMMITTED,
     ),
     FastStreamKafka(
-        *("kafka", "many", 2_000, "1,000 in flight, linger 0, a function for a batch"),
+        *(
+            "kafka",
+            "many",
+            20_000,
+            "2 lists of 1,000 in flight, 256 KiB at most, a function for a batch, committed when it returns",
+        ),
         name="FastStream",
-        window=1_000,
+        window=2 * LIST,
         needs="faststream",
         guarantees=COMMITTED,
     ),

@@ -14,7 +14,7 @@ async def leader_and_followers(url: str, topic: str) -> tuple[int, set[int]]:
     Raises:
         ConnectFailed: nobody answers.
     """
-    hosts = url.partition("://")[2].partition("/")[0]
+    hosts = url.rpartition("@")[2].rpartition("://")[2].partition("?")[0].partition("/")[0]
     admin = AIOKafkaAdminClient(bootstrap_servers=hosts, request_timeout_ms=5000)
     try:
         await admin.start()

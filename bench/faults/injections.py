@@ -221,8 +221,6 @@ async def control(node: Node, *words: str) -> str:
     return said.decode()
 
 
-NO_ANSWER = (("kafka", Guarantee.AT_MOST_ONCE),)
-"""With `acks=0` nothing is ever answered."""
 ALL = ("asyncio", "rabbitmq", "kafka")
 FAULTS: dict[str, Fault] = {
     "member killed": Fault(kill_member, ALL, KILLS, kills="member"),
@@ -233,7 +231,7 @@ FAULTS: dict[str, Fault] = {
     "broker hangs, then killed": Fault(hang_and_kill_broker, times=KILLS, kills="broker", quiet_s=5.0),
     "broker stopped": Fault(stop_broker),
     "connection cut": Fault(cut, kills="connection", routed=True),
-    "connection half-open": Fault(half_open, kills="connection", routed=True, forlorn=NO_ANSWER),
+    "connection half-open": Fault(half_open, kills="connection", routed=True),
     "connection slow": Fault(slow, routed=True),
     "responses dropped": Fault(drop_responses, kills="connection", routed=True),
     "memory alarm": Fault(alarm, ("rabbitmq",), handling_s=0.0),

@@ -31,8 +31,6 @@ STEADY = 15
 """How many names that were accepted after a fault each group handles before the next one."""
 BACK_S = 150.0
 """How long a fault may keep the names from flowing again: RabbitMQ takes up to 75 s to give up a silent member."""
-FORLORN_S = 30.0
-"""The same of those who never learn of the fault."""
 LEAVE_S = 45.0
 """How long a process may take to end its duty when it is told to."""
 POLL_S = 0.05
@@ -351,21 +349,10 @@ class Stage:
             self._mend()
             return self.book.flows(since, STEADY)
 
-        try:
-            await self.until(flows, "no names flow", FORLORN_S if self._forlorn else BACK_S)
-        except TimeoutError as trouble:
-            if not self._forlorn:
-                raise
-            self.failed, self._recovered = True, False
-            self._raised.append(f"{trouble}: nothing tells it")
-            return
+        await self.until(flows, "no names flow", BACK_S)
         if self.book.windows and self.book.windows[-1].flows is None:
             self.book.windows[-1].flows = time.monotonic()
             self.log.write("flows", fault=self.trial.fault)
-
-    @property
-    def _forlorn(self) -> bool:
-        return (self.trial.design, self.trial.guarantee) in self.fault.forlorn
 
     def _mend(self) -> None:
         for worker in list(self.workers):
@@ -513,8 +500,6 @@ class Fault:
     guarantees: tuple[Guarantee, ...] = tuple(Guarantee)
     kills: str = ""
     """What dies: "member", "broker", "connection", or nothing."""
-    forlorn: tuple[tuple[str, Guarantee], ...] = ()
-    """Who waits for no answer and so never learns of it: to come back is not demanded of them."""
     nodes: int = 1
     """Of the broker."""
     routed: bool = False

@@ -36,7 +36,7 @@ def cells(settings: Settings) -> list[Cell]:
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Names a second, and what a name survives."""
     found = report.summary(rows, "survives", *(["params.queue_type"] if "params.queue_type" in rows else []))
-    return found.drop(columns=["CPU s/M, client + broker"]).fillna("")
+    return found.drop(columns=["CPU s/M, client + broker"]).astype(object).fillna("")
 
 
 def picture(rows: pd.DataFrame) -> Figure:

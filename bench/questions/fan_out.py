@@ -28,7 +28,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Names a second, greetings a second, and CPU time for each greeting."""
+    """Names a second, greetings a second, and the CPU time of a million names."""
     return report.growth(rows, "groups", "greetings/s")
 
 

@@ -1,16 +1,15 @@
 """What becomes of the names when things break?
 
 Publishers and two groups of consumers, processes of their own, carry 40 names a second for each guarantee
-through private brokers, while a fault is injected into all of them at once: kill -9, SIGSTOP, a broken network,
-no memory, and of a cluster of three its members one by one. When all is over, end markers follow, and each
-group is counted: lost is what was accepted and never handled; twice is what was handled again; the gap is the
-longest time without a name after the harm. In the full profile a single broker and all who use it are killed
-20 times, a cluster's leader 5 times, and each of its members restarted twice, as that takes longer; all else is
-tried 3 times, and a soak takes 10 minutes. A single Kafka lets a broker in again 2 s after its kill
-(`broker.session.timeout.ms`, by default 9 s); a cluster's clients give up after 10 s and not 30; all else is as it
-is by default. To fill buffers, one more publisher pours out names as fast as it can. A Kafka publisher of
-AT_MOST_ONCE waits for no answer, so nothing tells it of a half-open connection: it is given 30 s, and what it
-publishes is lost.
+through private brokers, while a fault is injected into all of them at once: kill -9, SIGSTOP, a broken
+network, no memory, and of a cluster of three its members one by one. When all is over, end markers follow,
+and each group is counted, so a name may be lost twice: lost is what was accepted and never handled; twice is
+what was handled again; the gap is the longest time without a name after the harm. In the full profile a
+single broker and all who use it are killed 20 times, a cluster's leader 5 times, and each of its members
+restarted twice, as that takes longer; all else is tried 3 times, and a soak takes 10 minutes. A single Kafka
+lets a broker in again 2 s after its kill (`broker.session.timeout.ms`, by default 9 s); a cluster's clients
+give up after 10 s and not 30; all else is as it is by default. To fill buffers, one more publisher pours out
+names as fast as it can.
 
 The journals of all processes are kept with the run (their format is in bench/faults/journal.py, and
 bench/faults/recount.py counts again). Three of the trials and the accountant are controls that must find a
@@ -23,11 +22,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -35,7 +34,7 @@ from bench import plots, report, stats
 from bench.contenders.auto_commit import CONTROL
 from bench.faults.arena import Campaign, arenas
 from bench.faults.catalogue import CONTROLS, FAULTS, breaches
-from bench.faults.journal import tampered
+from bench.faults.journal import GROUPS, tampered
 from bench.faults.stage import Trial, Verdict
 from bench.run import Cell, Figures, Session, Settings, failure
 from greet import Guarantee
@@ -64,7 +63,7 @@ def cells(settings: Settings) -> list[Cell]:
         for trial in trials:
             contender = CONTROL if trial.contender == CONTROL.name else greets[trial.design]
             measure = partial(_try, campaign=campaign, trial=trial)
-            found.append(Cell(contender, trial.guarantee, rung=fault, rounds=1, measure=measure))
+            found.append(Cell(contender, trial.guarantee, groups=len(GROUPS), rung=fault, rounds=1, measure=measure))
     return found + [Cell(one.contender, one.guarantee, rung=ACCOUNTANT, rounds=1, measure=_tamper) for one in found[:1]]
 
 
@@ -79,7 +78,9 @@ async def _try(
     """A trial's part in its campaign; the first one that is asked for fights it."""
     found, elapsed_s = await session.kept(f"faults {campaign.fault}", lambda: _fought(session, campaign))
     verdict = found[trial]
-    return [failure(verdict) if isinstance(verdict, str) else _figures(campaign, trial, verdict, elapsed_s)]
+    if isinstance(verdict, str):
+        return [replace(failure(verdict), params=_params(campaign, trial))]
+    return [_figures(campaign, trial, verdict, elapsed_s)]
 
 
 @asynccontextmanager
@@ -97,21 +98,24 @@ def _figures(campaign: Campaign, trial: Trial, verdict: Verdict, elapsed_s: floa
     own = asdict(verdict)
     fields = {key: own.pop(key) for key in ("sent", "accepted", "received", "lost", "duplicates", "reordered")}
     own.pop("error")
-    control = trial in CONTROLS
-    allowed = {"lost", "duplicates"} if control else FAULTS[trial.fault].allows(trial.guarantee)
     wrong = breaches(trial, verdict)
     return Figures(
         {**fields, "elapsed_s": elapsed_s, "survives": trial.guarantee.value, "error": "; ".join(wrong) or None},
-        {
-            "fault": trial.fault,
-            "times": campaign.times,
-            "pause_s": campaign.pause_s,
-            "seed": campaign.seed,
-            "control": control,
-            "allowed": ", ".join(sorted(allowed)),
-            **own,
-        },
+        {**_params(campaign, trial), **own},
     )
+
+
+def _params(campaign: Campaign, trial: Trial) -> dict[str, Any]:
+    control = trial in CONTROLS
+    allowed = {"lost", "duplicates"} if control else FAULTS[trial.fault].allows(trial.guarantee)
+    return {
+        "fault": trial.fault,
+        "times": campaign.times,
+        "pause_s": campaign.pause_s,
+        "seed": campaign.seed,
+        "control": control,
+        "allowed": ", ".join(sorted(allowed)),
+    }
 
 
 async def _tamper(session: Session, cell: Cell, names: int) -> list[Figures]:  # noqa: ARG001
@@ -124,7 +128,10 @@ async def _tamper(session: Session, cell: Cell, names: int) -> list[Figures]:  #
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Names lost / handled twice / the longest gap, for each fault and design; "–" is not applicable."""
+    """Names lost / handled twice / the longest gap, for each fault and design; "–" is not applicable.
+
+    Where a "*" stands, a publisher or member ended with an error that says so, and another took its place.
+    """
     rows = rows[rows["params.fault"].ne(ACCOUNTANT)]
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for (guarantee, fault, design, contender), part in report.ordered(rows).groupby(
@@ -166,7 +173,8 @@ def outcome(part: pd.DataFrame) -> str:
         return "failed"
     lost, twice = (int(part[what].sum()) for what in ("lost", "duplicates"))
     gap = stats.short(float(part["params.gap_s"].max()))
-    return f"{lost:,} / {twice:,} / {gap} s" + (" (control)" if part["params.control"].any() else "")
+    marks = ("" if part["params.recovered"].all() else "*") + (" (control)" if part["params.control"].any() else "")
+    return f"{lost:,} / {twice:,} / {gap} s{marks}"
 
 
 def picture(rows: pd.DataFrame) -> Figure:

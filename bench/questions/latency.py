@@ -1,10 +1,11 @@
 """How long does a name take from its publisher to its consumer?
 
-Open loop: name i is due at `start + i / rate`, whatever became of the one before, at shares of the
-most that the same contender carried in this run. Latency counts from when a name was due (what a user
-waits); from the actual send, and the publish delay, are in the details. At 1.05 more is due than the
-design can carry: the cliff. In the full profile greet and the plain clients are also asked for the same
-rate, a tenth of what a plain client carries over that broker on two cores.
+Open loop: name i is due at `start + i / rate`, whatever became of the one before, at shares of the most that
+the same contender carried, paced, in a warm-up of half a second. Latency counts from when a name was due
+(what a user waits); from the actual send, and the publish delay, are in the details. At 1.05 more is due than
+the warm-up carried: where that was all that the design can, names pile up. In the full profile greet and the
+plain clients are also asked for the same rate, a tenth of what a plain client carries over that broker on two
+cores.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import pandas as pd
 
 from bench import plots, report
 from bench.run import Cell, Figures, Session, Settings, failure
-from greet.brokers import VARIABLES
+from greet.brokers import VARIABLES, by_default
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +38,8 @@ def cells(settings: Settings) -> list[Cell]:
 async def first_greeting(session: Session, cell: Cell, names: int) -> list[Figures]:
     """Run the application as a user does."""
     design = cell.contender.design
+    if cell.rung and await by_default(design):
+        return []  # greet would take that one, and start none
     environment = dict(os.environ)
     if design in VARIABLES:
         environment.pop(VARIABLES[design], None)

@@ -33,11 +33,13 @@ def cells(settings: Settings) -> list[Cell]:
     ]
     by_name = [one for one in own if one.contender.way == "name"]
     matched = [one for one in by_name if one.guarantee is Guarantee.AT_LEAST_ONCE] or by_name
-    if settings.full:  # what tells the noise is measured longer and more often
-        longer = {one: replace(one, seconds=2 * settings.seconds, rounds=2 * settings.rounds) for one in matched}
-        own, matched = [longer.get(one, one) for one in own], list(longer.values())
+    apart = _apart(settings, [*own, *peers]) if settings.full else []
+    if settings.full:  # what tells the noise, and what verdicts hang on, is measured longer and more often
+        often = {one: replace(one, seconds=2 * settings.seconds, rounds=2 * settings.rounds) for one in own}
+        matched = [often[one] for one in matched]
+        own = [often[one] if one.guarantee is Guarantee.DURABLE or often[one] in matched else one for one in own]
     twice = [replace(one, again=True) for one in matched]
-    return own + peers + twice + (_apart(settings, [*own, *peers]) if settings.full else [])
+    return own + peers + twice + apart
 
 
 APART = {"rabbitmq": ("greet", "aio-pika", "aiormq"), "kafka": ("greet", "aiokafka", "confluent-kafka")}

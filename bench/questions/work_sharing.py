@@ -34,7 +34,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     found = report.growth(rows, "members", "speed-up", "publishers")
     shares = rows.groupby(["design", "params.members", "params.publishers"])["members"].agg(_least)
     keys = zip(found["contender"].str.split().str[0], found["members"], found["publishers"], strict=True)
-    return found.assign(**{"least busy": [f"{shares[key]:.0%}" for key in keys]})
+    return found.assign(**{"least busy": ["–" if pd.isna(shares[key]) else f"{shares[key]:.0%}" for key in keys]})
 
 
 def _least(members: pd.Series[Any]) -> float:

@@ -1,0 +1,143 @@
+"""The report: what it sums and what it leaves out, what it says of nothing, and what it stands on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import bench
+from bench import compare, contenders, page, questions, report, results, targets
+from bench.contenders import java
+from bench.questions import ladder
+from bench.results import Measurement, Writer
+from bench.run import Settings
+
+COUNTED: dict[str, Any] = {
+    "sent": 10, "accepted": 10, "received": 10, "lost": 0, "duplicates": 0, "reordered": 0,
+    "elapsed_s": 1.0, "names_per_s": 10.0, "survives": "nothing",
+}  # fmt: skip
+WITHIN = "where it allows it, or a control provokes it"
+ABOUT: dict[str, Any] = {
+    "machine": {"cpu": "a CPU", "usable": 2, "memory_gb": 1.0, "os": "Linux", "load_average": [0.0]},
+    "python": "CPython 3.12",
+    "brokers": {},
+    "clients": {},
+    "questions": ["throughput"],
+    "elapsed_s": {"throughput": 60.0},
+    "commit": "0123456789ab+",
+    "settings": {
+        "loop": "asyncio",
+        "rounds": 1,
+        "seed": 0,
+        "profile": "quick",
+        "defaults": {"kafka greet": "a window"},
+    },
+}
+
+
+def row(question: str = "throughput", contender: str = "greet", design: str = "kafka", **more: Any) -> Measurement:
+    params = {"way": "name", "size": 18, "load": None, "phase": "together", "again": False, "rung": "", "allowed": None}
+    params |= more.pop("params", {})
+    key = ("r", question, design, contender, "DURABLE", params, more.pop("repetition", 1))
+    return Measurement(*key, **COUNTED | more)
+
+
+def loaded(out: Path, *rows: Measurement, details: dict[str, Any] | None = None) -> pd.DataFrame:
+    writer = Writer(out, {})
+    for one in rows:
+        writer.append(one, details)
+    return results.load(writer.folder, details=True)
+
+
+def test_names_are_summed_once_and_only_where_each_was_known(tmp_path: Path) -> None:
+    rows = loaded(
+        tmp_path,
+        row(received=1),
+        row(params={"phase": "publish"}, received=20),
+        row(params={"phase": "consume"}, received=20),
+        row(contender=java.NAME, received=300),
+        row("ladder", params={"rung": ladder.BARE}, received=4000),
+        row("faults", params={"allowed": "lost, duplicates"}, received=50_000, lost=1300, duplicates=2),
+    )
+    said = report.conclusion(rows)
+    total = "21 receipts, one of a name in each group, in 2 repetitions"
+    assert said[0] == f"Without faults every name arrived, once and in order: {total}."
+    beyond = "With faults injected: 0 lost or doubled beyond what the guarantee allows"
+    assert said[1] == f"{beyond}; {WITHIN}: 1,300 lost, 2 twice."
+    assert report.counted(rows[:3]) == "3 × all"
+    assert report.counted(rows[3:4]) == report.counted(rows[4:5]) == "1 × all, not told apart"
+
+
+def test_order_is_not_said_to_be_kept_where_nobody_looked(tmp_path: Path) -> None:
+    rows = loaded(tmp_path, row(), row(reordered=None))
+    assert "once, and in order where that is promised: 20 receipts" in report.conclusion(rows)[0]
+
+
+def test_what_faults_did_beyond_the_guarantee_is_said(tmp_path: Path) -> None:
+    rows = loaded(tmp_path, row("faults", params={"allowed": "duplicates"}, lost=3, duplicates=2))
+    assert report.conclusion(rows)[:2] == [
+        "Not all went well: 3 lost; 0 of 1 repetitions failed.",
+        f"With faults injected: 3 lost beyond what the guarantee allows; {WITHIN}: 2 twice.",
+    ]
+
+
+def test_a_run_of_faults_alone_says_nothing_of_a_run_without(tmp_path: Path) -> None:
+    said = report.conclusion(loaded(tmp_path, row("faults", params={"allowed": ""})))
+    assert not [one for one in said if "Without faults" in one]
+
+
+def test_memory_of_the_client_that_was_not_measured_is_a_dash(tmp_path: Path) -> None:
+    rows = loaded(
+        tmp_path, row(rss_mb={"client": None, "broker": 175.0}), row(rss_mb={"client": None, "broker": 175.0})
+    )
+    assert list(report.summary(rows)["MB, client + broker"]) == ["– + 175"]
+    rows = loaded(tmp_path, row(design="asyncio", rss_mb={"client": None, "broker": None}))
+    assert list(report.summary(rows)["MB, client + broker"]) == ["–"]
+
+
+@pytest.mark.parametrize("latency", [None, dict.fromkeys(("p50", "p90", "p99", "p99_9", "max"))])
+def test_latencies_of_clocks_that_are_not_shared_are_dashes(tmp_path: Path, latency: Any) -> None:
+    more = {"latency_ms": latency, "target_rate": 100.0, "params": {"load": 0.5}}
+    rows = loaded(tmp_path, *(row("latency", one, **more) for one in ("greet", "aiokafka")), details={"latencies": {}})
+    table = questions.question("latency").table(rows)
+    assert set(table["p50 ms"]) == set(table["max ms"]) == {"–"}
+    assert targets.table(rows).empty
+    assert compare.compare(rows, rows) == [], "the speed of an open loop is no figure"
+
+
+def test_every_question_has_a_table_when_all_of_it_failed(tmp_path: Path) -> None:
+    settings = Settings(contenders.DESIGNS, tuple(contenders.every()), profile="full")
+    for name in questions.FULL:
+        failed = [
+            Measurement(*("r", name, cell.contender.design, cell.contender.name, cell.guarantee.name, cell.params, 1),
+                        error="a worker process died")
+            for cell in questions.question(name).cells(settings)
+        ]  # fmt: skip
+        rows = loaded(tmp_path, *failed)
+        assert "1 failed" in set(questions.question(name).table(rows)["count"])
+        assert report.conclusion(rows)[0].endswith(f"{len(rows)} of {len(rows)} repetitions failed.")
+
+
+def test_of_nothing_it_says_so_in_every_form(tmp_path: Path) -> None:
+    rows = loaded(tmp_path)
+    assert rows.empty
+    assert "Nothing was measured." in report.markdown(rows, ABOUT)
+    assert "Nothing was measured." in page.page(rows, ABOUT)
+
+
+def test_it_says_what_decides_the_figures_and_on_which_commit(tmp_path: Path) -> None:
+    rows = loaded(tmp_path, row(design="asyncio", latency_ms=None))
+    block, shown = report.markdown(rows, ABOUT, ABOUT), page.page(rows, ABOUT)
+    table = "| contender | settings |\n|---|---|\n| kafka greet | a window |\n\n</details>"
+    assert f"<details><summary>What decides each contender's figures</summary>\n\n{table}" in block
+    assert "quick profile, 1 minutes, commit 0123456789ab+" in block
+    assert block.count(report.PAIRED) == shown.count(report.PAIRED) == 1
+    assert "<details><summary>the settings</summary>" in shown
+    assert "commit" not in "".join(report.ground({**ABOUT, "commit": None}))
+
+
+def test_the_published_runs_are_printed() -> None:
+    assert report.markdown(bench.reference(), *map(bench.about, results.published())).startswith("| of | claim |")
