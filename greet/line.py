@@ -221,8 +221,7 @@ def chunks(names: Iterable[str], size: int = CHUNK_NAMES) -> Iterator[list[str]]
     """
     names = iter(names)
     while chunk := list(islice(names, size)):
-        check_all(chunk)
-        if sum(map(len, chunk)) <= CHUNK_CHARACTERS:
+        if check_all(chunk) <= CHUNK_CHARACTERS:
             yield chunk
             continue
         start = length = 0
