@@ -258,8 +258,9 @@ class Runner:
     async def _measure(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        for interrupt in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(interrupt, task.cancel)
+        if sys.platform != "win32":  # there, Ctrl-C is a KeyboardInterrupt
+            for interrupt in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(interrupt, task.cancel)
         progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -341,12 +342,16 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _draw(rows: pd.DataFrame, folder: Path) -> None:
-    """A file for each question, which names the runs that it is drawn from."""
+    """A file for each question, which names the runs that it is drawn from, and one with the main figures of all."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in report.measured(rows):
-        part = rows[rows["question"] == name]
+    parts = {name: rows[rows["question"] == name] for name in report.measured(rows)}
+    figures = {name: questions.question(name).picture(part) for name, part in parts.items()}
+    if parts.keys() >= plots.GLANCE:
+        figures["glance"] = plots.glance(rows)
+        parts["glance"] = rows[rows["question"].isin(plots.GLANCE)]
+    for name, figure in figures.items():
         path = folder / f"{name}.svg"
-        path.write_bytes(plots.svg(questions.question(name).picture(part), ", ".join(part["run"].unique())))
+        path.write_bytes(plots.svg(figure, ", ".join(parts[name]["run"].unique())))
         print(path)
 
 

@@ -519,8 +519,8 @@ def guide() -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def fast_enough(rows: pd.DataFrame, rate: float) -> list[str]:
-    """The designs that carried twice `rate` names a second, one by one, at their strongest guarantee.
+def fast_enough(rows: pd.DataFrame, rate: float, way: str = "name") -> list[str]:
+    """The designs that carried twice `rate` names a second at their strongest guarantee: one by one, or `way="many"`.
 
     Raises:
         Missing: the run did not measure that of some design.
@@ -530,5 +530,5 @@ def fast_enough(rows: pd.DataFrame, rate: float) -> list[str]:
     return [
         design
         for design, guarantee in strongest.items()
-        if run.speed("throughput", design, way="name", guarantee=guarantee, phase="together") > 2 * rate
+        if run.speed("throughput", design, way=way, guarantee=guarantee, phase="together") > 2 * rate
     ]

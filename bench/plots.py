@@ -279,6 +279,10 @@ def survival(rows: pd.DataFrame, faults: Mapping[str, Collection[tuple[str, str]
     return figure
 
 
+GLANCE = {"throughput", "wake_up"}
+"""The questions that it shows."""
+
+
 def glance(rows: pd.DataFrame) -> Figure:
     """The three designs on one sheet: names a second, one by one and many at a time, and how long a name takes."""
     own = rows[rows["contender"].eq("greet") & rows["guarantee"].eq("AT_LEAST_ONCE") & rows["params.again"].eq(False)]
@@ -353,7 +357,7 @@ def architectures(*designs: str) -> Figure:
         axes.set_axis_off()
         axes.set_title(TITLES[design], loc="left", color=COLOURS[design])
         colour = COLOURS[design]
-        _box(axes, (0.9, 1.5), "publish", colour)
+        _box(axes, (0.9, 1.5), "producer", colour)
         _box(axes, (9.1, 2.3), "hello", colour)
         _box(axes, (9.1, 0.7), "goodbye", colour)
         whole = (0.05, 0.05, 9.9, 2.85) if design == "asyncio" else (2.1, 0.05, 5.8, 2.85)
@@ -362,10 +366,10 @@ def architectures(*designs: str) -> Figure:
         if design == "kafka":
             for offset, name in enumerate(["Ada", "José", "Zoë", "…"]):
                 _box(axes, (3.4 + 1.1 * offset, 1.5), name, colour, width=1.1)
-            axes.text(5.0, 2.0, "partition 0: one log, that every group reads", ha="center", fontsize="small")
+            axes.text(3.0, 2.0, "partition 0: one log, that every group reads", fontsize="small")
             _arrow(axes, (1.7, 1.5), (2.85, 1.5), colour)
-            _arrow(axes, (6.7, 1.6), (8.35, 2.3), colour)
-            _arrow(axes, (5.6, 1.22), (8.35, 0.7), colour)
+            _arrow(axes, (5.6, 1.86), (8.35, 2.3), colour)  # hello has read as far as Zoë,
+            _arrow(axes, (4.5, 1.14), (8.35, 0.7), colour)  # goodbye as far as José
             continue
         hub, wait = ("topic", "Queue") if design == "asyncio" else ("exchange", "queue")
         _box(axes, (3.1, 1.5), hub, colour)

@@ -237,7 +237,10 @@ def test_twice_the_rate_is_fast_enough() -> None:
         carried("rabbitmq", "name", 3e4),
         carried("kafka", "name", 2e5),
         carried("kafka", "name", 9e6, **{"params.phase": "publish"}),
+        *(carried(design, "many", 1e6) for design in ("rabbitmq", "kafka")),
+        carried("asyncio", "many", 1e5, guarantee="AT_LEAST_ONCE"),
     )
     assert fast_enough(rows, 1e4) == ["asyncio", "rabbitmq", "kafka"]
     assert fast_enough(rows, 2e4) == ["asyncio", "kafka"]
     assert fast_enough(rows, 2e5) == ["asyncio"]
+    assert fast_enough(rows, 2e5, "many") == ["rabbitmq", "kafka"]
