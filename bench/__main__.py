@@ -90,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     compare_.add_argument("after", type=Path, help="the folder of another")
     compare_.set_defaults(command=_compare)
     doctor_ = commands.add_parser(
-        "doctor", help="what can be had here, what would spoil figures, and the fix for each fault"
+        "doctor",
+        help="what can be had here, what would spoil figures, and the fix for each fault",
+        epilog="status: 0, also where there are faults",
     )
     doctor_.set_defaults(command=_doctor)
     list_ = commands.add_parser("list", help="the questions and the contenders that there are")

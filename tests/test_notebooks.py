@@ -5,7 +5,9 @@ Whether their outputs are right is for `pytest --nbval`, which runs them; this o
 
 from __future__ import annotations
 
+import getpass
 import json
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ TAGS = {*UNCHECKED, "raises-exception", "nbval-raises-exception"}
 PARALLEL = ("01_asyncio", "02_rabbitmq", "03_kafka")
 MOST_UNCHECKED = 0.25
 MOST_LINES = 4  # the median of the code cells
+LONGEST = 14
 MOST_WORDS = 80  # of the title cell
 
 NOT_IN_CODE = {
@@ -28,7 +31,9 @@ NOT_IN_CODE = {
     "pip": r"^\s*[!%]\s*pip\b",
     "sleep": r"\bsleep\b",
 }
+OURS = {platform.node(), getpass.getuser()} - {"", "localhost", "root", "runner", "user"}  # those are words too
 NOT_IN_OUTPUT = {
+    "this machine, or its user": "|".join(rf"\b{re.escape(one)}\b" for one in OURS) or r"(?!)",
     "a password": r"(?i)\bpassw(?:or)?d\b\s*[:=]",
     "a login in a URL": r"\w+://[^\s/@]+@",
     "a path of a machine": r"(?<![\w.])/(?:home|Users|root|tmp|work|var)/",
@@ -101,6 +106,7 @@ class TestNotebook:
     def test_cells_are_short(self, path: Path) -> None:
         lengths = [len(text(cell["source"]).strip().splitlines()) for cell in code_cells(path)]
         assert median(lengths) <= MOST_LINES
+        assert max(lengths) <= LONGEST
 
     def test_it_begins_with_a_short_title_cell(self, path: Path) -> None:
         title = read(path)["cells"][0]

@@ -236,6 +236,10 @@ def test_one_kafka_node_is_asked_for_one_replica() -> None:
         assert environment[f"KAFKA_{key}_REPLICATION_FACTOR"] == 1
 
 
+def test_a_cluster_of_rabbitmq_mends_itself_after_a_parting() -> None:
+    assert "cluster_partition_handling = autoheal" in COMPOSE["configs"]["rabbitmq-cluster"]["content"]
+
+
 def test_the_image_is_built_from_a_few_files_and_runs_as_nobody_special() -> None:
     ignore = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in ignore

@@ -46,6 +46,14 @@ def test_the_pictures_are_of_them(rows: pd.DataFrame) -> None:
     assert {"glance", "latency", "faults"} <= set(shown) <= drawn.keys()
 
 
+def test_memory_does_not_grow_with_what_is_published_or_waits(rows: pd.DataFrame) -> None:
+    """By millions of names from a generator, and as many that wait for a consumer: at most 100 MB."""
+    grown = rows[rows["question"].eq("backlog") & rows["grown_mb"].notna()]
+    assert set(grown["design"]) == {"asyncio", "rabbitmq", "kafka"}
+    assert grown.groupby("design")["sent"].max().min() >= 1_000_000
+    assert grown["grown_mb"].max() < 100
+
+
 def test_a_verdict_that_turns_is_seen(rows: pd.DataFrame) -> None:
     """The README's block follows the rows: a thousand times slower, RabbitMQ no longer does thousands a second."""
     slower = rows.assign(
