@@ -180,7 +180,7 @@ def _sleeping(run: Figures) -> Verdict:
 def _idle_and_busy(run: Figures, design: str) -> str:
     idle, busy = (run.median(ALONE, **_lightly(design, rate)) for rate in (1.0, LIGHT))
     how = " ms where one comes a second" if design == "asyncio" else ""
-    return f"{idle:.2g}{how} and {busy:.2g}"
+    return f"{stats.short(idle)}{how} and {stats.short(busy)}"
 
 
 def _nothing_survives(run: Figures) -> Verdict:
@@ -253,7 +253,7 @@ def _low_latency(run: Figures) -> Verdict:
     """At few names a second, and at the highest rate that was tried of RabbitMQ, where Kafka is given more to do."""
     light = run.times(ALONE, _lightly("kafka"), _lightly("rabbitmq"))
     ours, theirs = (run.median(ALONE, **_lightly(design)) for design in ("kafka", "rabbitmq"))
-    evidence = f"at {LIGHT:g} names a second the median is {ours:.2g} ms, RabbitMQ's {theirs:.2g} ms"
+    evidence = f"at {LIGHT:g} names a second the median is {stats.short(ours)} ms, RabbitMQ's {stats.short(theirs)} ms"
     full = {"question": "latency", "design": "rabbitmq", "guarantee": "AT_LEAST_ONCE", "load": BEYOND}
     try:
         rate = run.median("target_rate", **full)
@@ -263,13 +263,14 @@ def _low_latency(run: Figures) -> Verdict:
         loaded = run.times("latency_ms.p50", busy, full)
     except Missing:
         return _settled(evidence, run.less(light))
-    (ours, worst), (theirs, theirs_worst) = (
-        [run.median(f"latency_ms.{which}", **cell) for which in ("p50", "p99")] for cell in (busy, full)
+    ours, theirs = (
+        "median {} ms and p99 {} ms".format(
+            *(stats.short(run.median(f"latency_ms.{p}", **cell)) for p in ("p50", "p99"))
+        )
+        for cell in (busy, full)
     )
-    evidence += (
-        f"; at {stats.short(rate)}, the most that was tried of RabbitMQ one by one, its median is {theirs:.2g} ms"
-    )
-    evidence += f" and its p99 {theirs_worst:.2g}, Kafka's {ours:.2g} and {worst:.2g} ms at {stats.short(loads[load])}"
+    evidence += f"; at {stats.short(rate)}, the most that was tried of RabbitMQ one by one, its {theirs}, "
+    evidence += f"Kafka's {ours} at {stats.short(loads[load])}"
     return _settled(evidence, run.less(light), run.less(loaded), on="the load")
 
 
@@ -322,7 +323,7 @@ def _simple(run: Figures) -> Verdict:
     smaller = run.times("rss_mb.broker", _many("rabbitmq"), _many("kafka"))
     times = [run.median(ALONE, **_lightly(design)) for design in ("asyncio", "rabbitmq", "kafka")]
     sizes = [run.median("rss_mb.broker", **_many(design)) for design in ("rabbitmq", "kafka")]
-    evidence = "a name takes asyncio {:.2g} ms, RabbitMQ {:.2g} ms, Kafka {:.2g} ms; ".format(*times)
+    evidence = "a name takes asyncio {} ms, RabbitMQ {} ms, Kafka {} ms; ".format(*map(stats.short, times))
     evidence += "RabbitMQ's broker holds {:.0f} MB, Kafka's {:.0f} MB (with the heap of 1 GB that is usual)".format(
         *sizes
     )
