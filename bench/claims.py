@@ -139,7 +139,12 @@ def _settled(evidence: str, *settled: bool, on: str = "") -> Verdict:
 
 
 def _times(found: stats.Ratio) -> str:
-    return f"{found.value:.2g} times" if found.value < 10 else f"{found.value:,.0f} times"
+    return f"{_two(found.value)} times"
+
+
+def _two(value: float) -> str:
+    """Two digits, or as many as stand before the point."""
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
 def _many(design: str, way: str = "many") -> dict[str, Any]:
@@ -180,7 +185,7 @@ def _sleeping(run: Figures) -> Verdict:
 def _idle_and_busy(run: Figures, design: str) -> str:
     idle, busy = (run.median(ALONE, **_lightly(design, rate)) for rate in (1.0, LIGHT))
     how = " ms where one comes a second" if design == "asyncio" else ""
-    return f"{stats.short(idle)}{how} and {stats.short(busy)}"
+    return f"{_two(idle)}{how} and {_two(busy)}"
 
 
 def _nothing_survives(run: Figures) -> Verdict:
@@ -253,7 +258,7 @@ def _low_latency(run: Figures) -> Verdict:
     """At few names a second, and at the highest rate that was tried of RabbitMQ, where Kafka is given more to do."""
     light = run.times(ALONE, _lightly("kafka"), _lightly("rabbitmq"))
     ours, theirs = (run.median(ALONE, **_lightly(design)) for design in ("kafka", "rabbitmq"))
-    evidence = f"at {LIGHT:g} names a second the median is {stats.short(ours)} ms, RabbitMQ's {stats.short(theirs)} ms"
+    evidence = f"at {LIGHT:g} names a second the median is {_two(ours)} ms, RabbitMQ's {_two(theirs)} ms"
     full = {"question": "latency", "design": "rabbitmq", "guarantee": "AT_LEAST_ONCE", "load": BEYOND}
     try:
         rate = run.median("target_rate", **full)
@@ -264,9 +269,7 @@ def _low_latency(run: Figures) -> Verdict:
     except Missing:
         return _settled(evidence, run.less(light))
     ours, theirs = (
-        "median {} ms and p99 {} ms".format(
-            *(stats.short(run.median(f"latency_ms.{p}", **cell)) for p in ("p50", "p99"))
-        )
+        "median {} ms and p99 {} ms".format(*(_two(run.median(f"latency_ms.{p}", **cell)) for p in ("p50", "p99")))
         for cell in (busy, full)
     )
     evidence += f"; at {stats.short(rate)}, the most that was tried of RabbitMQ one by one, its {theirs}, "
@@ -323,7 +326,7 @@ def _simple(run: Figures) -> Verdict:
     smaller = run.times("rss_mb.broker", _many("rabbitmq"), _many("kafka"))
     times = [run.median(ALONE, **_lightly(design)) for design in ("asyncio", "rabbitmq", "kafka")]
     sizes = [run.median("rss_mb.broker", **_many(design)) for design in ("rabbitmq", "kafka")]
-    evidence = "a name takes asyncio {} ms, RabbitMQ {} ms, Kafka {} ms; ".format(*map(stats.short, times))
+    evidence = "a name takes asyncio {} ms, RabbitMQ {} ms, Kafka {} ms; ".format(*map(_two, times))
     evidence += "RabbitMQ's broker holds {:.0f} MB, Kafka's {:.0f} MB (with the heap of 1 GB that is usual)".format(
         *sizes
     )
