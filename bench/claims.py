@@ -268,12 +268,12 @@ def _low_latency(run: Figures) -> Verdict:
         loaded = run.times("latency_ms.p50", busy, full)
     except Missing:
         return _settled(evidence, run.less(light))
-    ours, theirs = (
+    here, there = (
         "median {} ms and p99 {} ms".format(*(_two(run.median(f"latency_ms.{p}", **cell)) for p in ("p50", "p99")))
         for cell in (busy, full)
     )
-    evidence += f"; at {stats.short(rate)}, the most that was tried of RabbitMQ one by one, its {theirs}, "
-    evidence += f"Kafka's {ours} at {stats.short(loads[load])}"
+    evidence += f"; at {stats.short(rate)}, the most that was tried of RabbitMQ one by one, its {there}, "
+    evidence += f"Kafka's {here} at {stats.short(loads[load])}"
     return _settled(evidence, run.less(light), run.less(loaded), on="the load")
 
 

@@ -304,10 +304,8 @@ def glance(rows: pd.DataFrame) -> Figure:
     for axes, title in ((speeds, "names a second"), (times, "one name, 100 a second")):
         axes.set_title(title, loc="left")
         _log(axes.xaxis, axes.set_xscale, (1,))
-        low, high = axes.dataLim.intervalx
-        axes.set_xlim(
-            10 ** math.floor(math.log10(low)) if low > 0 else 1, high * 60
-        )  # room for what is said of the longest
+        lengths = [bar.get_width() for bar in axes.patches] or [1]
+        axes.set_xlim(10 ** math.floor(math.log10(min(lengths))), 60 * max(lengths))  # with room for what is said
         axes.grid(axis="x", alpha=0.3)
     figure.supxlabel("greet, guarantee AT_LEAST_ONCE, names of 18 bytes; medians", fontsize="small")
     return figure
