@@ -313,7 +313,7 @@ async def answers(producer: AIOKafkaProducer) -> bool:
         for (node, group), connection in list(client._conns.items()):
             if connection.connected():
                 await client.send(node, MetadataRequest([]), group=group)
-    except (KafkaError, OSError):
+    except (KafkaError, OSError, KeyError):  # the last where a connection was dropped meanwhile
         return False
     return True
 
