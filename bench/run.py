@@ -575,13 +575,22 @@ def _latencies(sent: Sequence[Sent], received: Sequence[Received]) -> dict[str, 
     return {what: np.concatenate(parts) if parts else NO_STAMPS for what, parts in found.items()}
 
 
+def _design(cell: Cell) -> str:
+    return cell.contender.design
+
+
+def _block(cell: Cell) -> tuple[str, Guarantee]:
+    return cell.phase, cell.guarantee
+
+
 Row = tuple[Measurement, Mapping[str, Any]]
 
 
 async def rounds(session: Session, question: str, cells: Sequence[Cell], run: str) -> AsyncIterator[Row]:
     """Warm every cell up, then repeat all of them in rounds; each row as it comes.
 
-    In each round the designs are in an order of their own, and so are the cells of each design. It
+    In each round the designs are in an order of their own; so are the blocks of each design, a phase at
+    a guarantee, and the cells of each block. What is compared so stands close together. The order
     depends on the seed and the question. A cell that fails is left out from then on, as is
     what needs a broker that is lost.
     """
@@ -607,10 +616,11 @@ async def rounds(session: Session, question: str, cells: Sequence[Cell], run: st
             yield row(cell, 0, failure(f"the broker is gone: {lost}"))
     for repetition in range(1, max(map(session.settings.rounds_of, cells), default=0) + 1):
         order = [cell for cell in names if repetition <= session.settings.rounds_of(cell)]
-        designs = list(dict.fromkeys(cell.contender.design for cell in order))
-        shuffle(designs)
         shuffle(order)
-        order.sort(key=lambda cell: designs.index(cell.contender.design))  # what is compared stands close together
+        designs, blocks = ([*dict.fromkeys(map(key, order))] for key in (_design, _block))
+        shuffle(designs)
+        shuffle(blocks)
+        order.sort(key=lambda cell: (designs.index(_design(cell)), blocks.index(_block(cell))))
         for cell in order:
             for figures in await session.measured(cell, names[cell]):
                 yield row(cell, repetition, figures)

@@ -45,6 +45,8 @@ def check(name: str) -> None:
     Refused are the Unicode categories Cc, Cf, Cs, Zl and Zp, but for the two joiners U+200C and
     U+200D. Only a name with something unusual in it is looked at character by character.
     """
+    if type(name) is str and name.isprintable() and 0 < len(name) <= LONG:
+        return  # the usual name, which is spared the rest
     if not isinstance(name, str):
         raise BadName(f"a name is a str, not {type(name).__name__}: pass text")
     visible = _visible(name)

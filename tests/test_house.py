@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def floor(module: str) -> int:
     return max((len(name), height) for name, height in names if module == name or module.startswith(name + "."))[1]
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """All that a file imports when it runs: what stands there for the type checker alone is left out."""
     found = set()

@@ -8,7 +8,7 @@ and `async for`; "many" is `publish_many` and `batches`. Charts compare at one g
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -26,18 +26,21 @@ def cells(settings: Settings) -> list[Cell]:
     usual = tuple(Guarantee) if settings.full else (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE)
     own = [Cell(one, each) for one in settings.of(name="greet") for each in settings.guarantees(one, *usual)]
     peers = [
-        Cell(one, each, names=java.RECORDS if one.name == java.NAME else None)
+        Cell(one, each, phase="publish", names=java.RECORDS) if one.name == java.NAME else Cell(one, each)
         for one in settings.of()
         if one.name != "greet"
         for each in settings.guarantees(one, one.guarantees[-1])
     ]
     by_name = [one for one in own if one.contender.way == "name"]
     matched = [one for one in by_name if one.guarantee is Guarantee.AT_LEAST_ONCE] or by_name
-    apart = _apart(settings, [*own, *peers]) if settings.full else []
-    if settings.full:  # what tells the noise, and what verdicts hang on, is measured longer and more often
-        often = {one: replace(one, seconds=2 * settings.seconds, rounds=2 * settings.rounds) for one in own}
-        matched = [often[one] for one in matched]
-        own = [often[one] if one.guarantee is Guarantee.DURABLE or often[one] in matched else one for one in own]
+    apart: list[Cell] = []
+    if settings.full:  # what tells the noise, and what stands beside a peer, is measured more often
+        more: dict[str, Any] = {"rounds": 2 * settings.rounds}
+        long = {one: replace(one, seconds=2 * settings.seconds, **more) for one in own}
+        own = [long[one] if one.guarantee is one.contender.guarantees[-1] or one in matched else one for one in own]
+        matched = [long[one] for one in matched]
+        peers = [replace(one, **more) for one in peers]
+        apart = _apart(settings, [*own, *peers])
     twice = [replace(one, again=True) for one in matched]
     return own + peers + twice + apart
 
@@ -58,10 +61,10 @@ def _apart(settings: Settings, together: list[Cell]) -> list[Cell]:
             found.append(replace(one, phase="apart"))
         else:
             supply = settings.of(design="kafka", way="many", name="greet")[0]
-            seconds = 2 * settings.seconds if one.contender.way == "many" else None  # many are over too soon
-            found.append(replace(one, phase="publish", seconds=seconds))
+            long = replace(one, seconds=2 * settings.seconds)  # a second's worth of them is over too soon
+            found.append(replace(long, phase="publish"))
             if one.contender.name != "confluent-kafka":
-                found.append(replace(one, phase="consume", supply=supply, seconds=seconds))
+                found.append(replace(long, phase="consume", supply=supply))
     return found
 
 

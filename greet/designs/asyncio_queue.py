@@ -17,7 +17,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from greet.errors import ConnectionLost, GreetError, PublishFailed, PublishUnknown, Unsupported
 from greet.line import LEFT, Guarantee, Line, Subscription, chunks, plain
@@ -131,6 +131,7 @@ class AsyncioSubscription(Subscription):
         super().__init__()
         self._line = line
         self._name = group
+        self._waiting: set[asyncio.Task[Any]] = set()  # tasks, for the queue's next entry
 
     async def __aenter__(self) -> Self:
         self._group = self._line.group(self._name)
@@ -139,21 +140,34 @@ class AsyncioSubscription(Subscription):
         return self
 
     async def _receive(self) -> list[str]:
+        if self._left:
+            raise ConnectionLost(LEFT)
         group = self._group
-        if not self._left:
-            if group.returned:
-                return group.returned.popleft()
-            batch = list(await group.queue.get())
-            if not self._left:
-                for _ in range(min(group.queue.qsize() // group.members, PREFETCH)):
-                    batch += group.queue.get_nowait()
-                return batch
-            group.give_back(batch)  # another task has left for this one
-        raise ConnectionLost(LEFT)
+        if group.returned:
+            return group.returned.popleft()
+        batch = list(await self._wait() if group.queue.empty() else group.queue.get_nowait())
+        for _ in range(min(group.queue.qsize() // group.members, PREFETCH)):
+            batch += group.queue.get_nowait()
+        return batch
+
+    async def _wait(self) -> list[str]:
+        task = asyncio.current_task()
+        assert task  # there is one wherever something is awaited
+        self._waiting.add(task)
+        try:
+            return await self._group.queue.get()
+        except asyncio.CancelledError:
+            if task not in self._waiting and not task.uncancel():  # by `_leave`, and by nobody else
+                raise ConnectionLost(LEFT) from None
+            raise
+        finally:
+            self._waiting.discard(task)
 
     async def _leave(self) -> None:
         rest = self._batch[self._taken if self._line.guarantee is Guarantee.AT_MOST_ONCE else self._settled :]
         self._batch, self._taken, self._settled, self._left = [], 0, 0, True
         self._group.members -= 1
+        while self._waiting:
+            self._waiting.pop().cancel()
         if rest:
             self._group.give_back(rest)

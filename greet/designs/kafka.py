@@ -347,17 +347,16 @@ class _Outbox:
     async def post(self, body: bytes) -> None:
         """Send a name; return when it is acknowledged."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._line.timeout
         if self._batch is None and not self._crowded and not self._lane.locked():
             batch = self._line.batch()
             batch.append(timestamp=None, key=None, value=body)
             async with self._lane:
-                await self.send(batch, deadline)
+                await self.send(batch, loop.time() + self._line.timeout)
             return
         if self._batch is None or self._batch.append(timestamp=None, key=None, value=body) is None:
             self._batch, self._posted = self._line.batch(), []
             self._batch.append(timestamp=None, key=None, value=body)
-            self._line.start(self._send_posted(self._batch, self._posted, deadline))
+            self._line.start(self._send_posted(self._batch, self._posted, loop.time() + self._line.timeout))
         posted: asyncio.Future[None] = loop.create_future()
         self._posted.append(posted)
         await posted
