@@ -254,12 +254,14 @@ async def test_order_of_a_publisher(line: Line, case: Case, write: str, read: st
         assert same(case, await take(names, count, many=read == "batches"), MANY[:count])
 
 
-async def test_concurrent_publishers_lose_nothing(line: Line) -> None:
+@pytest.mark.parametrize(("count", "size"), [(500, 18), (30, 60_000)], ids=["many", "more than one batch holds"])
+async def test_concurrent_publishers_lose_nothing(line: Line, count: int, size: int) -> None:
+    published = [name.ljust(size, "-") for name in MANY[:count]]
     async with line.subscribe("hello") as names:
         async with asyncio.TaskGroup() as group:
-            for name in MANY[:500]:
+            for name in published:
                 group.create_task(line.publish(name))
-        assert sorted(await take(names, 500)) == MANY[:500]
+        assert sorted(await take(names, count)) == published
 
 
 # 5. Bounded

@@ -341,45 +341,49 @@ class _Outbox:
         self._lane = asyncio.Lock()  # one batch of `post` is under way at a time
         self._turn = asyncio.Lock()  # batches are handed over in order
         self._crowded = False  # the last batch was shared, so who comes now is hardly alone
-        self._batch: Any = None
-        self._posted: list[asyncio.Future[None]] = []
+        self._bodies: list[bytes] = []  # what waits for the lane,
+        self._posted: list[asyncio.Future[None]] = []  # and its publishers
 
-    async def post(self, body: bytes) -> None:
-        """Send a name; return when it is acknowledged."""
-        loop = asyncio.get_running_loop()
-        if self._batch is None and not self._crowded and not self._lane.locked():
-            batch = self._line.batch()
-            batch.append(timestamp=None, key=None, value=body)
-            async with self._lane:
-                await self.send(batch, loop.time() + self._line.timeout)
-            return
-        if self._batch is None or self._batch.append(timestamp=None, key=None, value=body) is None:
-            self._batch, self._posted = self._line.batch(), []
-            self._batch.append(timestamp=None, key=None, value=body)
-            self._line.start(self._send_posted(self._batch, self._posted, loop.time() + self._line.timeout))
-        posted: asyncio.Future[None] = loop.create_future()
+    def post(self, body: bytes) -> Awaitable[None]:
+        """Send a name; what is returned is done when it is acknowledged."""
+        if not (self._bodies or self._crowded or self._lane.locked()):
+            return self._send_alone(body)
+        if not self._bodies:
+            self._line.start(self._send_posted(self._deadline()))
+        posted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._bodies.append(body)
         self._posted.append(posted)
-        await posted
+        return posted
 
-    async def _send_posted(self, batch: Any, posted: list[asyncio.Future[None]], deadline: float) -> None:
-        failure: GreetError = PublishUnknown("the line was closed: publish it again, if a double does no harm")
-        try:
-            async with self._lane:  # who holds it began earlier, so its deadline comes earlier too
-                self._close_batch(batch)
-                await self.send(batch, deadline)
-                self._crowded = len(posted) > 1
-                # While the lane is held: what these publishers publish next then goes into the next batch.
-                _answer(posted, None)
-        except GreetError as error:
-            failure = error
-        finally:
-            self._close_batch(batch)
-            _answer(posted, failure)
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._line.timeout
 
-    def _close_batch(self, batch: Any) -> None:
-        """The next name opens the next batch."""
-        if self._batch is batch:
-            self._batch = None
+    async def _send_alone(self, body: bytes) -> None:
+        batch = self._line.batch()
+        fill(batch, [body], 0)
+        async with self._lane:
+            await self.send(batch, self._deadline())
+
+    async def _send_posted(self, deadline: float) -> None:
+        """Send what waits by then, in as many batches as it fills."""
+        async with self._lane:  # who holds it began earlier, so its deadline comes earlier too
+            bodies, self._bodies = self._bodies, []
+            posted, self._posted = self._posted, []
+            failure: GreetError = PublishUnknown("the line was closed: publish it again, if a double does no harm")
+            try:
+                start = 0
+                while start < len(bodies):
+                    batch = self._line.batch()
+                    end = fill(batch, bodies, start)
+                    await self.send(batch, deadline)
+                    self._crowded = len(bodies) > 1
+                    # Only now: what they publish next is then sent together.
+                    _answer(posted[start:end], None)
+                    start = end
+            except GreetError as error:
+                failure = error
+            finally:
+                _answer(posted, failure)
 
     async def send(self, batch: Any, deadline: float) -> None:
         """Hand `batch` to the broker when its turn comes; return when it is acknowledged.
