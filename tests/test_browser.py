@@ -95,16 +95,16 @@ def code_cells(notebook: Path) -> list[dict[str, Any]]:
 
 
 class Pages:
-    """The notebooks, each run from the menu. While one runs the next does too: much of it is waiting for brokers."""
+    """The notebooks, each run from the menu. While one runs the next two do too: much of it is waiting for brokers."""
 
     def __init__(self, lab: str, browser: Browser) -> None:
         self._lab = lab
         self._browser = browser
         self._running: dict[Path, asyncio.Task[Page]] = {}
 
-    async def of(self, notebook: Path, following: Path | None) -> Page:
+    async def of(self, notebook: Path, *following: Path) -> Page:
         """The page of `notebook`, all of whose cells have run, or which shows an error."""
-        for one in filter(None, (notebook, following)):
+        for one in (notebook, *following):
             if one not in self._running:
                 self._running[one] = asyncio.create_task(self._run(one))
         return await self._running[notebook]
@@ -142,7 +142,7 @@ async def pages(lab: str, browser: Browser) -> AsyncIterator[Pages]:
 async def test_a_notebook_runs_from_the_menu(pages: Pages, request: pytest.FixtureRequest, notebook: Path) -> None:
     cells = code_cells(notebook)
     pictures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"])
-    page = await pages.of(notebook, _following(request))
+    page = await pages.of(notebook, *_following(request)[:2])
     state = await _state(page)
     assert state["errors"] == []
     assert len(state["counts"]) == len(cells)
@@ -153,13 +153,12 @@ async def test_a_notebook_runs_from_the_menu(pages: Pages, request: pytest.Fixtu
     await page.close()
 
 
-def _following(request: pytest.FixtureRequest) -> Path | None:
-    """The notebook of the test that comes next, if one does."""
+def _following(request: pytest.FixtureRequest) -> list[Path]:
+    """The notebooks of the tests that come next."""
     same = [
         one for one in request.session.items if isinstance(one, pytest.Function) and one.function is request.function
     ]
-    rest = same[same.index(request.node) + 1 :]
-    return Path(str(rest[0].callspec.params["notebook"])) if rest else None
+    return [Path(str(one.callspec.params["notebook"])) for one in same[same.index(request.node) + 1 :]]
 
 
 # What the notebook's own model holds: JupyterLab draws only the cells that are in view.

