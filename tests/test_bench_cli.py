@@ -213,7 +213,7 @@ def test_kill_leaves_neither_worker_nor_broker(tmp_path: Path, design: str) -> N
 
 
 def test_a_broker_killed_in_mid_run_is_an_error_and_the_rest_goes_on(tmp_path: Path) -> None:
-    process, family = start(tmp_path, "--designs", "rabbitmq,asyncio", "--guarantee", "at_least_once", "--rounds", "20")
+    process, family = start(tmp_path, "--designs", "rabbitmq,asyncio", "--guarantee", "at_least_once", "--rounds", "10")
     for one in family:
         if one.name() == "beam.smp":
             one.kill()
@@ -224,7 +224,7 @@ def test_a_broker_killed_in_mid_run_is_an_error_and_the_rest_goes_on(tmp_path: P
     (folder,) = tmp_path.iterdir()
     rows = bench.load(folder)
     assert (rows["error"].notna() & (rows["design"] == "rabbitmq")).any()
-    assert (rows["design"] == "asyncio").sum() == 20 * 3
+    assert (rows["design"] == "asyncio").sum() == 10 * 3
     assert bench.about(folder)["complete"] is True
     assert "Not all went well" in printed
     assert gone(family)

@@ -31,6 +31,7 @@ SERVER_OPTIONS = (
 )
 # Java 25 takes some of them for others, says so, and goes on without.
 NO_ADAPTERS = ("-XX:+UnlockDiagnosticVMOptions", "-XX:-AOTAdapterCaching")
+RECORD = "-XX:AOTCacheOutput="
 LOGGING = """\
 rootLogger.level = INFO
 rootLogger.appenderRef.console.ref = console
@@ -95,7 +96,7 @@ async def start_once(java: Sequence[str], cache: Path) -> None:
     partial.write_bytes(b"")
 
     def build(folder: Path) -> Broker:
-        return prepare(folder, [java[0], *NO_ADAPTERS, f"-XX:AOTCacheOutput={partial}", *java[1:]], 1, {}, None)
+        return prepare(folder, [java[0], *NO_ADAPTERS, f"{RECORD}{partial}", *java[1:]], 1, {}, None)
 
     try:
         async with launched(build, begin) as broker:
@@ -192,7 +193,7 @@ def cluster_settings(controllers: Sequence[int]) -> dict[str, str]:
 
 def format_storage(node: Node, cluster: str) -> None:
     """Run Kafka's StorageTool, which a server's first start needs; raises `ConnectFailed` when it fails."""
-    *java, _, properties = node.command
+    *java, _, properties = (word for word in node.command if not word.startswith(RECORD))
     with node.log.open("ab") as log:
         try:
             subprocess.run(
