@@ -29,7 +29,8 @@ SERVER_OPTIONS = (
     *("-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35"),
     *("-XX:+ExplicitGCInvokesConcurrent", "-Djava.awt.headless=true", "-XX:-UsePerfData"),
 )
-# Java 25 takes some of them for others, says so, and goes on without.
+# Of what Java 25 keeps of a start: it takes some adapters for others, says so, and goes on without. And what it then
+# found worth to compile is no guide to a broker that is measured.
 NO_ADAPTERS = ("-XX:+UnlockDiagnosticVMOptions", "-XX:-AOTAdapterCaching")
 RECORD = "-XX:AOTCacheOutput="
 LOGGING = """\
@@ -72,7 +73,7 @@ async def kafka(
 async def started_before(java: Sequence[str], jars: Sequence[Path]) -> list[str]:
     """Options by which a JVM goes on from what an earlier one had loaded and linked: half of the work of a start.
 
-    That is Java's ahead-of-time cache (JEP 483, 514 and 515), which the Java of the wheel knows: 70 MB
+    That is Java's ahead-of-time cache (JEP 483 and 514), which the Java of the wheel knows: 70 MB
     beside the jars, for each place where that Java is installed. A first start makes it, and makes it anew
     when Java or a jar is newer. Where that fails an empty file says so, and Kafka starts as it does without.
     """
@@ -85,7 +86,7 @@ async def started_before(java: Sequence[str], jars: Sequence[Path]) -> list[str]
             if not cache.exists() or cache.stat().st_mtime < max(one.stat().st_mtime for one in [home, *jars]):
                 await start_once(java, cache)
         if cache.stat().st_size:
-            return [*NO_ADAPTERS, f"-XX:AOTCache={cache}"]
+            return [*NO_ADAPTERS, "-XX:-AOTReplayTraining", f"-XX:AOTCache={cache}"]
     return []
 
 
