@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from greet import designs
 from greet.errors import (
     BadName,
     BadURL,
@@ -47,15 +48,6 @@ __all__ = [
     "hello",
 ]
 
-# A design is imported when it is first asked for: nobody waits for a library that is not used.
-_DESIGNS = {
-    "asyncio": "greet.designs.asyncio_queue:AsyncioLine",
-    "amqp": "greet.designs.rabbitmq:RabbitMQLine",
-    "amqps": "greet.designs.rabbitmq:RabbitMQLine",
-    "kafka": "greet.designs.kafka:KafkaLine",
-    "kafka+ssl": "greet.designs.kafka:KafkaLine",
-}
-
 
 def connect(url: str, topic: str = "names", *, guarantee: Guarantee | None = None) -> Line:
     """A line to `topic` over the design that the scheme of `url` names, opened by `async with`.
@@ -68,9 +60,6 @@ def connect(url: str, topic: str = "names", *, guarantee: Guarantee | None = Non
         Unsupported: the design cannot give that guarantee.
         ConnectFailed: by `async with`, when no connection comes about by the deadline.
     """
-    scheme = url.partition(":")[0]
-    if scheme not in _DESIGNS:
-        raise BadURL(f"no design has the scheme {scheme[:40]!a}: use one of {', '.join(_DESIGNS)}")
-    module, _, name = _DESIGNS[scheme].partition(":")
-    design: type[Line] = getattr(import_module(module), name)
-    return design(url, topic, guarantee)
+    module, _, name = designs.of_url(url).line.partition(":")
+    line: type[Line] = getattr(import_module(module), name)
+    return line(url, topic, guarantee)
