@@ -13,9 +13,8 @@ Read `greet.line` for the promises, then `greet.designs` for the three ways to k
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from greet import designs
+from greet.address import parse
 from greet.errors import (
     BadName,
     BadURL,
@@ -26,6 +25,7 @@ from greet.errors import (
     PublishFailed,
     PublishUnknown,
     Unsupported,
+    WrongUse,
 )
 from greet.line import Guarantee, Line, Subscription
 from greet.names import goodbye, hello
@@ -43,6 +43,7 @@ __all__ = [
     "PublishUnknown",
     "Subscription",
     "Unsupported",
+    "WrongUse",
     "connect",
     "goodbye",
     "hello",
@@ -60,6 +61,6 @@ def connect(url: str, topic: str = "names", *, guarantee: Guarantee | None = Non
         Unsupported: the design cannot give that guarantee.
         ConnectFailed: by `async with`, when no connection comes about by the deadline.
     """
-    module, _, name = designs.of_url(url).line.partition(":")
-    line: type[Line] = getattr(import_module(module), name)
-    return line(url, topic, guarantee)
+    design = designs.of_url(url)
+    address = parse(url, design)
+    return design.line_class(address)(design, address, topic, guarantee)

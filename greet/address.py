@@ -6,9 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from greet.errors import BadURL
+
+if TYPE_CHECKING:
+    from greet.designs import Design
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,16 @@ class Address:
         return f"{self.scheme}:{'//' if where else ''}{login}{where}{self.path}"
 
 
-def parse(url: str, port: int, known: tuple[str, ...]) -> Address:
-    """Take `url` apart; `port` is the default one, `known` are the keys that its query may have.
+def parse(url: str, design: Design) -> Address:
+    """Take `url`, one of `design`, apart.
 
     Raises:
         BadURL: it has no host, a port that is no number, or a key that is not known. A password
             that would cross a network unencrypted is refused too, unless the query has
             `cleartext=yes`.
     """
-    known = ("timeout", "cleartext", *known) if port else ("timeout", *known)
+    port = dict(zip(design.schemes, design.ports, strict=True))[url.partition(":")[0].lower()]
+    known = ("timeout", "path", "cleartext", *design.keys) if port else ("timeout", "path", *design.keys)
     shown = url.rpartition("@")[2]  # what may hold a password is never repeated
     if re.search("//[^/?#]*[/?#].*@", url):
         raise BadURL("an @ stands behind the host of the URL: in a user or password write @ / ? # as %40 %2F %3F %23")

@@ -4,6 +4,7 @@
     ├── BadName           this is no name; it was not sent
     ├── BadURL            this address cannot be understood
     ├── Unsupported       the design cannot do that, by its nature
+    ├── WrongUse          not entered, entered twice, or used by another task or event loop; nothing was done
     ├── BrokerMissing     no broker was found and none could be started
     ├── ConnectFailed     a broker was named, but no usable connection came about
     ├── PublishFailed     surely not accepted: publishing again makes no duplicate
@@ -39,6 +40,10 @@ class BadURL(GreetError, ValueError):
 
 class Unsupported(GreetError):
     """The design cannot do that, by its nature."""
+
+
+class WrongUse(GreetError, RuntimeError):
+    """Not entered, entered twice at once, or used by another task, event loop or thread. Nothing was done."""
 
 
 class BrokerMissing(GreetError):

@@ -286,7 +286,7 @@ async def test_a_slow_group_never_fills_memory(line: Line, case: Case) -> None:
             assert not done or len(made) == 2000
         else:
             assert done
-        assert len(names._batch) * len(name) < 12_000_000
+        assert len(names._batch.names) * len(name) < 12_000_000
         task.cancel()
         await asyncio.wait({task})
 

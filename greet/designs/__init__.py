@@ -6,10 +6,18 @@ its file in this folder, and its record in `DESIGNS`.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from greet.errors import BadURL
 from greet.line import Guarantee
+
+if TYPE_CHECKING:
+    from greet.address import Address
+    from greet.line import Line
 
 ALL = (Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE)
 
@@ -44,6 +52,10 @@ class Design:
     """The keys that it knows in the query of its URL, besides those that all know."""
     guarantees: tuple[Guarantee, ...]
     """What it can promise, the strongest last."""
+    fast: str = ""
+    """The class of its line by a faster way, if there is one: that is taken unless the URL says `path=plain`."""
+    fast_for: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """The versions of the drivers that the faster way knows; with others the plain way is taken."""
     product: Product | None = None
     """The broker that it needs; None if it lives in one process."""
 
@@ -80,6 +92,26 @@ class Design:
     def scheme(self) -> str:
         """The scheme of a URL that is not encrypted."""
         return self.schemes[0]
+
+    def line_class(self, address: Address) -> type[Line]:
+        """The class of a line to `address`, by the way that its `path` names: fast (the default), or plain."""
+        path = address.choice("path", "fast", "plain")
+        name = self.fast if self.fast and path == "fast" and self._knows_drivers() else self.line
+        module, _, of_module = name.partition(":")
+        found: type[Line] = getattr(import_module(module), of_module)
+        return found
+
+    def _knows_drivers(self) -> bool:
+        for driver, known in self.fast_for:
+            if (here := version(driver)) not in known:
+                warnings.warn(
+                    f"greet takes the plain way over {self.title}: its fast one knows {driver} {' and '.join(known)},"
+                    f" and this is {here}",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+                return False
+        return True
 
     def url(self, of_product: str) -> str:
         """The URL of this design for a broker whose URL, of any design of its product, is `of_product`."""

@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Sequence
 
-from greet.errors import ConnectionLost, GreetError, PublishFailed, PublishUnknown, Unsupported
-from greet.line import LEFT, Guarantee, Line, Subscription, chunks, plain
-from greet.names import SHORT, check
+from greet.address import Address
+from greet.designs import Design
+from greet.errors import PublishFailed, PublishUnknown
+from greet.line import Batch, Guarantee, Line, Poison, Subscription
 
-ENTRY = 100  # names, at most, that one entry of a queue holds
 PREFETCH = 100  # entries, at most, that a member takes at once: its fair share of what waits
 
 
@@ -50,124 +48,82 @@ _topics: dict[asyncio.AbstractEventLoop, dict[str, dict[str, _Group]]] = {}
 class AsyncioLine(Line):
     """`asyncio:`, or with the size of each queue, `asyncio:?maxsize=1000`."""
 
-    guarantees = (Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE)
-    port = 0
-    keys = ("maxsize",)
+    names_at_once = 100
+    ahead = 1
     _groups: dict[str, _Group]
 
-    def __init__(self, url: str, topic: str, guarantee: Guarantee | None) -> None:
-        super().__init__(url, topic, guarantee)
+    def __init__(self, design: Design, address: Address, topic: str, guarantee: Guarantee | None) -> None:
+        super().__init__(design, address, topic, guarantee)
         self._maxsize = max(1, int(self.address.number("maxsize", 1000)))
 
-    async def __aenter__(self) -> Self:
+    async def _connect(self, deadline: float) -> None:
         for closed in [loop for loop in _topics if loop.is_closed()]:
             del _topics[closed]
         topics = _topics.setdefault(asyncio.get_running_loop(), {})
         self._groups = topics.setdefault(self.topic, {})
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def _disconnect(self, deadline: float, *, clean: bool) -> None:
         """The groups keep their names as long as the loop lives."""
 
-    async def publish(self, name: str) -> None:
-        if not (type(name) is str and name.isprintable() and 0 < len(name) <= SHORT):
-            check(name)  # the usual name is spared the call
-        entry = [name]
-        if full := self._put(entry):
-            await self._wait_and_put(full, entry)
-
-    async def publish_many(self, names: Iterable[str]) -> int:
-        accepted = 0
-        try:
-            for chunk in chunks(names, ENTRY):
-                if full := self._put(chunk):
-                    await self._wait_and_put(full, chunk)
-                accepted += len(chunk)
-        except GreetError as error:
-            error.accepted = accepted
-            raise
-        return accepted
-
-    def _put(self, entry: list[str]) -> Sequence[_Group]:
-        """Put `entry` into each queue that has room; the groups whose queue has none."""
+    async def _send(self, names: list[str], deadline: float) -> int:
         if not self._groups:
             raise PublishFailed(f"no group has ever read {self.topic}, so a name has nowhere to go: subscribe first")
-        full: Sequence[_Group] = ()
+        full = []
         for group in self._groups.values():
             try:
-                group.queue.put_nowait(entry)
+                group.queue.put_nowait(names)
             except asyncio.QueueFull:
-                full = [*full, group]
-        return full
+                full.append(group)
+        if full:
+            await self._wait_for_room(full, names, deadline)
+        return len(names)
 
-    async def _wait_and_put(self, full: Sequence[_Group], entry: list[str]) -> None:
+    async def _wait_for_room(self, full: Sequence[_Group], names: list[str], deadline: float) -> None:
         failure = PublishFailed if len(full) == len(self._groups) else PublishUnknown
         for group in full:
             try:
-                async with asyncio.timeout(self.timeout):
-                    await group.queue.put(entry)
+                async with asyncio.timeout_at(deadline):
+                    await group.queue.put(names)
             except TimeoutError:
                 raise failure(f"a group of {self.topic} was full for {self.timeout:g} s: read it") from None
             failure = PublishUnknown  # from here on, some group has it
 
-    def group(self, name: str) -> _Group:
+    def _group(self, name: str) -> _Group:
         """The group of that name, which is made when it is first asked for."""
         return self._groups.setdefault(name, _Group(self._maxsize))
 
-    def subscribe(self, group: str, *, replay: bool = False) -> AsyncioSubscription:
-        if replay:
-            raise Unsupported("asyncio keeps no name that was read, so it cannot replay: use kafka")
-        return AsyncioSubscription(self, plain("group", group))
+    def _subscription(self, group: str, *, replay: bool) -> AsyncioSubscription:
+        return AsyncioSubscription(self, group, replay=replay)
 
 
 class AsyncioSubscription(Subscription):
     """A member of a group: it takes entries from the group's queue."""
 
-    _group: _Group
+    _line: AsyncioLine
+    _members: _Group
 
-    def __init__(self, line: AsyncioLine, group: str) -> None:
-        super().__init__()
-        self._line = line
-        self._name = group
-        self._waiting: set[asyncio.Task[Any]] = set()  # tasks, for the queue's next entry
+    async def _join(self, deadline: float) -> None:
+        self._members = self._line._group(self._group)
+        self._members.members += 1
 
-    async def __aenter__(self) -> Self:
-        self._group = self._line.group(self._name)
-        self._group.members += 1
-        self._left = False
-        return self
-
-    async def _receive(self) -> list[str]:
-        if self._left:
-            raise ConnectionLost(LEFT)
-        group = self._group
+    async def _next(self) -> list[Batch | Poison]:
+        group = self._members
         if group.returned:
-            return group.returned.popleft()
-        batch = list(await self._wait() if group.queue.empty() else group.queue.get_nowait())
+            return [Batch(group.returned.popleft())]
+        names = [*(await group.queue.get())]
         for _ in range(min(group.queue.qsize() // group.members, PREFETCH)):
-            batch += group.queue.get_nowait()
-        return batch
+            names += group.queue.get_nowait()
+        return [Batch(names)]
 
-    async def _wait(self) -> list[str]:
-        task = asyncio.current_task()
-        assert task  # there is one wherever something is awaited
-        self._waiting.add(task)
-        try:
-            return await self._group.queue.get()
-        except asyncio.CancelledError:
-            if task not in self._waiting and not task.uncancel():  # by `_leave`, and by nobody else
-                raise ConnectionLost(LEFT) from None
-            raise
-        finally:
-            self._waiting.discard(task)
+    async def _settle(self, batch: Batch, count: int) -> None:
+        """It is in no queue any more."""
 
-    async def _leave(self) -> None:
-        rest = self._batch[self._taken if self._line.guarantee is Guarantee.AT_MOST_ONCE else self._settled :]
-        self._batch, self._taken, self._settled, self._left = [], 0, 0, True
-        self._group.members -= 1
-        while self._waiting:
-            self._waiting.pop().cancel()
-        if rest:
-            self._group.give_back(rest)
+    async def _bury(self, poison: Poison, deadline: float) -> None:
+        """No message is other than a name here."""
+
+    async def _give_back(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            self._members.give_back(batch.names)
+
+    async def _part(self, deadline: float, *, clean: bool) -> None:
+        self._members.members -= 1
