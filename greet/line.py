@@ -17,7 +17,7 @@ import re
 from abc import ABC, abstractmethod
 from asyncio import current_task, get_running_loop
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from greet.errors import BadName, BadURL, ConnectionLost, GreetError, PublishFailed, Unsupported, WrongUse
-from greet.names import check, check_all, decode
+from greet.names import USUAL, check, check_all, decode
 
 if TYPE_CHECKING:
     from greet.address import Address
@@ -169,10 +169,12 @@ class Line(Entered, ABC):
             PublishUnknown: a time-out or a lost confirm; it may have been accepted.
             WrongUse: the line was not entered, or belongs to another event loop; nothing was sent.
         """
-        if (loop := get_running_loop()) is not self._loop:
+        if get_running_loop() is not self._loop:
             raise self._refusal()
-        check(name)
-        await self._send([name], loop.time() + self.timeout)
+        if not (type(name) is str and 0 < len(name) <= USUAL and name.isprintable()):
+            check(name)  # the usual name is spared the call
+        if under_way := self._post(name):
+            await under_way
 
     async def publish_many(self, names: Iterable[str] | AsyncIterable[str]) -> int:
         """The fast way: publish names, however many, in order; return how many were accepted.
@@ -263,6 +265,10 @@ class Line(Entered, ABC):
         Raises:
             PublishFailed, PublishUnknown: with `accepted`, how many of them surely are.
         """
+
+    def _post(self, name: str) -> Awaitable[object] | None:
+        """Send one name: what is returned is awaited, if it is not accepted at once. Raises as `_send` does."""
+        return self._send([name], self._deadline())
 
     @abstractmethod
     def _subscription(self, group: str, *, replay: bool) -> Subscription:
@@ -368,6 +374,7 @@ class Subscription(Entered, ABC):
         """Begin anew: nothing of an earlier entry counts."""
         self._batch = Batch([])  # what is handed out; its names before
         self._taken = 0  # this one were handed out,
+        self._stop = 0  # up to this one they may be before the clock is looked at,
         self._settled = 0  # those before this one of them are handled too,
         self._told = 0  # and of those before this one the design was told
         self._runs: deque[Batch | Poison] = deque()  # what comes next
@@ -378,7 +385,8 @@ class Subscription(Entered, ABC):
         self._news = asyncio.Event()  # something is handed out, or settled and not confirmed
         self._unconfirmed = False
         self._behind = False  # the broker could not be told
-        self._turn_due = 0.0
+        self._turned = 0.0  # when the event loop last had a turn, as far as we know
+        self._looked = 0.0  # when the clock was looked at last
         self._stalled = 0.0  # how long the event loop stood still, at most
 
     async def __aenter__(self) -> Self:
@@ -395,7 +403,7 @@ class Subscription(Entered, ABC):
                 await self._part(self._line._deadline(), clean=False)
             raise
         self._open()
-        self._turn_due = monotonic() + TURN_SECONDS
+        self._turned = monotonic()
         self._settling = asyncio.create_task(self._keep_settling())
         return self
 
@@ -415,18 +423,19 @@ class Subscription(Entered, ABC):
         await asyncio.wait([self._settling])
         batch, count, told = self._batch, self._settled, self._told
         rest = [Batch(batch.names[count:], batch.origins[count:], batch.source), *self._runs]
-        self._batch, self._taken = Batch([]), 0
+        self._batch, self._taken, self._stop = Batch([]), 0, 0
         self._runs.clear()
         lost: ConnectionLost | None = None
-        for step in (
-            lambda: self._settle(batch, count) if count > told else _nothing(),
-            lambda: self._give_back([one for one in rest if isinstance(one, Batch) and one.names]),
-            lambda: self._part(self._line._deadline(), clean=clean),
-        ):
-            try:
-                await step()
-            except ConnectionLost as error:
-                lost = lost or error
+        try:
+            if count > told:
+                await self._settle(batch, count)
+            await self._give_back([one for one in rest if isinstance(one, Batch) and one.names])
+        except ConnectionLost as failure:
+            lost = failure
+        try:
+            await self._part(self._line._deadline(), clean=clean)
+        except ConnectionLost as failure:
+            lost = failure
         if lost and clean:
             raise ConnectionLost(f"{lost}{self._stall()}") from lost
 
@@ -437,13 +446,11 @@ class Subscription(Entered, ABC):
         if current_task() is not self._owner:
             self._take_over()
         self._settled = self._taken
-        if monotonic() > self._turn_due:
-            await self._turn()
-        while self._taken >= len(self._batch.names):
-            await self._receive()
-        name = self._batch.names[self._taken]
-        self._taken += 1
-        return name
+        if self._taken >= self._stop:
+            await self._go_on()
+        taken = self._taken
+        self._taken = taken + 1
+        return self._batch.names[taken]
 
     def batches(self) -> AsyncIterator[list[str]]:
         """The fast way: lists of names, never empty; a list is settled as a whole by the next one."""
@@ -453,13 +460,10 @@ class Subscription(Entered, ABC):
         if current_task() is not self._owner:
             self._take_over()
         self._settled = self._taken
-        if monotonic() > self._turn_due:
-            await self._turn()
-        while self._taken >= len(self._batch.names):
-            await self._receive()
+        await self._go_on()
         names = self._batch.names
         rest = names[self._taken :] if self._taken else names.copy()
-        self._taken = len(names)
+        self._taken = self._stop = len(names)
         return rest
 
     # ------------------------------------------------------------------ who may ask, and when
@@ -478,10 +482,21 @@ class Subscription(Entered, ABC):
     def _refusal(self) -> GreetError:
         return ConnectionLost(LEFT) if self._state is State.LEFT else super()._refusal()
 
-    async def _turn(self) -> None:
-        """Let the event loop do what else is due: a handler that never awaits would be taken for dead."""
-        await asyncio.sleep(0.001)  # long enough for an answer of the broker
-        self._turn_due = monotonic() + TURN_SECONDS
+    async def _go_on(self) -> None:
+        """See to it that there is a name to hand out, and that the event loop has a turn now and then.
+
+        A handler that never awaits would else be taken for dead, as no heartbeat is sent meanwhile.
+        """
+        if monotonic() - self._turned > TURN_SECONDS:
+            await asyncio.sleep(0.001)  # long enough for an answer of the broker
+            self._turned = monotonic()
+        while self._taken >= len(self._batch.names):
+            await self._receive()
+        # The clock is looked at before each name, or where eight take less than the turn does, each eighth.
+        now, before = monotonic(), self._looked
+        self._looked = now
+        quick = now - before < TURN_SECONDS / 2
+        self._stop = min(len(self._batch.names), self._taken + (8 if quick else 1))
 
     async def _receive(self) -> None:
         """Settle the batch that is handled, and get the next one."""
@@ -511,18 +526,19 @@ class Subscription(Entered, ABC):
         if not self._runs:
             self._runs.extend(await self._next())
         run = self._runs[0]
+        deadline = self._line._deadline()
         if isinstance(run, Poison):
             self._idle.clear()  # a rebalance waits for it, so that it is kept once
             try:
-                await self._bury(run, self._line._deadline())
+                await self._bury(run, deadline)
             finally:
                 self._idle.set()
+            self._done_with(run)
             self._unconfirmed = True
             self._news.set()
-        elif self._early and not await self._settle_ahead(run, self._line._deadline()):
-            self._done_with(run)
             return False
-        if not self._done_with(run) or isinstance(run, Poison):
+        mine = not self._early or await self._settle_ahead(run, deadline)
+        if not self._done_with(run) or not mine:
             return False
         self._batch, self._taken, self._settled = run, 0, 0
         self._told = len(run.names) if self._early else 0
@@ -541,11 +557,12 @@ class Subscription(Entered, ABC):
         """Forget what was not handed out: it comes again from the broker, to this or another member."""
         self._runs.clear()
         del self._batch.names[self._taken :]
+        self._stop = min(self._stop, self._taken)
 
     # -------------------------------------------------------------------------------- settling
 
     async def _keep_settling(self) -> None:
-        """Tell the broker ten times a second what is handled: nobody waits for it, and a slow handler is settled too."""
+        """Tell the broker ten times a second what is handled: nobody waits for that, and a slow handler is told too."""
         now = get_running_loop().time
         while True:
             await self._news.wait()
@@ -643,10 +660,6 @@ class _Batches:
         return await self._subscription._next_batch()
 
 
-async def _nothing() -> None:
-    """Nothing is to be done."""
-
-
 def plain(what: str, text: str) -> str:
     """`text`, if every broker takes it as the name of a topic or group; else `BadURL`."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", text):
@@ -692,19 +705,17 @@ async def arriving(names: AsyncIterable[str], size: int) -> AsyncIterator[list[s
 
     reading = asyncio.create_task(read())
     try:
-        end: Exception | None | bool = False
-        while end is False:
+        one: str | Exception | None = ""
+        while isinstance(one, str):
             some = []
-            while not some or not come.empty():
-                one = await come.get()
-                if not isinstance(one, str):
-                    end = one
-                    break
+            while isinstance(one := await come.get(), str):
                 some.append(one)
+                if come.empty():
+                    break
             if some:
                 yield some
-        if end:
-            raise end
+        if one:
+            raise one
     finally:
         reading.cancel()
         await asyncio.wait([reading])

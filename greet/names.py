@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from greet.errors import BadName
 
 MAX_BYTES = 65_536
+USUAL = 500  # characters that a usual name has at most
 SHORT = MAX_BYTES // 4  # characters that are never more bytes than that: one has four at most
 JOINERS = "\u200c\u200d"  # real names use them: Persian ZWNJ, the ZWJ of Indic scripts
-LONG = 500  # characters, from which on it pays to look at ASCII as bytes
+LONG = USUAL  # characters, from which on it pays to look at ASCII as bytes
 _CONTROLS = bytes([*range(32), 127])  # those of ASCII, which has no other invisible character
 _FORBIDDEN = {
     "Cc": "a control character",

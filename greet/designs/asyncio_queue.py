@@ -4,8 +4,8 @@
     publish ─► topic ──┤
                        └─► Queue "goodbye" ─► its members
 
-An entry of a queue is a list of names: one name from `publish`, up to 100 from `publish_many`,
-which so wakes a consumer once for a hundred names. A queue holds at most `maxsize` entries
+An entry of a queue is a list of names: one name from `publish`, up to 200 from `publish_many`,
+which so wakes a consumer once for two hundred names. A queue holds at most `maxsize` entries
 (1,000) of at most 65,536 characters each, so it cannot fill the memory: a publisher waits.
 
 All of it lives as long as the process and its event loop: nothing survives them.
@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from greet.address import Address
 from greet.designs import Design
 from greet.errors import PublishFailed, PublishUnknown
 from greet.line import Batch, Guarantee, Line, Poison, Subscription
 
-PREFETCH = 100  # entries, at most, that a member takes at once: its fair share of what waits
+PREFETCH = 50  # entries, at most, that a member takes at once: its fair share of what waits
 
 
 class _Group:
@@ -48,7 +49,7 @@ _topics: dict[asyncio.AbstractEventLoop, dict[str, dict[str, _Group]]] = {}
 class AsyncioLine(Line):
     """`asyncio:`, or with the size of each queue, `asyncio:?maxsize=1000`."""
 
-    names_at_once = 100
+    names_at_once = 200
     ahead = 1
     _groups: dict[str, _Group]
 
@@ -65,18 +66,25 @@ class AsyncioLine(Line):
     async def _disconnect(self, deadline: float, *, clean: bool) -> None:
         """The groups keep their names as long as the loop lives."""
 
+    def _post(self, name: str) -> Coroutine[Any, Any, None] | None:
+        return self._put([name])
+
     async def _send(self, names: list[str], deadline: float) -> int:
+        if waiting := self._put(names):
+            await waiting
+        return len(names)
+
+    def _put(self, names: list[str]) -> Coroutine[Any, Any, None] | None:
+        """Put `names` into the queue of each group; what is returned waits for those that have no room."""
         if not self._groups:
             raise PublishFailed(f"no group has ever read {self.topic}, so a name has nowhere to go: subscribe first")
-        full = []
+        full: Sequence[_Group] = ()
         for group in self._groups.values():
             try:
                 group.queue.put_nowait(names)
             except asyncio.QueueFull:
-                full.append(group)
-        if full:
-            await self._wait_for_room(full, names, deadline)
-        return len(names)
+                full = (*full, group)
+        return self._wait_for_room(full, names, self._deadline()) if full else None
 
     async def _wait_for_room(self, full: Sequence[_Group], names: list[str], deadline: float) -> None:
         failure = PublishFailed if len(full) == len(self._groups) else PublishUnknown
