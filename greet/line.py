@@ -111,6 +111,7 @@ class Line(Entered, ABC):
     It belongs to the event loop in which it was entered. After it was left it can be entered again.
     """
 
+    _what = "line"
     names_at_once = 500
     """How many names of `publish_many` are sent together, at most."""
     characters_at_once = 65_536
@@ -362,6 +363,8 @@ class Subscription(Entered, ABC):
             the `async with`, when the broker could not be told what was handled: it comes again.
         WrongUse: it was not entered, or another task reads it.
     """
+
+    _what = "subscription"
 
     def __init__(self, line: Line, group: str, *, replay: bool) -> None:
         self._line = line

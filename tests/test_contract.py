@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from common import take
 
 import greet
 from greet import Guarantee, Line, Subscription
+from greet.designs import DESIGNS, Design
 
 NAMES = ["Ada", "José", "Zoë", "O'Brien", "Nguyễn Thị Minh", "李小龙", "Владимир", "محمد", "שָׂרָה", "नेहा", "می‌خواهم"]
 MANY = [f"name-{number:013d}" for number in range(3000)]
@@ -22,24 +24,26 @@ AMO, ALO, DURABLE = Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE, Guarantee.D
 class Case:
     """A design with its options, under a guarantee."""
 
-    design: str
+    design: Design
     guarantee: Guarantee
     query: str = ""
 
     def __str__(self) -> str:
-        return "-".join(filter(None, (self.design, self.guarantee.name.lower(), self.query.replace("=", "-"))))
+        return "-".join(filter(None, (self.design.name, self.guarantee.name.lower(), self.query.replace("=", "-"))))
+
+    @property
+    def one_log(self) -> bool:
+        """Whether order holds for all names, and not for those of a partition alone."""
+        return self.design.ordered and "partitions" not in self.query
 
 
 CASES = [
-    Case("asyncio", AMO),
-    Case("asyncio", ALO),
-    *(Case("rabbitmq", guarantee) for guarantee in Guarantee),
-    Case("rabbitmq", DURABLE, "queue_type=quorum"),
-    *(Case("kafka", guarantee) for guarantee in Guarantee),
-    Case("kafka", DURABLE, "partitions=4"),
+    *(Case(design, guarantee) for design in DESIGNS for guarantee in design.guarantees),
+    *(Case(design, design.guarantees[-1], query) for design in DESIGNS for query in design.variants),
+    *(Case(design, guarantee, "path=plain") for design in DESIGNS if design.fast for guarantee in design.guarantees),
 ]
 KEEPING = pytest.mark.parametrize("case", [case for case in CASES if case.guarantee is not AMO], ids=str)
-ORDERED = pytest.mark.parametrize("case", [case for case in CASES if "partitions" not in case.query], ids=str)
+ORDERED = pytest.mark.parametrize("case", [case for case in CASES if case.one_log], ids=str)
 Connect = Callable[[], Line]
 
 
@@ -51,7 +55,8 @@ def case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture
 def connect(case: Case, topic: str, request: pytest.FixtureRequest) -> Connect:
     """Makes lines of the case to a topic of this test's own."""
-    url = "asyncio:" if case.design == "asyncio" else request.getfixturevalue(f"{case.design}_url")
+    product = case.design.product
+    url = case.design.url(request.getfixturevalue(f"{product.name}_url") if product else f"{case.design.scheme}:")
     if case.query:
         url = f"{url}{'&' if '?' in url else '?'}{case.query}"
     return lambda: greet.connect(url, topic, guarantee=case.guarantee)
@@ -70,7 +75,7 @@ async def nothing_comes(names: Subscription) -> None:
 
 def same(case: Case, got: list[str], wanted: list[str]) -> bool:
     """Equal, in order too; over several partitions, order holds for each of them."""
-    return got == wanted if "partitions" not in case.query else sorted(got) == sorted(wanted)
+    return got == wanted if case.one_log else sorted(got) == sorted(wanted)
 
 
 # 1. Live on entry
@@ -130,7 +135,7 @@ async def test_members_of_a_group_share(line: Line, connect: Connect, case: Case
             for task in members:
                 task.cancel()
         assert sorted(shares[0] + shares[1]) == MANY
-        if case.design != "kafka" or "partitions" in case.query:  # one partition has one reader
+        if case.design.deals_out or "partitions" in case.query:  # one partition has one reader
             assert all(shares)
 
 
@@ -235,6 +240,105 @@ async def test_what_was_not_handed_out_stays(line: Line, case: Case) -> None:
         await nothing_comes(names)
 
 
+@ORDERED
+async def test_entering_again_begins_anew(line: Line, case: Case) -> None:
+    """What an earlier entry of the same subscription had in hand comes again, and is not settled by the later one."""
+    names = line.subscribe("hello")
+    async with names:
+        await line.publish_many(NAMES)
+    for _ in range(3):
+        with pytest.raises(Crash):
+            async with names:
+                assert len(await anext(names.batches())) > 0
+                raise Crash
+        if case.guarantee is AMO:  # it waives the promise
+            return
+    async with line.subscribe("hello") as others:
+        assert await take(others, len(NAMES)) == NAMES
+        await nothing_comes(others)
+
+
+async def test_a_subscription_is_for_one_task(line: Line) -> None:
+    """A second task that asks while the first waits or handles is refused at once: it would settle what is in hand."""
+    async with line.subscribe("hello") as names:
+        waiting = asyncio.create_task(anext(names))
+        await asyncio.sleep(0.02)
+        for asking in (anext(names), anext(names.batches())):
+            with pytest.raises(greet.WrongUse, match="let each task subscribe itself"):
+                await asking
+        await line.publish("Ada")
+        assert await waiting == "Ada"
+        await line.publish_many(NAMES[1:3])
+        assert await take(names, 1) == NAMES[1:2]
+        other = asyncio.create_task(anext(names))
+        with pytest.raises(greet.WrongUse, match="let each task subscribe itself"):
+            await other
+        assert await take(names, 1) == NAMES[2:3]
+
+
+@KEEPING
+async def test_the_name_that_a_failed_task_handled_is_not_settled_by_another(line: Line) -> None:
+    async def handle() -> None:
+        await anext(names)
+        raise Crash
+
+    with pytest.raises(greet.WrongUse, match="failed while it handled a name"):
+        async with line.subscribe("hello") as names:
+            await line.publish("Ada")
+            with pytest.raises(Crash):
+                await asyncio.create_task(handle())
+            await anext(names)
+    async with line.subscribe("hello") as names:
+        assert await take(names, 1) == ["Ada"]
+
+
+async def test_a_pool_of_workers_loses_nothing(line: Line, case: Case) -> None:
+    got: list[str] = []
+
+    async def worker() -> None:
+        async with line.subscribe("hello") as names:
+            ready.release()
+            async for name in names:
+                await asyncio.sleep(0)
+                got.append(name)
+
+    ready = asyncio.Semaphore(0)
+    async with asyncio.TaskGroup() as pool:
+        workers = [pool.create_task(worker()) for _ in range(3)]
+        for _ in workers:
+            await ready.acquire()
+        await line.publish_many(MANY[:300])
+        async with asyncio.timeout(20):
+            while len(got) < 300:
+                await asyncio.sleep(0.01)
+        for task in workers:
+            task.cancel()
+    assert set(got) == set(MANY[:300])
+    if case.guarantee is AMO:
+        assert len(got) == 300
+
+
+async def test_the_loop_has_turns_while_a_handler_never_awaits(line: Line) -> None:
+    """Else heartbeats and settlements would wait for the end of a batch, and the member be taken for dead."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with line.subscribe("hello") as names:
+        await line.publish_many(MANY[:100])
+        assert await take(names, 1)
+        counting = asyncio.create_task(count())
+        for _ in range(60):
+            time.sleep(0.02)  # noqa: ASYNC251
+            await anext(names)
+        counting.cancel()
+    assert turns >= 6
+
+
 # 4. Order
 
 
@@ -264,6 +368,31 @@ async def test_concurrent_publishers_lose_nothing(line: Line, count: int, size: 
         assert sorted(await take(names, count)) == published
 
 
+async def test_publish_many_takes_what_comes_by_and_by(line: Line, case: Case) -> None:
+    """Names of an async iterable are sent as they come, and are not kept until a list is full."""
+    go_on = asyncio.Event()
+
+    async def some() -> AsyncIterator[str]:
+        for name in MANY[:700]:
+            yield name
+        await go_on.wait()
+        yield "last"
+
+    async with line.subscribe("hello") as names:
+        task = asyncio.create_task(line.publish_many(some()))
+        assert same(case, await take(names, 700, many=True), MANY[:700])
+        go_on.set()
+        assert await task == 701
+        assert await take(names, 1) == ["last"]
+
+
+async def test_publish_many_of_one_str_is_refused(line: Line) -> None:
+    async with line.subscribe("hello") as names:
+        with pytest.raises(greet.BadName, match="a str is one name"):
+            await line.publish_many("Ada")
+        await nothing_comes(names)
+
+
 # 5. Bounded
 
 
@@ -281,8 +410,8 @@ async def test_a_slow_group_never_fills_memory(line: Line, case: Case) -> None:
     async with line.subscribe("hello") as names:
         task = asyncio.create_task(line.publish_many(stream()))
         assert await take(names, 1) == [name]
-        done, _ = await asyncio.wait({task}, timeout=1 if case.design == "asyncio" else 30)
-        if case.design == "asyncio":  # 1,000 entries of at most 65,536 characters
+        done, _ = await asyncio.wait({task}, timeout=1 if case.design.in_process else 30)
+        if case.design.in_process:  # 1,000 entries of at most 65,536 characters
             assert not done or len(made) == 2000
         else:
             assert done
@@ -315,26 +444,21 @@ async def test_the_guarantee_is_kept_in_mind(line: Line, case: Case) -> None:
     assert case.guarantee.name in repr(line)
 
 
-@pytest.mark.parametrize(
-    ("url", "strongest"), [("asyncio:", ALO), ("amqp://localhost", DURABLE), ("kafka://localhost", DURABLE)]
-)
-def test_left_out_it_is_the_strongest(url: str, strongest: Guarantee) -> None:
-    assert greet.connect(url).guarantee is strongest
-
-
-def test_asyncio_refuses_durable() -> None:
-    with pytest.raises(
-        greet.Unsupported, match="asyncio cannot promise DURABLE: ask for AT_MOST_ONCE or AT_LEAST_ONCE"
-    ):
-        greet.connect("asyncio:", guarantee=DURABLE)
+@pytest.mark.parametrize("design", DESIGNS, ids=lambda design: design.name)
+def test_left_out_it_is_the_strongest(design: Design) -> None:
+    url = f"{design.scheme}:" if design.in_process else f"{design.scheme}://localhost"
+    assert greet.connect(url).guarantee is design.guarantees[-1]
+    for guarantee in set(Guarantee) - set(design.guarantees):
+        with pytest.raises(greet.Unsupported, match=f"cannot promise {guarantee.name}: ask for AT_MOST_ONCE or"):
+            greet.connect(url, guarantee=guarantee)
 
 
 # 8. Replay
 
 
 async def test_replay(line: Line, case: Case) -> None:
-    if case.design != "kafka":
-        with pytest.raises(greet.Unsupported, match="kafka"):
+    if not case.design.replays:
+        with pytest.raises(greet.Unsupported, match="cannot replay: use "):
             line.subscribe("late", replay=True)
         return
     await line.publish_many(NAMES)
@@ -359,13 +483,57 @@ async def test_without_replay_a_new_group_starts_now(line: Line) -> None:
 @pytest.mark.parametrize("many", [False, True], ids=["each", "many"])
 async def test_a_topic_that_no_group_has_read(line: Line, case: Case, many: bool) -> None:
     publishing = line.publish_many(["Ada"]) if many else line.publish("Ada")
-    if case.design == "kafka":
+    if case.design.keeps_unread:
         await publishing
         async with line.subscribe("hello", replay=True) as names:
             assert await take(names, 1) == ["Ada"]
     else:
         with pytest.raises(greet.PublishFailed, match="no group has ever read"):
             await publishing
+
+
+# Who may call what, and when
+
+
+async def test_what_was_not_entered_is_refused(connect: Connect) -> None:
+    line = connect()
+    with pytest.raises(greet.WrongUse, match="was not entered: use `async with`"):
+        await line.publish("Ada")
+    with pytest.raises(greet.WrongUse, match="was not entered: use `async with`"):
+        await line.publish_many(["Ada"])
+    with pytest.raises(greet.WrongUse, match="was not entered: use `async with`"):
+        await line.subscribe("hello").__aenter__()
+    async with line:
+        with pytest.raises(greet.WrongUse, match="was not entered: use `async with`"):
+            await anext(line.subscribe("hello"))
+
+
+async def test_entered_twice_at_once_is_refused(line: Line) -> None:
+    with pytest.raises(greet.WrongUse, match="entered already"):
+        await line.__aenter__()
+    async with line.subscribe("hello") as names:
+        with pytest.raises(greet.WrongUse, match="entered already"):
+            await names.__aenter__()
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+
+
+async def test_a_line_that_was_left_can_be_entered_again(connect: Connect) -> None:
+    line = connect()
+    for name in ("Ada", "Zoë"):
+        async with line, line.subscribe("hello") as names:
+            await line.publish(name)
+            assert await take(names, 1) == [name]
+        with pytest.raises(greet.PublishFailed, match="closed"):
+            await line.publish("late")
+
+
+async def test_another_loop_or_thread_is_refused(line: Line) -> None:
+    async with line.subscribe("hello") as names:
+        for use in (lambda: line.publish("Ada"), lambda: line.publish_many(["Ada"]), names.__anext__):
+            with pytest.raises(greet.WrongUse, match="belongs to another event loop"):
+                await asyncio.to_thread(asyncio.run, use())  # type: ignore[arg-type]
+        await nothing_comes(names)
 
 
 # Names
@@ -403,6 +571,17 @@ async def test_publish_many_of_nothing(line: Line) -> None:
 
 async def test_a_callers_own_error_comes_out_as_it_is(line: Line) -> None:
     def names() -> Iterator[str]:
+        yield "Ada"
+        raise Crash
+
+    async with line.subscribe("hello"):
+        with pytest.raises(Crash):
+            await line.publish_many(names())
+        await line.publish("Zoë")
+
+
+async def test_a_callers_own_error_comes_out_of_an_async_iterable_too(line: Line) -> None:
+    async def names() -> AsyncIterator[str]:
         yield "Ada"
         raise Crash
 

@@ -70,6 +70,10 @@ class Design:
     """A topic has as many partitions as `?partitions=` says; each has one reader of a group at a time."""
     orders_by_key: bool = False
     """Equal names keep their order, however many members share the work."""
+    ordered: bool = True
+    """Names of one publisher reach a group with a single member in the order published."""
+    variants: tuple[str, ...] = ()
+    """What else the query of the URL may say that changes how names travel; the promises hold for each."""
     quorum: str = ""
     """What the query of the URL says so that a topic survives the loss of a member of a cluster."""
 
@@ -160,6 +164,7 @@ DESIGNS = (
         product=RABBITMQ,
         no_replay="a queue of RabbitMQ keeps no name that was settled, so it cannot replay: use kafka",
         deals_out=True,
+        variants=("queue_type=quorum",),
         quorum="queue_type=quorum",
     ),
     Design(
@@ -174,6 +179,7 @@ DESIGNS = (
         keeps_unread=True,
         partitioned=True,
         orders_by_key=True,
+        variants=("partitions=4",),
         quorum="replication=3",
     ),
 )
