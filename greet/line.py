@@ -17,17 +17,16 @@ import re
 from abc import ABC, abstractmethod
 from asyncio import current_task, get_running_loop
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from greet.errors import BadName, BadURL, ConnectionLost, GreetError, PublishFailed, Unsupported, WrongUse
-from greet.names import USUAL, check, check_all, decode
+from greet.names import USUAL, arriving, check, check_all, chunks, decode
 
 if TYPE_CHECKING:
     from greet.address import Address
@@ -195,9 +194,10 @@ class Line(Entered, ABC):
         try:
             try:
                 if isinstance(names, AsyncIterable):
-                    async for some in arriving(names, self.names_at_once):
-                        for part in chunks(some, self.names_at_once, self.characters_at_once):
-                            await bulk.send(part)
+                    async with aclosing(arriving(names, self.names_at_once)) as come:
+                        async for some in come:
+                            for part in chunks(some, self.names_at_once, self.characters_at_once):
+                                await bulk.send(part)
                 else:
                     for part in chunks(names, self.names_at_once, self.characters_at_once):
                         await bulk.send(part)
@@ -390,6 +390,7 @@ class Subscription(Entered, ABC):
         self._behind = False  # the broker could not be told
         self._turned = 0.0  # when the event loop last had a turn, as far as we know
         self._looked = 0.0  # when the clock was looked at last
+        self._alive = 0.0  # when it surely did not stand still
         self._stalled = 0.0  # how long the event loop stood still, at most
 
     async def __aenter__(self) -> Self:
@@ -419,6 +420,8 @@ class Subscription(Entered, ABC):
             self._settled = self._taken
         self._close()
         self._owner = None
+        if not self._idle.is_set():
+            self._notice_a_stall()
         self._idle.set()
         if self._asking and self._asking is not current_task():
             self._asking.cancel()  # it is told that the member has left
@@ -428,19 +431,16 @@ class Subscription(Entered, ABC):
         rest = [Batch(batch.names[count:], batch.origins[count:], batch.source), *self._runs]
         self._batch, self._taken, self._stop = Batch([]), 0, 0
         self._runs.clear()
-        lost: ConnectionLost | None = None
         try:
-            if count > told:
-                await self._settle(batch, count)
-            await self._give_back([one for one in rest if isinstance(one, Batch) and one.names])
-        except ConnectionLost as failure:
-            lost = failure
-        try:
-            await self._part(self._line._deadline(), clean=clean)
-        except ConnectionLost as failure:
-            lost = failure
-        if lost and clean:
-            raise ConnectionLost(f"{lost}{self._stall()}") from lost
+            try:
+                if count > told:
+                    await self._settle(batch, count)
+                await self._give_back([one for one in rest if isinstance(one, Batch) and one.names])
+            finally:
+                await self._part(self._line._deadline(), clean=clean)
+        except ConnectionLost as lost:
+            if clean:
+                raise ConnectionLost(f"{lost}{self._stall()}") from lost
 
     def __aiter__(self) -> Self:
         return self
@@ -513,6 +513,8 @@ class Subscription(Entered, ABC):
                 await self._settle(self._batch, count)
                 self._unconfirmed = True
             self._idle.set()
+            if self._settling.done():
+                self._settling.result()  # it ends by an error alone
             if self._behind:
                 await self._confirm_by(self._line._deadline())
             while not await self._hand_out():
@@ -545,6 +547,7 @@ class Subscription(Entered, ABC):
             return False
         self._batch, self._taken, self._settled = run, 0, 0
         self._told = len(run.names) if self._early else 0
+        self._alive = monotonic()
         self._idle.clear()
         self._news.set()
         return True
@@ -566,20 +569,19 @@ class Subscription(Entered, ABC):
 
     async def _keep_settling(self) -> None:
         """Tell the broker ten times a second what is handled: nobody waits for that, and a slow handler is told too."""
-        now = get_running_loop().time
         while True:
             await self._news.wait()
             self._news.clear()
             while self._unconfirmed or self._told < len(self._batch.names):
-                before = now()
+                self._alive = monotonic()
                 await asyncio.sleep(SETTLE_SECONDS)
-                self._stalled = max(self._stalled, now() - before - SETTLE_SECONDS)
-                if self._told < self._settled:
-                    self._told = self._settled
-                    await self._settle(self._batch, self._settled)
-                    self._unconfirmed = True
-                if self._unconfirmed:
-                    with suppress(ConnectionLost):  # raised when the next names are asked for
+                self._notice_a_stall()
+                with suppress(ConnectionLost):  # raised when the next names are asked for
+                    if self._told < self._settled:
+                        self._told = self._settled
+                        await self._settle(self._batch, self._settled)
+                        self._unconfirmed = True
+                    if self._unconfirmed:
                         await self._confirm_by(self._line._deadline())
 
     async def _confirm_by(self, deadline: float) -> None:
@@ -591,7 +593,11 @@ class Subscription(Entered, ABC):
             self._behind = self._unconfirmed = True
             raise
 
+    def _notice_a_stall(self) -> None:
+        self._stalled = max(self._stalled, monotonic() - self._alive - SETTLE_SECONDS)
+
     def _stall(self) -> str:
+        """What to add to the news that names could not be settled."""
         if self._stalled < STALL_SECONDS:
             return ""
         return (
@@ -668,60 +674,6 @@ def plain(what: str, text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", text):
         raise BadURL(f"{what} {text[:40]!a} is no plain word: use up to 200 of A-Z a-z 0-9 . _ -")
     return text
-
-
-# ------------------------------------------------------------------------ lists of names, for designs
-
-
-def chunks(names: Iterable[str], size: int, characters: int) -> Iterator[list[str]]:
-    """The names in lists of at most `size` names and, unless one alone has more, `characters`; all are checked.
-
-    A list is checked as a whole before it is handed out, so a bad name leaves the ones before its
-    list sent, and none of its list.
-    """
-    names = iter(names)
-    while chunk := list(islice(names, size)):
-        if check_all(chunk) <= characters:
-            yield chunk
-            continue
-        start = length = 0
-        for end, name in enumerate(chunk):
-            if length + len(name) > characters and end > start:
-                yield chunk[start:end]
-                start, length = end, 0
-            length += len(name)
-        yield chunk[start:]
-
-
-async def arriving(names: AsyncIterable[str], size: int) -> AsyncIterator[list[str]]:
-    """What `names` gives, in lists of at most `size`: whatever has come while the last list was sent."""
-    come: asyncio.Queue[str | Exception | None] = asyncio.Queue(size)
-
-    async def read() -> None:
-        try:
-            async for name in names:
-                await come.put(name)
-        except Exception as error:  # noqa: BLE001 - the caller's own, which is raised below
-            await come.put(error)
-        else:
-            await come.put(None)
-
-    reading = asyncio.create_task(read())
-    try:
-        one: str | Exception | None = ""
-        while isinstance(one, str):
-            some = []
-            while isinstance(one := await come.get(), str):
-                some.append(one)
-                if come.empty():
-                    break
-            if some:
-                yield some
-        if one:
-            raise one
-    finally:
-        reading.cancel()
-        await asyncio.wait([reading])
 
 
 def runs(bodies: Sequence[bytes | None], origins: Sequence[Any], source: Any = None) -> list[Batch | Poison]:

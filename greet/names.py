@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 from greet.errors import BadName
 
@@ -97,3 +100,61 @@ def decode(body: bytes) -> str:
         raise BadName(f"a message is no UTF-8 at byte {error.start + 1}") from None
     check(name)
     return name
+
+
+def chunks(names: Iterable[str], size: int, characters: int) -> Iterator[list[str]]:
+    """The names in lists of at most `size` names and, unless one alone has more, `characters`; all are checked.
+
+    A list is checked as a whole before it is handed out, so a bad name leaves the ones before its
+    list sent, and none of its list.
+    """
+    names = iter(names)
+    while chunk := list(islice(names, size)):
+        if check_all(chunk) <= characters:
+            yield chunk
+            continue
+        start = length = 0
+        for end, name in enumerate(chunk):
+            if length + len(name) > characters and end > start:
+                yield chunk[start:end]
+                start, length = end, 0
+            length += len(name)
+        yield chunk[start:]
+
+
+async def arriving(names: AsyncIterable[str], size: int) -> AsyncGenerator[list[str]]:
+    """What `names` gives, in lists of at most `size`: whatever has come while the last list was sent."""
+    come: asyncio.Queue[str | _End] = asyncio.Queue(size)
+
+    async def read() -> None:
+        try:
+            async for name in names:
+                await come.put(name)
+        except Exception as error:  # noqa: BLE001 - the caller's own, which is raised below
+            await come.put(_End(error))
+        else:
+            await come.put(_End())
+
+    reading = asyncio.create_task(read())
+    try:
+        while True:
+            some = [await come.get()]
+            while not come.empty():
+                some.append(come.get_nowait())
+            end = some.pop() if isinstance(some[-1], _End) else None
+            if some:
+                yield some  # type: ignore[misc]
+            if isinstance(end, _End):
+                if end.error:
+                    raise end.error
+                return
+    finally:
+        reading.cancel()
+        await asyncio.wait([reading])
+
+
+@dataclass(frozen=True)
+class _End:
+    """What comes after the last name."""
+
+    error: Exception | None = None
