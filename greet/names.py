@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
 from greet.errors import BadName
 
 MAX_BYTES = 65_536
-USUAL = 500  # characters that a usual name has at most
+USUAL = 100  # characters that a usual name has at most
 SHORT = MAX_BYTES // 4  # characters that are never more bytes than that: one has four at most
 JOINERS = "\u200c\u200d"  # real names use them: Persian ZWNJ, the ZWJ of Indic scripts
-LONG = USUAL  # characters, from which on it pays to look at ASCII as bytes
-_CONTROLS = bytes([*range(32), 127])  # those of ASCII, which has no other invisible character
+LONG = 8192  # characters, from which on a name is looked at by itself
+_CONTROLS = "".join(map(chr, [*range(32), 127]))  # those of ASCII, which has no other invisible character
+_OTHERS = bytes.maketrans(_CONTROLS.encode(), b"?" * 33)
 _FORBIDDEN = {
     "Cc": "a control character",
     "Cf": "an invisible format character",
@@ -49,10 +51,12 @@ def check(name: str) -> None:
     Refused are the Unicode categories Cc, Cf, Cs, Zl and Zp, but for the two joiners U+200C and
     U+200D. Only a name with something unusual in it is looked at character by character.
     """
-    if type(name) is str and name.isprintable() and 0 < len(name) <= LONG:
+    if type(name) is str and 0 < len(name) <= USUAL and name.isprintable():
         return  # the usual name, which is spared the rest
     if not isinstance(name, str):
         raise BadName(f"a name is a str, not {type(name).__name__}: pass text")
+    if len(name) > MAX_BYTES:  # so it has more bytes too
+        raise BadName(f"a name has 1 to {MAX_BYTES:,} bytes of UTF-8, this one {_size(name):,}: shorten it")
     visible = _visible(name)
     if visible and 0 < len(name) <= SHORT:
         return
@@ -61,35 +65,41 @@ def check(name: str) -> None:
         if what and character not in JOINERS:
             code = f"U+{ord(character):04X}"
             raise BadName(f"a name cannot hold {what}: {code} at character {place + 1}; remove it")
-    size = len(name.encode())
-    if not 1 <= size <= MAX_BYTES:
+    if not 1 <= (size := _size(name)) <= MAX_BYTES:
         raise BadName(f"a name has 1 to {MAX_BYTES:,} bytes of UTF-8, this one {size:,}: shorten it")
 
 
 def check_all(names: Sequence[str]) -> int:
-    """`check` for each of `names`, in one pass when all of them are usual; how many characters they have together."""
-    try:
-        text = "".join(names)
-    except TypeError:  # one of them is no text, which `check` says
-        text = "\n"
-    usual = _visible(text) and "" not in names
-    if usual and len(text) > SHORT:
-        usual = max(map(len, names)) <= (MAX_BYTES if text.isascii() else SHORT)
-    if not usual:
-        for name in names:
-            check(name)
-    return len(text)
+    """`check` for each of `names`; how many characters they have together.
+
+    Short names are looked at in one pass over all of them; long ones each, as they are not worth a copy.
+    """
+    with suppress(TypeError):  # one of them is no text, which `check` says
+        if names and len(names[0]) < LONG and len(names[-1]) < LONG:
+            text = "".join(names)
+            if _visible(text) and "" not in names and (len(text) <= SHORT or max(map(len, names)) <= SHORT):
+                return len(text)
+    for name in names:
+        check(name)
+    return sum(map(len, names))
 
 
 def _visible(text: str) -> bool:
     """Whether `text` surely holds nothing that `check` refuses, by a pass in C.
 
-    `str.isprintable` asks Unicode's tables of each character. In bytes the controls of ASCII are found
-    seven times as fast.
+    `str.isprintable` asks Unicode's tables of each character. ASCII has 33 that are not visible: `translate`
+    finds that it has nothing to change four times as fast, and in a long text 33 searches are faster still.
     """
-    if len(text) > LONG and text.isascii():
-        return len(text.encode().translate(None, _CONTROLS)) == len(text)
-    return text.isprintable()
+    if len(text) <= USUAL or not text.isascii():
+        return text.isprintable()
+    if len(text) < LONG:
+        body = text.encode()
+        return body.translate(_OTHERS) is body
+    return not any(map(text.__contains__, _CONTROLS))
+
+
+def _size(name: str) -> int:
+    return len(name.encode(errors="surrogatepass"))
 
 
 def decode(body: bytes) -> str:

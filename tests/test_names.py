@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greet import BadName, goodbye, hello
-from greet.line import CHUNK_CHARACTERS, chunks
-from greet.names import JOINERS, MAX_BYTES, check, check_all, decode
+from greet.names import JOINERS, MAX_BYTES, check, check_all, chunks, decode
 
 REAL = ["Ada", "José", "Zoë", "O'Brien", "Nguyễn Thị Minh", "李小龙", "Владимир", "محمد", "שָׂרָה", "नेहा", "می‌خواهم", "क्‍ष"]
 anything = st.text(st.characters(), max_size=50)  # surrogates too
@@ -133,13 +132,13 @@ def test_the_reason_names_the_offender_escaped() -> None:
 
 @given(st.lists(st.text("aé李𝒜", min_size=1, max_size=9), max_size=30), st.integers(1, 9))
 def test_chunks_keep_all_and_the_order(names: list[str], size: int) -> None:
-    cut = list(chunks(iter(names), size))
+    cut = list(chunks(iter(names), size, 65_536))
     assert list(chain.from_iterable(cut)) == names
     assert all(0 < len(chunk) <= size for chunk in cut)
 
 
 def test_chunks_are_bounded_in_characters() -> None:
     names = ["x" * 40_000, "y" * 20_000, "z" * 20_000, "a"] * 50
-    cut = list(chunks(names))
+    cut = list(chunks(names, 500, 65_536))
     assert list(chain.from_iterable(cut)) == names
-    assert max(sum(map(len, chunk)) for chunk in cut) <= CHUNK_CHARACTERS
+    assert max(sum(map(len, chunk)) for chunk in cut) <= 65_536
