@@ -1,0 +1,69 @@
+"""A design costs its file and its record: the kit takes up a fourth one, written here, by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RECORD = """
+    Design(
+        name="memory-log",
+        title="a log in memory",
+        line="greet.designs.memory_log:MemoryLine",
+        schemes=("memory-log",),
+        ports=(0,),
+        keys=(),
+        guarantees=ALL[:2],
+        keeps_unread=True,
+    ),
+)
+PRODUCTS ="""
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the kit with the design's file, and its record at the end of the table."""
+    folder = tmp_path_factory.mktemp("kit")
+    for part in ("greet", "bench", "tests", "conftest.py", "pyproject.toml"):
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__", "reference"))
+        else:
+            shutil.copy(source, folder)
+    shutil.copy(ROOT / "tests" / "fourth" / "memory_log.py", folder / "greet" / "designs")
+    table = folder / "greet" / "designs" / "__init__.py"
+    before = table.read_text(encoding="utf-8")
+    assert before.count("\n)\nPRODUCTS =") == 1
+    table.write_text(before.replace("\n)\nPRODUCTS =", RECORD), encoding="utf-8")
+    return folder
+
+
+def run(kit: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(kit)}
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, cwd=kit, env=environment, capture_output=True, text=True, timeout=110, check=False)
+
+
+def test_the_promises(kit: Path) -> None:
+    done = run(kit, "pytest", "-q", "-o", "addopts=", "tests/test_contract.py", "-k", "memory-log")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
+
+
+def test_the_command_line(kit: Path) -> None:
+    done = run(kit, "greet", "run", "--via", "memory-log", "Ada")
+    assert (done.returncode, sorted(done.stdout.split("\n"))) == (0, ["", "goodbye Ada", "hello Ada"]), done.stderr
+
+
+def test_the_bench_and_its_pictures(kit: Path, tmp_path: Path) -> None:
+    words = ("--designs", "memory-log", "--questions", "throughput", "--seconds", "0.05", "--out", str(tmp_path))
+    done = run(kit, "bench", "run", *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "a log in memory" in done.stdout or "memory-log" in done.stdout
