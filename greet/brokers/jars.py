@@ -1,8 +1,8 @@
 """Kafka's jars: pinned by coordinate and SHA-256 in kafka.lock, fetched once, checked at every start.
 
-`cached` does the same for the jars of another lock. Kafka's has what `mvn dependency:list -DincludeScope=runtime` finds for kafka_2.13, kafka-tools by itself
+The lock has what `mvn dependency:list -DincludeScope=runtime` finds for kafka_2.13, kafka-tools by itself
 (what it needs more is for Kafka Connect) and log4j-slf4j-impl. jgo fetches each by its coordinate, since its
-own resolution of dependencies mixes versions; it knows where from.
+own resolution of dependencies mixes versions; it knows where from. `cached` has the jars of another lock.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ async def cached(jars: Sequence[Jar], what: str, instead: str = "") -> list[Path
                 async with alone(folder / "lock"):  # another process may have fetched them meanwhile
                     await fetch(await asyncio.to_thread(lacking, jars, folder), folder, what, instead)
     except TimeoutError:
-        message = f"the jars of {what} were not fetched within {FETCH_SECONDS:.0f} s: try again, it goes on where it was"
+        message = f"{what} was not fetched within {FETCH_SECONDS:.0f} s: try again, it goes on where it was"
         raise BrokerMissing(message) from None
     return [folder / jar.file for jar in jars]
 
