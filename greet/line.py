@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from importlib import import_module
 from itertools import islice
 from types import TracebackType
 from typing import ClassVar, Self
@@ -56,7 +57,7 @@ class Line(ABC):
     """The keys that the design knows in the URL's query."""
 
     def __init__(self, url: str, topic: str, guarantee: Guarantee | None) -> None:
-        self.address = address = parse(url, self.port, self.keys)
+        self.address = address = parse(url, import_module("greet.designs").of_url(url))
         self.timeout = address.timeout
         self.topic = plain("topic", topic)
         self.guarantee = guarantee or self.guarantees[-1]
