@@ -18,8 +18,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench import compare, contenders, doctor, page, plots, questions, report, results, run
-from bench.loops import said
+from bench import contenders, questions, results
+from bench.judge import compare
+from bench.measure import doctor, run
+from bench.measure.loops import said
+from bench.model import DESIGNS, Measurement, Settings
+from bench.show import page, plots, report
 from greet import GreetError, Guarantee
 
 if TYPE_CHECKING:
@@ -115,9 +119,7 @@ def _run_parser(commands: Any) -> None:
         "status: 0 all well, 1 a name was lost, a repetition failed or the run had to stop, 2 wrong use,\n"
         "        3 a broker that was asked for cannot be had, 130 interrupted",
     )
-    parser.add_argument(
-        "--designs", type=_words(contenders.DESIGNS), help="some of asyncio,rabbitmq,kafka (all that can be had)"
-    )
+    parser.add_argument("--designs", type=_words(DESIGNS), help="some of asyncio,rabbitmq,kafka (all that can be had)")
     parser.add_argument("--questions", type=_words(questions.NAMES), help="some of those that `list` shows")
     parser.add_argument(
         "--profile", choices=("quick", "full"), default="quick", help="the main questions, or all but faults, at length"
@@ -174,8 +176,8 @@ def _guarantee(text: str) -> Guarantee:
 def _run(options: argparse.Namespace) -> int:
     full = options.profile == "full"
     chosen = options.contenders or ("all" if full else "greet")
-    settings = run.Settings(
-        designs=options.designs or contenders.DESIGNS,
+    settings = Settings(
+        designs=options.designs or DESIGNS,
         contenders=tuple(one for one in contenders.every() if chosen == "all" or one.name == "greet"),
         profile=options.profile,
         guarantee=options.guarantee,
@@ -189,7 +191,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(
             f"nothing to measure: {', '.join(settings.designs)} cannot give that guarantee, or has no such question"
         )
-    required = options.designs or (contenders.DESIGNS if os.environ.get("GREET_REQUIRE") == "all" else ())
+    required = options.designs or (DESIGNS if os.environ.get("GREET_REQUIRE") == "all" else ())
     runner = Runner(settings, asked, required, options.out, json_lines=options.json, peers=chosen == "all")
     try:
         return runner.main()
@@ -202,7 +204,7 @@ class Runner:
 
     def __init__(
         self,
-        settings: run.Settings,
+        settings: Settings,
         asked: Sequence[str],
         required: Sequence[str],
         out: Path,
@@ -293,7 +295,7 @@ class Runner:
                     elapsed = results.about(self.writer.folder)["elapsed_s"] | {name: round(perf_counter() - began, 1)}
                     self.writer.note(elapsed_s=elapsed)
 
-    def _keep(self, row: results.Measurement, details: Any) -> None:
+    def _keep(self, row: Measurement, details: Any) -> None:
         self.writer.append(row, details)
         self.wrong |= row.wrong
         if self.json_lines:
@@ -313,7 +315,7 @@ def _paper() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=report.WIDTH)
 
 
-def _told(settings: run.Settings) -> dict[str, Any]:
+def _told(settings: Settings) -> dict[str, Any]:
     """The settings for run.json, with what decides each contender's figures."""
     return {
         "profile": settings.profile,
@@ -347,7 +349,7 @@ def _draw(rows: pd.DataFrame, folder: Path) -> None:
     """A file for each question, which names the runs that it is drawn from, and one with the main figures of all."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = {name: rows[rows["question"] == name] for name in report.measured(rows)}
-    figures = {name: questions.question(name).picture(part) for name, part in parts.items()}
+    figures = {name: plots.draw(questions.question(name).picture(part)) for name, part in parts.items()}
     if parts.keys() >= plots.GLANCE:
         figures["glance"] = plots.glance(rows)
         parts["glance"] = rows[rows["question"].isin(plots.GLANCE)]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +23,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import psutil
+
+from bench.model import Measurement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,48 +39,6 @@ KEPT = ("latencies", "progress_s", "members")
 """Columns that are there also where nothing of the kind was measured."""
 REFERENCE = Path(__file__).parent / "reference"
 """The published runs, a folder each."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One repetition: a row. Units are in the names; what was not measured is None.
-
-    `names_per_s` counts a name once, however many groups it reached; `received`, `lost` and
-    `duplicates` are summed over the groups. `latency_ms` is from the moment a name was meant to be
-    sent; latency from the actual send and the publish delay are in the details.
-    """
-
-    run: str
-    question: str
-    design: str
-    contender: str
-    guarantee: str
-    params: Mapping[str, Any]
-    repetition: int
-    sent: int | None = None
-    accepted: int | None = None
-    received: int | None = None
-    lost: int | None = None
-    duplicates: int | None = None
-    reordered: int | None = None
-    elapsed_s: float | None = None
-    names_per_s: float | None = None
-    latency_ms: Mapping[str, float | None] | None = None
-    target_rate: float | None = None
-    cpu_s: Mapping[str, float | None] | None = None
-    rss_mb: Mapping[str, float | None] | None = None
-    survives: str | None = None
-    error: str | None = None
-
-    @property
-    def wrong(self) -> bool:
-        """Whether a promise was broken or the measurement failed.
-
-        A fault may do to names what no guarantee rules out: that is in `params["allowed"]`.
-        """
-        allowed = self.params.get("allowed") or ""
-        breaches = {"lost": self.lost, "duplicates": self.duplicates, "reordered": self.reordered}
-        return bool(self.error or any(count for what, count in breaches.items() if what not in allowed))
 
 
 class Writer:

@@ -25,11 +25,8 @@ class Address:
     user: str = ""
     password: str = field(default="", repr=False)
     options: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def tls(self) -> bool:
-        """Whether the connection is encrypted and the broker's certificate verified."""
-        return self.scheme in ("amqps", "kafka+ssl")
+    tls: bool = False
+    """Whether the connection is encrypted and the broker's certificate verified."""
 
     @property
     def timeout(self) -> float:
@@ -60,43 +57,72 @@ class Address:
 
 
 def parse(url: str, design: Design) -> Address:
-    """Take `url`, one of `design`, apart.
+    """Take `url` apart, a URL of `design`; its hosts are as the network wants them, in ASCII.
 
     Raises:
-        BadURL: it has no host, a port that is no number, or a key that is not known. A password
-            that would cross a network unencrypted is refused too, unless the query has
-            `cleartext=yes`.
+        BadURL: it has no host, a host or port that cannot be one, or a key that the design does not
+            know. A password that would cross a network unencrypted is refused too, unless the query
+            has `cleartext=yes`; so are characters that a terminal would obey.
     """
-    port = dict(zip(design.schemes, design.ports, strict=True))[url.partition(":")[0].lower()]
-    known = ("timeout", "path", "cleartext", *design.keys) if port else ("timeout", "path", *design.keys)
     shown = url.rpartition("@")[2]  # what may hold a password is never repeated
+    scheme = url.partition(":")[0].lower()
+    if not url.isprintable():
+        raise BadURL("the URL holds a control or invisible character: remove it, or in a password write it as %XX")
+    if re.search("://([^?#]*,)?[a-z+-]+://", url, re.IGNORECASE):
+        raise BadURL(f"the URL has a second scheme: write it once, as {scheme}://host:port,host:port")
     if re.search("//[^/?#]*[/?#].*@", url):
         raise BadURL("an @ stands behind the host of the URL: in a user or password write @ / ? # as %40 %2F %3F %23")
+    kind = design.schemes.index(scheme)
+    port = design.ports[kind]
+    known = ("timeout", "path", *(["cleartext"] if port else []), *design.keys)
     try:
         parts = urlsplit(url)
-        login, _, where = parts.netloc.rpartition("@")
-        user, _, password = login.partition(":")
+    except ValueError:  # its text may repeat the password
+        raise BadURL(f"cannot read the URL {shown!a}: check the host and its [ ]") from None
+    login, _, where = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    try:
         hosts = tuple(_host(one, port) for one in where.split(",")) if port else ()
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError as error:
         raise BadURL(f"cannot read the URL {shown!a}: {error}") from None
-    for key in options:
+    options = dict(pairs)
+    for key, _ in pairs:
         if key not in known:
             raise BadURL(f"unknown key {key!a} in the URL: known are {', '.join(sorted(known))}")
-    address = Address(parts.scheme, hosts, parts.path, unquote(user), unquote(password), options)
-    if password and not address.tls and options.get("cleartext") != "yes" and not all(_loopback(h) for h, _ in hosts):
+    if len(options) < len(pairs):
+        raise BadURL(f"a key stands twice in the URL's query {parts.query!a}: write each once")
+    for text in (unquote(user), unquote(parts.path), *options.values()):
+        if not text.isprintable():
+            raise BadURL("the URL holds a control or invisible character, written as %XX: remove it")
+    tls = kind > 0
+    if password and not tls and options.get("cleartext") != "yes" and not all(_loopback(host) for host, _ in hosts):
         raise BadURL(
             f"a password for {hosts[0][0]} would cross the network unencrypted: "
-            f"use TLS ({'amqps' if parts.scheme == 'amqp' else 'kafka+ssl'}://), or say ?cleartext=yes"
+            f"use TLS ({design.schemes[-1]}://), or say ?cleartext=yes"
         )
-    return address
+    return Address(scheme, hosts, parts.path, unquote(user), unquote(password), options, tls)
 
 
 def _host(text: str, default: int) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    if not parts.hostname:
+    """A host and its port; raises `ValueError`."""
+    found = re.fullmatch(r"(?:\[(?P<ip>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]{0,5}))?", text)
+    if not found:
+        raise ValueError(f"{text!a} is no host:port; an IPv6 address stands in [ ]")
+    port = int(found["port"] or default)
+    if not 0 < port < 65_536:
+        raise ValueError(f"the port of {text!a} is not in 1 to 65535")
+    if found["ip"] is not None:
+        return str(ip_address(found["ip"])), port
+    if not found["name"]:
         raise ValueError("it names no host")
-    return parts.hostname, parts.port or default
+    try:
+        host = found["name"].lower().encode("idna").decode("ascii")
+    except UnicodeError:  # a label is empty, too long, or has a character that no name may have
+        host = ""
+    if not re.fullmatch(r"[a-z0-9._-]{1,253}", host):
+        raise ValueError(f"{found['name']!a} is no name of a host")
+    return host, port
 
 
 def _loopback(host: str) -> bool:

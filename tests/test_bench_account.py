@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.account import STRANGER, Codes, Count, Series, accepted_codes, codes, count, letters
+from bench.measure.account import STRANGER, Codes, Count, Series, accepted_codes, codes, count, letters
 
 MILLION = 1_000_000
 SERIES = Series("ab12", 7, MILLION)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench.claims import CLAIMS, DEPENDS, FAILS, HOLDS, UNKNOWN, fast_enough, verdicts
+from bench.judge.claims import CLAIMS, DEPENDS, FAILS, HOLDS, UNKNOWN, fast_enough, verdicts
 
 Row = dict[str, Any]
 PLAIN: Row = {

@@ -16,8 +16,11 @@ import psutil
 import pytest
 
 import bench
-from bench import compare, report, results
-from bench.results import MEASUREMENTS, RUN, Measurement, Writer, surroundings
+from bench import results, tables
+from bench.judge import compare
+from bench.model import Measurement
+from bench.results import MEASUREMENTS, RUN, Writer, surroundings
+from bench.show import report
 from greet import Guarantee
 
 ROOT = Path(__file__).parent.parent
@@ -333,7 +336,7 @@ def test_a_lost_name_is_told_and_a_null_is_no_zero(tmp_path: Path) -> None:
     folder = written(tmp_path, rows(1000, lost=1))
     assert rows(1000, lost=1)[0].wrong
     frame = bench.load(folder, details=True)
-    assert report.counted(frame) == "6 lost"
+    assert tables.counted(frame) == "6 lost"
     assert "6 lost" in report.conclusion(frame)[0]
     assert frame["elapsed_s"].isna().all()
 

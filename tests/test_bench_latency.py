@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bench.contenders import Contender
 from bench.contenders.greets import CONTENDERS
-from bench.proxy import Proxy, proxy
-from bench.run import Cell, Figures, Session, Settings, session
+from bench.faults.proxy import Proxy, proxy
+from bench.measure.run import OpenSession, session
+from bench.model import Cell, Contender, Figures, Settings
 from greet import BrokerMissing, Guarantee
 from greet.brokers import kafka, rabbitmq
 from greet.brokers.process import free_ports
@@ -22,7 +22,7 @@ BY_NAME: dict[str, Contender] = {one.design: one for one in CONTENDERS if one.wa
 
 
 @asynccontextmanager
-async def measuring(design: str) -> AsyncIterator[Session]:
+async def measuring(design: str) -> AsyncIterator[OpenSession]:
     async with session(Settings((design,), tuple(BY_NAME.values()))) as opened:
         if design in opened.missing:
             pytest.skip(opened.missing[design])

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 import greet
-from bench import run
-from bench.account import STRANGER, Series
-from bench.contenders import Contender, Place, Publisher
 from bench.contenders.asyncio_peers import CONTENDERS as PEERS
 from bench.contenders.greets import CONTENDERS, Greet
-from bench.loops import LeanReceipts, Receive, Received, Send, Sent, bare, now, work
-from bench.run import Cell, Figures, Session, Settings, session
+from bench.measure import run
+from bench.measure.account import STRANGER, Series
+from bench.measure.loops import LeanReceipts, Receive, Received, Send, Sent, bare, now, work
+from bench.measure.run import session
+from bench.model import Cell, Contender, Figures, Place, Publisher, Session, Settings
 from greet import Guarantee
 
 OURS = [one for one in CONTENDERS if one.design == "asyncio"]

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from bench import run
-from bench.contenders import Contender, Place, every, java, kafka_peers, missing
+from bench.contenders import every, java, kafka_peers, missing
 from bench.contenders.kafka_peers import CONTENDERS as KAFKA
-from bench.run import Cell, Settings, session
+from bench.measure import run
+from bench.measure.run import session
+from bench.model import Cell, Contender, Place, Settings
 from greet import Guarantee
 from greet.brokers import VARIABLES
 from greet.brokers.jars import locked, version

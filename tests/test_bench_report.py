@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 import bench
-from bench import compare, contenders, page, questions, report, results, targets
-from bench.contenders import java
-from bench.questions import ladder
-from bench.results import Measurement, Writer
-from bench.run import Settings
+from bench import contenders, questions, results, tables
+from bench.judge import compare, targets
+from bench.model import BARE, DESIGNS, JAVA, Measurement, Settings
+from bench.results import Writer
+from bench.show import page, report
 
 COUNTED: dict[str, Any] = {
     "sent": 10, "accepted": 10, "received": 10, "lost": 0, "duplicates": 0, "reordered": 0,
@@ -58,8 +58,8 @@ def test_names_are_summed_once_and_only_where_each_was_known(tmp_path: Path) -> 
         row(received=1),
         row(params={"phase": "publish"}, received=20),
         row(params={"phase": "consume"}, received=20),
-        row(contender=java.NAME, received=300),
-        row("ladder", params={"rung": ladder.BARE}, received=4000),
+        row(contender=JAVA, received=300),
+        row("ladder", params={"rung": BARE}, received=4000),
         row("faults", params={"allowed": "lost, duplicates"}, received=50_000, lost=1300, duplicates=2),
     )
     said = report.conclusion(rows)
@@ -67,8 +67,8 @@ def test_names_are_summed_once_and_only_where_each_was_known(tmp_path: Path) -> 
     assert said[0] == f"Without faults every name arrived, once and in order: {total}."
     beyond = "With faults injected: 0 lost or doubled beyond what the guarantee allows"
     assert said[1] == f"{beyond}; {WITHIN}: 1,300 lost, 2 twice."
-    assert report.counted(rows[:3]) == "3 × all"
-    assert report.counted(rows[3:4]) == report.counted(rows[4:5]) == "1 × all, not told apart"
+    assert tables.counted(rows[:3]) == "3 × all"
+    assert tables.counted(rows[3:4]) == tables.counted(rows[4:5]) == "1 × all, not told apart"
 
 
 def test_order_is_not_said_to_be_kept_where_nobody_looked(tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ def test_memory_of_the_client_that_was_not_measured_is_a_dash(tmp_path: Path) ->
     rows = loaded(
         tmp_path, row(rss_mb={"client": None, "broker": 175.0}), row(rss_mb={"client": None, "broker": 175.0})
     )
-    assert list(report.summary(rows)["MB, client + broker"]) == ["– + 175"]
+    assert list(tables.summary(rows)["MB, client + broker"]) == ["– + 175"]
     rows = loaded(tmp_path, row(design="asyncio", rss_mb={"client": None, "broker": None}))
-    assert list(report.summary(rows)["MB, client + broker"]) == ["–"]
+    assert list(tables.summary(rows)["MB, client + broker"]) == ["–"]
 
 
 @pytest.mark.parametrize("latency", [None, dict.fromkeys(("p50", "p90", "p99", "p99_9", "max"))])
@@ -109,7 +109,7 @@ def test_latencies_of_clocks_that_are_not_shared_are_dashes(tmp_path: Path, late
 
 
 def test_every_question_has_a_table_when_all_of_it_failed(tmp_path: Path) -> None:
-    settings = Settings(contenders.DESIGNS, tuple(contenders.every()), profile="full")
+    settings = Settings(DESIGNS, tuple(contenders.every()), profile="full")
     for name in questions.FULL:
         failed = [
             Measurement(*("r", name, cell.contender.design, cell.contender.name, cell.guarantee.name, cell.params, 1),

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from bench import compare, stats
+from bench import stats
+from bench.judge import compare
 from bench.stats import Ratio, floor, percentiles, ratio, tail, verdict
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench import targets
+from bench.judge import targets
 
 PLAIN = {
     "question": "throughput",

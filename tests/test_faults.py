@@ -23,13 +23,15 @@ from aiokafka import AIOKafkaProducer
 from common import carried, listening, on_loopback, take
 
 import greet
-from bench import contenders, results, run
+from bench import contenders
 from bench.faults import recount
 from bench.faults.arena import SOONER, Arenas, Campaign, arenas
 from bench.faults.catalogue import CONTROLS, FAULTS, breaches
 from bench.faults.journal import grown, tampered
 from bench.faults.stage import STEADY, Trial, Verdict
+from bench.model import DESIGNS, Measurement, Settings
 from bench.questions import faults as question
+from bench.show import plots
 from greet import Guarantee
 
 AMO, ALO, DURABLE = Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE
@@ -166,7 +168,7 @@ def test_growth_is_noticed() -> None:
 
 @pytest.mark.parametrize("profile", ["quick", "full"])
 def test_the_question_has_every_fault_and_every_control(profile: str) -> None:
-    settings = run.Settings(contenders.DESIGNS, tuple(contenders.every()), profile=profile)
+    settings = Settings(DESIGNS, tuple(contenders.every()), profile=profile)
     cells = question.cells(settings)
     there = {Trial(cell.rung, cell.contender.design, cell.guarantee, cell.contender.name) for cell in cells}
     assert there >= set(CONTROLS)
@@ -184,7 +186,7 @@ def rows(*found: tuple[Trial, Verdict]) -> pd.DataFrame:
         figures = question._figures(Campaign(trial.fault, (trial,), 20), trial, verdict, 1.0)
         params = {"way": "name", "phase": "together", "again": False, **figures.params}
         key = ("r", "faults", trial.design, trial.contender, trial.guarantee.name, params, 1)
-        lines.append(asdict(results.Measurement(*key, **figures.fields)))
+        lines.append(asdict(Measurement(*key, **figures.fields)))
     return pd.json_normalize(lines, max_level=1)
 
 
@@ -202,7 +204,7 @@ def test_the_table_and_the_picture_say_what_became_of_the_names() -> None:
         ["DURABLE", "broker killed", "20", "not tried", "0 / 2 / 0.1 s"],
         ["DURABLE", "cluster: leader killed", "20", "not tried", "0 / 2 / 0.1 s"],
     ]
-    figure = question.picture(found)
+    figure = plots.draw(question.picture(found))
     said = [text.get_text() for text in figure.axes[0].texts]
     assert said == ["✗ 5 lost\n7.2 s", "–", "2× 2 twice\n0.1 s", "2× 2 twice\n0.1 s"]
 
@@ -214,7 +216,7 @@ def test_the_table_and_the_picture_say_what_became_of_the_names() -> None:
 def test_only_a_broken_promise_makes_a_run_wrong(fault: str, grade: Guarantee, lost: int, wrong: bool) -> None:
     trial = Trial(fault, "rabbitmq", grade)
     figures = question._figures(Campaign(fault, (trial,)), trial, Verdict(9, 9, 0, 0, 18, lost, 0, 0, 0, 0), 1.0)
-    row = results.Measurement("r", "faults", "rabbitmq", "greet", grade.name, figures.params, 1, **figures.fields)
+    row = Measurement("r", "faults", "rabbitmq", "greet", grade.name, figures.params, 1, **figures.fields)
     assert row.wrong is wrong
 
 

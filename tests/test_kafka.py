@@ -18,7 +18,7 @@ from common import take
 
 import greet
 from bench.faults.arena import SOONER
-from bench.proxy import proxy
+from bench.faults.proxy import proxy
 from greet import Guarantee
 from greet.brokers import Broker
 from greet.brokers.process import free_ports

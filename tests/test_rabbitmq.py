@@ -33,7 +33,7 @@ from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 
 import greet
-from bench.proxy import proxy
+from bench.faults.proxy import proxy
 from greet import Guarantee, Subscription
 from greet.brokers import Broker
 from greet.brokers.process import free_ports, listens

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 import bench
-from bench import claims, report, results
-from bench.claims import DEPENDS, FAILS, HOLDS, UNKNOWN, verdicts
+from bench import results
+from bench.judge import claims
+from bench.judge.claims import DEPENDS, FAILS, HOLDS, UNKNOWN, verdicts
+from bench.show import report
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- bench report --markdown: begin -->\n", "<!-- bench report --markdown: end -->"

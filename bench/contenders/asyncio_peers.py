@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from bench.contenders import Contender, Following, Place, Publisher
+from bench.model import Contender, Following, Place, Publisher
 from greet import Guarantee
 
 ENTRY = 100

@@ -13,8 +13,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 
-from bench.contenders import Contender, Place
 from bench.contenders.kafka_peers import Aiokafka
+from bench.model import Contender, Place
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import greet
-from bench.contenders import Contender, Place, Publisher
+from bench.model import Contender, Place, Publisher
 from greet import Guarantee
 
 

@@ -14,16 +14,12 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench.contenders import Contender, Place, Publisher
+from bench.model import JAVA, Cell, Contender, Figures, Place, Publisher, Session, failure, more
 from greet import BrokerMissing, Guarantee
 from greet.brokers import kafka_tool
 
-if TYPE_CHECKING:
-    from bench.run import Cell, Figures, Session
-
-NAME = "Java's own"
 TOOLS = "org.apache.kafka.tools."
 RECORDS = 5_000_000
 WARM_UP = 0.4
@@ -44,9 +40,6 @@ class Performance(Contender):
 
     async def measure(self, session: Session, cell: Cell, names: int) -> list[Figures]:
         """Two rows, "publish" and "consume"."""
-        from bench.run import Figures, failure  # noqa: PLC0415, bench.run stands above
-        from bench.sites import more  # noqa: PLC0415, and so does this
-
         place = session.place(cell)
         acks = {Guarantee.AT_MOST_ONCE: "0", Guarantee.AT_LEAST_ONCE: "1"}.get(cell.guarantee, "all")
         idempotent = str(cell.guarantee is Guarantee.DURABLE).lower()
@@ -118,7 +111,7 @@ CONTENDERS: list[Contender] = [
             300_000,
             "acks and batches of 256 KiB as greet's, linger 5 ms, a warm JVM; its consumer's defaults",
         ),
-        name=NAME,
+        name=JAVA,
         guarantees=tuple(Guarantee),
     )
 ]

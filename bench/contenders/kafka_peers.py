@@ -22,7 +22,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.codec import has_gzip, has_lz4, has_snappy, has_zstd
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
-from bench.contenders import Contender, Following, Place, Publisher
+from bench.model import Contender, Following, Place, Publisher
 from greet import Guarantee
 
 COMMIT_SECONDS = 0.1

@@ -16,7 +16,7 @@ import aio_pika
 import aiormq
 from aiormq.abc import DeliveredMessage
 
-from bench.contenders import Contender, Following, Place, Publisher
+from bench.model import Contender, Following, Place, Publisher
 from greet import Guarantee
 
 PREFETCH = 500

@@ -14,8 +14,8 @@ import psutil
 
 import greet
 from bench.faults.catalogue import FAULTS
+from bench.faults.proxy import Proxy, proxy
 from bench.faults.stage import TROUBLE, Pool, Scene, Stage, Trial, Verdict
-from bench.proxy import Proxy, proxy
 from greet import brokers
 from greet.brokers import Broker
 

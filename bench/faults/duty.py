@@ -20,8 +20,9 @@ from typing import Any, Literal
 import psutil
 
 import greet
-from bench.contenders import Contender, Place, auto_commit, greets
+from bench.contenders import auto_commit, greets
 from bench.faults.journal import Journal
+from bench.model import Contender, Place
 from greet import Guarantee
 
 STATE_S = 5.0

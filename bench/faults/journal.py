@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import account
+from bench.measure import account
 
 GROUPS = ("hello", "goodbye")
 MARKERS = 99

@@ -23,7 +23,7 @@ from typing import Any, Self
 import greet
 from bench.faults.duty import Duty, Orders, Word, one_line, serve, work
 from bench.faults.journal import GROUPS, MARKERS, Book, Journal, Reader, Window
-from bench.proxy import Proxy
+from bench.faults.proxy import Proxy
 from greet import Guarantee
 from greet.brokers import Broker
 

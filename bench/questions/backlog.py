@@ -9,15 +9,12 @@ group that does not read at all beside one that does: what the reader loses by i
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench import plots, report, stats
-from bench.run import Cell, Delivery, Figures, Session, Settings
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from bench import stats, tables
+from bench.model import Cell, Figures, Session, Settings
+from bench.pictures import Pace, Picture
 
 FULL = {"asyncio": 10_000_000, "kafka": 10_000_000, "rabbitmq": 1_000_000}
 QUICK = {"asyncio": 1_000_000, "kafka": 1_000_000, "rabbitmq": 20_000}
@@ -42,26 +39,26 @@ def cells(settings: Settings) -> list[Cell]:
 
 async def beside_a_sleeper(session: Session, cell: Cell, names: int) -> list[Figures]:
     """A second group is there and does not read until the first has everything."""
-    return await Delivery(session, replace(cell, groups=2), names, session.place(cell)).run(sleepers=1)
+    return await session.deliver(replace(cell, groups=2), names, sleepers=1)
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Names a second, at the end beside the beginning, and what was held meanwhile."""
-    found = report.summary(rows, "params.rung").drop(columns=["min–max", "CPU s/M, client + broker"])
+    found = tables.summary(rows, "params.rung").drop(columns=["min–max", "CPU s/M, client + broker"])
     more = [
         {
             "names": stats.short(part["sent"].median()),
-            "end / beginning": report.steadiness(part),
-            "MB gained, client": stats.short(report.figures(part, "grown_mb").max()),
-            "disk MB, broker": stats.short(report.figures(part, "disk_mb").max()),
+            "end / beginning": tables.steadiness(part),
+            "MB gained, client": stats.short(tables.figures(part, "grown_mb").max()),
+            "disk MB, broker": stats.short(tables.figures(part, "disk_mb").max()),
         }
-        for _, part in report.lines(rows, "params.rung")
+        for _, part in tables.lines(rows, "params.rung")
     ]
     for place, name in ((3, "names"), (5, "end / beginning"), (6, "MB gained, client"), (8, "disk MB, broker")):
         found.insert(place, name, [line[name] for line in more])
     return found
 
 
-def picture(rows: pd.DataFrame) -> Figure:
+def picture(rows: pd.DataFrame) -> Picture:
     """Names a second over the names so far."""
-    return plots.pace(rows[rows["params.rung"].eq("")], over="names")
+    return Pace(rows[rows["params.rung"].eq("")], over="names")

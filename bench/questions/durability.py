@@ -6,16 +6,12 @@ costs over a network is not in it). A quorum queue is written to disk before it 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
-from bench import plots, report
-from bench.run import Cell, Settings
+from bench import tables
+from bench.model import Cell, Settings
+from bench.pictures import Dots, Picture
 from greet import Guarantee
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -35,10 +31,10 @@ def cells(settings: Settings) -> list[Cell]:
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Names a second, and what a name survives."""
-    found = report.summary(rows, "survives", *(["params.queue_type"] if "params.queue_type" in rows else []))
+    found = tables.summary(rows, "survives", *(["params.queue_type"] if "params.queue_type" in rows else []))
     return found.drop(columns=["CPU s/M, client + broker"]).astype(object).fillna("")
 
 
-def picture(rows: pd.DataFrame) -> Figure:
+def picture(rows: pd.DataFrame) -> Picture:
     """A panel for each guarantee."""
-    return plots.dots(rows, "names a second")
+    return Dots(rows, "names a second")

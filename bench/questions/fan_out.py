@@ -5,16 +5,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
-from bench import plots, report
-from bench.run import Cell, Settings
+from bench import tables
+from bench.model import Cell, Settings
+from bench.pictures import Growth, Picture
 from greet import Guarantee
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -29,10 +25,10 @@ def cells(settings: Settings) -> list[Cell]:
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Names a second, greetings a second, and the CPU time of a million names."""
-    return report.growth(rows, "groups", "greetings/s")
+    return tables.growth(rows, "groups", "greetings/s")
 
 
-def picture(rows: pd.DataFrame) -> Figure:
+def picture(rows: pd.DataFrame) -> Picture:
     """Greetings a second over the number of groups."""
     rows = rows.assign(greetings=rows["names_per_s"] * rows["params.groups"])
-    return plots.growth(rows, "params.groups", "groups", value="greetings", unit="greetings a second, of all groups")
+    return Growth(rows, "params.groups", "groups", value="greetings", unit="greetings a second, of all groups")

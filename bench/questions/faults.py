@@ -26,21 +26,19 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from bench import plots, report, stats
+from bench import stats, tables
 from bench.contenders.auto_commit import CONTROL
 from bench.faults.arena import Campaign, arenas
 from bench.faults.catalogue import CONTROLS, FAULTS, breaches
 from bench.faults.journal import GROUPS, tampered
 from bench.faults.stage import Trial, Verdict
-from bench.run import Cell, Figures, Session, Settings, failure
+from bench.model import Cell, Figures, Session, Settings, failure
+from bench.pictures import Picture, Survival
 from greet import Guarantee
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ACCOUNTANT = "control: the accountant"
 
@@ -134,7 +132,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     """
     rows = rows[rows["params.fault"].ne(ACCOUNTANT)]
     lines: dict[tuple[str, str], dict[str, str]] = {}
-    for (guarantee, fault, design, contender), part in report.ordered(rows).groupby(
+    for (guarantee, fault, design, contender), part in tables.ordered(rows).groupby(
         ["guarantee", "params.fault", "design", "contender"], sort=False
     ):
         what = str(fault) if contender == "greet" else f"{fault}: {contender}"
@@ -177,7 +175,7 @@ def outcome(part: pd.DataFrame) -> str:
     return f"{lost:,} / {twice:,} / {gap} s{marks}"
 
 
-def picture(rows: pd.DataFrame) -> Figure:
+def picture(rows: pd.DataFrame) -> Picture:
     """A field for each fault, design and guarantee."""
     own = rows[rows["params.fault"].ne(ACCOUNTANT) & rows["contender"].eq("greet")]
-    return plots.survival(own, {fault: what.means for fault, what in FAULTS.items()})
+    return Survival(own, {fault: what.means for fault, what in FAULTS.items()})

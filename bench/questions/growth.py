@@ -10,16 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench import plots, report, stats
-from bench.run import Cell, Delivery, Figures, Session, Settings
+from bench import stats, tables
+from bench.model import Cell, Figures, Session, Settings
+from bench.pictures import Pace, Picture
 from greet import Guarantee
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 USUAL, LONG, GROUPS = "as usual", "ten times as long", 50
 AFTER = f"after {GROUPS} groups"
@@ -46,14 +43,14 @@ async def after_groups(session: Session, cell: Cell, _: int) -> list[Figures]:
 
 @asynccontextmanager
 async def _groups(session: Session, cell: Cell) -> AsyncIterator[None]:
-    await Delivery(session, replace(cell, groups=GROUPS), 1, session.place(cell)).make_groups()
+    await session.make_groups(replace(cell, groups=GROUPS))
     yield
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Names a second, beside the usual, and at the end of a repetition beside its beginning."""
-    found = report.summary(rows, "params.rung").drop(columns=["CPU s/M, client + broker", "MB, client + broker"])
-    parts = list(report.lines(rows, "params.rung"))
+    found = tables.summary(rows, "params.rung").drop(columns=["CPU s/M, client + broker", "MB, client + broker"])
+    parts = list(tables.lines(rows, "params.rung"))
     usual = {line["contender"]: part for line, part in parts if line["rung"] == USUAL}
     ratios = [stats.beside(part, usual.get(line["contender"], rows[:0])) for line, part in parts]
     found.insert(
@@ -61,10 +58,10 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         "beside the usual",
         ["" if line["rung"] == USUAL else str(ratio or "–") for (line, _), ratio in zip(parts, ratios, strict=True)],
     )
-    found.insert(6, "end / beginning", [report.steadiness(part) for _, part in parts])
+    found.insert(6, "end / beginning", [tables.steadiness(part) for _, part in parts])
     return found
 
 
-def picture(rows: pd.DataFrame) -> Figure:
+def picture(rows: pd.DataFrame) -> Picture:
     """Names a second over the seconds of the long runs."""
-    return plots.pace(rows[rows["params.rung"] == LONG], over="seconds")
+    return Pace(rows[rows["params.rung"] == LONG], over="seconds")

@@ -7,16 +7,15 @@ often to that above it. The last rung of asyncio is the same loop with nothing o
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench import plots, report, stats
-from bench.loops import bare
-from bench.run import MOST_NAMES, Cell, Figures, Session, Settings
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from bench import stats, tables
+from bench.measure.loops import bare
+from bench.measure.run import MOST_NAMES
+from bench.model import BARE, Cell, Figures, Session, Settings
+from bench.pictures import Ladder, Picture
 
 
 class Rung(NamedTuple):
@@ -33,7 +32,6 @@ class Rung(NamedTuple):
 
 
 LISTS = "lists of 100: settled by the hundred"
-BARE = "without this instrument: not counted"
 RUNGS = (
     Rung("asyncio", "bare queue", "name", None, "bare queue: a cancelled reader loses its name"),
     Rung("asyncio", "greet", "name", None, "greet, one by one: nothing"),
@@ -97,7 +95,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Each rung: names a second, how many times as many as the rung that it is a change of, what it gives away."""
     places = _place(rows)
     parts = {place: rows[places == place] for place in sorted(set(places))}
-    found = pd.concat([report.summary(part, "params.rung") for part in parts.values()], ignore_index=True)
+    found = pd.concat([tables.summary(part, "params.rung") for part in parts.values()], ignore_index=True)
     ratios = []
     for place, part in parts.items():
         changed = place - RUNGS[place].above
@@ -108,6 +106,6 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return found.drop(columns=["MB, client + broker"])
 
 
-def picture(rows: pd.DataFrame) -> Figure:
+def picture(rows: pd.DataFrame) -> Picture:
     """Names a second, rung by rung."""
-    return plots.ladder(rows.loc[_place(rows).sort_values(kind="stable").index])
+    return Ladder(rows.loc[_place(rows).sort_values(kind="stable").index])

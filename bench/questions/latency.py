@@ -10,16 +10,12 @@ cores.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
-from bench import plots, report
-from bench.run import Cell, Settings
+from bench import tables
+from bench.model import Cell, Settings
+from bench.pictures import Loads, Picture
 from greet import Guarantee
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 QUICK = (0.1, 0.5, 0.9)
 FULL = (0.1, 0.25, 0.5, 0.75, 0.9, 1.05)
@@ -54,9 +50,9 @@ def cells(settings: Settings) -> list[Cell]:
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Percentiles in milliseconds: the median over the repetitions of each."""
     asked = rows["params.load"].map("{:g}".format).where(rows["params.load"].notna(), "same rate")
-    return report.latencies(rows.assign(load=asked), "load")
+    return tables.latencies(rows.assign(load=asked), "load")
 
 
-def picture(rows: pd.DataFrame) -> Figure:
+def picture(rows: pd.DataFrame) -> Picture:
     """Median and p99 against load."""
-    return plots.latency_against_load(rows[rows["params.load"].notna()])
+    return Loads(rows[rows["params.load"].notna()])

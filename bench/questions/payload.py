@@ -5,16 +5,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
-from bench import plots, report
-from bench.run import Cell, Settings
+from bench import tables
+from bench.model import Cell, Settings
+from bench.pictures import Growth, Picture
 from greet import Guarantee
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -29,10 +25,10 @@ def cells(settings: Settings) -> list[Cell]:
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Names and megabytes a second."""
-    return report.growth(rows, "size", "MB/s")
+    return tables.growth(rows, "size", "MB/s")
 
 
-def picture(rows: pd.DataFrame) -> Figure:
+def picture(rows: pd.DataFrame) -> Picture:
     """Megabytes a second over the size."""
     rows = rows.assign(megabytes=rows["names_per_s"] * rows["params.size"] / 1e6)
-    return plots.growth(rows, "params.size", "bytes of a name", value="megabytes", unit="MB a second")
+    return Growth(rows, "params.size", "bytes of a name", value="megabytes", unit="MB a second")

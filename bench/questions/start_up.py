@@ -10,16 +10,13 @@ import asyncio
 import os
 import sys
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench import plots, report
-from bench.run import Cell, Figures, Session, Settings, failure
+from bench import tables
+from bench.model import Cell, Figures, Session, Settings, failure
+from bench.pictures import Dots, Picture
 from greet.brokers import VARIABLES, by_default
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DEADLINE_S = 90
 
@@ -71,9 +68,9 @@ async def first_greeting(session: Session, cell: Cell, names: int) -> list[Figur
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Seconds to the first greeting."""
-    return report.seconds(rows, "params.rung")
+    return tables.seconds(rows, "params.rung")
 
 
-def picture(rows: pd.DataFrame) -> Figure:
+def picture(rows: pd.DataFrame) -> Picture:
     """Each repetition as a dot."""
-    return plots.dots(rows, "seconds to the first greeting", "elapsed_s")
+    return Dots(rows, "seconds to the first greeting", "elapsed_s")

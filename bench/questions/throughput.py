@@ -8,17 +8,15 @@ and `async for`; "many" is `publish_many` and `batches`. Charts compare at one g
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from bench import plots, report
+from bench import tables
 from bench.contenders import java
-from bench.run import Cell, Settings
+from bench.model import JAVA, Cell, Settings
+from bench.pictures import Dots, Picture
 from greet import Guarantee
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -26,7 +24,7 @@ def cells(settings: Settings) -> list[Cell]:
     usual = tuple(Guarantee) if settings.full else (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE)
     own = [Cell(one, each) for one in settings.of(name="greet") for each in settings.guarantees(one, *usual)]
     peers = [
-        Cell(one, each, phase="publish", names=java.RECORDS) if one.name == java.NAME else Cell(one, each)
+        Cell(one, each, phase="publish", names=java.RECORDS) if one.name == JAVA else Cell(one, each)
         for one in settings.of()
         if one.name != "greet"
         for each in settings.guarantees(one, one.guarantees[-1])
@@ -70,9 +68,9 @@ def _apart(settings: Settings, together: list[Cell]) -> list[Cell]:
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Names a second: median and spread of the repetitions, beside what a million names cost."""
-    return report.summary(rows)
+    return tables.summary(rows)
 
 
-def picture(rows: pd.DataFrame) -> Figure:
+def picture(rows: pd.DataFrame) -> Picture:
     """A row of dots for each contender, a panel for each guarantee, and what it costs."""
-    return plots.dots(rows, "names a second", cost=True)
+    return Dots(rows, "names a second", cost=True)

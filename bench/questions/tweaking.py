@@ -6,18 +6,13 @@ that aiokafka has here, at names of 1 KiB, which leave something to compress.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
-from bench import plots, report
+from bench import tables
 from bench.contenders.kafka_peers import codecs
-from bench.run import Cell, Settings
+from bench.model import Cell, Settings
+from bench.pictures import Dots, Picture
 from greet import Guarantee
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 PLAIN = {"asyncio": "bare queue", "rabbitmq": "aiormq", "kafka": "aiokafka"}
 
@@ -42,11 +37,11 @@ def cells(settings: Settings) -> list[Cell]:
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Names a second with each tweak."""
-    return report.summary(rows, "params.rung").drop(columns=["MB, client + broker"])
+    return tables.summary(rows, "params.rung").drop(columns=["MB, client + broker"])
 
 
-def picture(rows: pd.DataFrame) -> Figure:
+def picture(rows: pd.DataFrame) -> Picture:
     """A row of dots for each tweak."""
     rungs = ["bare", "10 headers", "JSON", "1 KiB", *(f"1 KiB, {codec}" for codec in codecs())]
     place = rows["params.rung"].map({rung: place for place, rung in enumerate(rungs)})
-    return plots.dots(rows.loc[place.sort_values(kind="stable").index], "names a second")
+    return Dots(rows.loc[place.sort_values(kind="stable").index], "names a second")

@@ -7,16 +7,12 @@ column of its own, and what counts here is the time from the actual send, when t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
-from bench import plots, report, stats
-from bench.run import Cell, Settings
+from bench import stats, tables
+from bench.model import Cell, Settings
+from bench.pictures import Dots, Picture
 from greet import Guarantee
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -37,16 +33,16 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
             "sent late, p50 ms": stats.short(stats.clock(part, "late").median()),
             "from the send, p50 ms": stats.short(stats.clock(part, "service").median()),
             "from when it was due, p50 ms": stats.short(stats.clock(part, "intended").median()),
-            "count": report.counted(part),
+            "count": tables.counted(part),
         }
-        for line, part in report.lines(rows, "params.rate")
+        for line, part in tables.lines(rows, "params.rate")
     ]
     return pd.DataFrame(found)
 
 
-def picture(rows: pd.DataFrame) -> Figure:
+def picture(rows: pd.DataFrame) -> Picture:
     """p50 of each repetition."""
     ordered = rows.sort_values("params.rate", kind="stable")
     named = ordered.assign(**{"params.rung": ordered["params.rate"].map("{:g} a second".format)})
     named["service"] = stats.clock(named, "service")
-    return plots.dots(named, "p50 in milliseconds, from the actual send", "service")
+    return Dots(named, "p50 in milliseconds, from the actual send", "service")

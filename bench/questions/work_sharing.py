@@ -6,16 +6,14 @@ a partition has one member at a time. The clock stops at the last receipt of any
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from bench import plots, report
-from bench.run import Cell, Settings
+from bench import tables
+from bench.model import Cell, Settings
+from bench.pictures import Growth, Picture
 from greet import Guarantee
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -31,7 +29,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Names a second, the speed-up, and the share of the member that got least (fair would be 1 of all members)."""
-    found = report.growth(rows, "members", "speed-up", "publishers")
+    found = tables.growth(rows, "members", "speed-up", "publishers")
     shares = rows.groupby(["design", "params.members", "params.publishers"])["members"].agg(_least)
     keys = zip(found["contender"].str.split().str[0], found["members"], found["publishers"], strict=True)
     return found.assign(**{"least busy": ["–" if pd.isna(shares[key]) else f"{shares[key]:.0%}" for key in keys]})
@@ -41,8 +39,8 @@ def _least(members: pd.Series[Any]) -> float:
     return float(pd.Series([min(one) / max(1, sum(one)) for one in members if isinstance(one, list)]).median())
 
 
-def picture(rows: pd.DataFrame) -> Figure:
+def picture(rows: pd.DataFrame) -> Picture:
     """Names a second over the number of members, and over that of publishers."""
     members = rows[rows["params.publishers"] == 1].assign(who="members", many=rows["params.members"])
     publishers = rows[rows["params.members"] == 1].assign(who="publishers", many=rows["params.publishers"])
-    return plots.growth(pd.concat([members, publishers]), "many", "members or publishers", split="who")
+    return Growth(pd.concat([members, publishers]), "many", "members or publishers", split="who")

@@ -2,7 +2,7 @@
 
 The lock has what `mvn dependency:list -DincludeScope=runtime` finds for kafka_2.13, kafka-tools by itself
 (what it needs more is for Kafka Connect) and log4j-slf4j-impl. jgo fetches each by its coordinate, since its
-own resolution of dependencies mixes versions; it knows where from.
+own resolution of dependencies mixes versions; it knows where from. `cached` has the jars of another lock.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FETCH_SECONDS = 600.0  # for all jars, or for another process that fetches them
 
 @dataclass(frozen=True)
 class Jar:
-    """One artefact of kafka.lock."""
+    """One artefact of a lock."""
 
     group: str
     artifact: str
@@ -45,10 +45,10 @@ class Jar:
         return f"{self.artifact}-{self.version}.jar"
 
 
-def locked() -> list[Jar]:
-    """The jars of kafka.lock: `group:artifact:version sha256:…`, one a line."""
+def locked(lock: Path = LOCK) -> list[Jar]:
+    """The jars of a lock: `group:artifact:version sha256:…`, one a line."""
     jars = []
-    for line in LOCK.read_text().splitlines():
+    for line in lock.read_text().splitlines():
         coordinate, sha256 = line.split(" sha256:")
         group, artifact, number = coordinate.split(":")
         jars.append(Jar(group, artifact, number, sha256))
@@ -61,27 +61,33 @@ def version() -> str:
 
 
 async def fetched() -> list[Path]:
-    """All jars of kafka.lock in the user's cache folder, each checked against its hash; fetches what is missing.
+    """All jars of kafka.lock, as `cached` has them."""
+    return await cached(locked(), f"Kafka {version()}", "; or set GREET_KAFKA_URL")
+
+
+async def cached(jars: Sequence[Jar], what: str, instead: str = "") -> list[Path]:
+    """`jars` in the user's cache folder, each checked against its hash; fetches what is missing.
+
+    `what` is their name and version, and `instead` what else can be done where one cannot be had.
 
     Raises:
         BrokerMissing: one cannot be fetched, or is not the locked one; names it.
     """
-    folder = user_cache_path("greet") / f"kafka-{version()}"
+    folder = user_cache_path("greet") / what.lower().replace(" ", "-")
     try:
         async with asyncio.timeout(FETCH_SECONDS):
-            if await asyncio.to_thread(lacking, folder):
+            if await asyncio.to_thread(lacking, jars, folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 async with alone(folder / "lock"):  # another process may have fetched them meanwhile
-                    await fetch(await asyncio.to_thread(lacking, folder), folder)
+                    await fetch(await asyncio.to_thread(lacking, jars, folder), folder, what, instead)
     except TimeoutError:
-        message = f"Kafka's jars were not fetched within {FETCH_SECONDS:.0f} s: try again, it goes on where it was"
+        message = f"{what} was not fetched within {FETCH_SECONDS:.0f} s: try again, it goes on where it was"
         raise BrokerMissing(message) from None
-    return [folder / jar.file for jar in locked()]
+    return [folder / jar.file for jar in jars]
 
 
-def lacking(folder: Path) -> list[Jar]:
-    """The locked jars that are not in `folder`; raises `BrokerMissing` if one that is there differs."""
-    jars = locked()
+def lacking(jars: Sequence[Jar], folder: Path) -> list[Jar]:
+    """Those of `jars` that are not in `folder`; raises `BrokerMissing` if one that is there differs."""
     for jar in (present := [jar for jar in jars if (folder / jar.file).exists()]):
         check(jar, folder / jar.file)
     return [jar for jar in jars if jar not in present]
@@ -92,28 +98,28 @@ def check(jar: Jar, path: Path) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != jar.sha256:
-        raise BrokerMissing(f"refused {jar.file}: its SHA-256 {found[:12]}… is not that of kafka.lock; remove {path}")
+        raise BrokerMissing(f"refused {jar.file}: its SHA-256 {found[:12]}… is not that of its lock; remove {path}")
 
 
-async def fetch(jars: Sequence[Jar], folder: Path) -> None:
+async def fetch(jars: Sequence[Jar], folder: Path, what: str, instead: str) -> None:
     """Fetch `jars`, some at a time, each to where it is only seen once it is whole and checked."""
     console = Console(stderr=True)
     partial = folder / "partial"
     shutil.rmtree(partial, ignore_errors=True)  # a killed fetch left half a jar there, which jgo would take for whole
     if jars and not console.is_terminal:
-        console.print(f"fetching Kafka {version()}: {len(jars)} jars, once")
+        console.print(f"fetching {what}: {len(jars)} jars, once")
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        bar = progress.add_task(f"fetching Kafka {version()}", total=len(jars))
+        bar = progress.add_task(f"fetching {what}", total=len(jars))
 
         async def one(jar: Jar) -> None:
-            await asyncio.to_thread(fetch_one, jar, partial, folder / jar.file)
+            await asyncio.to_thread(fetch_one, jar, partial, folder / jar.file, instead)
             progress.advance(bar)
 
         await together(*map(one, jars))
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def fetch_one(jar: Jar, partial: Path, target: Path) -> None:
+def fetch_one(jar: Jar, partial: Path, target: Path, instead: str) -> None:
     """Fetch one jar by its coordinate; raises `BrokerMissing` when it cannot be had or is not the locked one."""
     from jgo.maven import MavenContext  # noqa: PLC0415 - 0.1 s that only a first start needs
 
@@ -121,7 +127,7 @@ def fetch_one(jar: Jar, partial: Path, target: Path) -> None:
     try:
         path = context.project(jar.group, jar.artifact).at_version(jar.version).artifact().resolve()
     except (OSError, RuntimeError) as error:
-        raise BrokerMissing(f"{jar.file} could not be fetched: {str(error)[:200]}; or set GREET_KAFKA_URL") from error
+        raise BrokerMissing(f"{jar.file} could not be fetched: {str(error)[:200]}{instead}") from error
     check(jar, path)
     path.replace(target)
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from bench import claims, plots, questions, report, targets
+from bench import questions
+from bench.judge import claims, targets
+from bench.show import plots, report
 
 
 def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
@@ -23,7 +25,7 @@ def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
         parts.append(f"<p>{report.PAIRED}</p>")
     for name, table in report.answers(rows).items():
         asked = escape(questions.asked(name))
-        drawn = plots.png(questions.question(name).picture(rows[rows["question"] == name]))
+        drawn = plots.png(plots.draw(questions.question(name).picture(rows[rows["question"] == name])))
         image = base64.b64encode(drawn).decode()
         parts += [f'<h2 id="{name}">{asked}</h2>', f'<img alt="{asked}" src="data:image/png;base64,{image}">']
         parts.append(_folded("the figures", table))

@@ -7,7 +7,7 @@ too; every design has one colour and one marker throughout.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from io import BytesIO
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from bench import report, stats
+from bench import pictures, stats, tables
 
 if TYPE_CHECKING:
     from IPython.display import Image
@@ -39,7 +39,7 @@ def dots(rows: pd.DataFrame, unit: str, value: str = "names_per_s", *, cost: boo
 
     greet's dots are filled, those of its peers hollow. With `cost`, beside them what a million names cost of CPU.
     """
-    rows = report.in_order(rows[rows[value].notna() & rows["params.again"].eq(False)])
+    rows = tables.in_order(rows[rows[value].notna() & rows["params.again"].eq(False)])
     guarantees = list(dict.fromkeys(rows["guarantee"]))
     labels = {name: list(dict.fromkeys(_labels(rows[rows["guarantee"] == name]))) for name in guarantees}
     heights = [max(1, len(labels[name])) for name in guarantees] or [1]
@@ -89,7 +89,7 @@ def _style(design: str, contender: str) -> dict[str, Any]:
 
 def latency_against_load(rows: pd.DataFrame) -> Figure:
     """p50 (full line) and p99 (dashed) over the rate, for each contender; a panel for each design and guarantee."""
-    rows = report.in_order(rows[rows["target_rate"].notna() & rows["latency_ms.p50"].notna()])
+    rows = tables.in_order(rows[rows["target_rate"].notna() & rows["latency_ms.p50"].notna()])
     kinds = list(dict.fromkeys(zip(rows["guarantee"], rows["design"], strict=True))) or [("", "")]
     figure = _figure(0.4 + 2.8 * len(kinds))
     for axes, (guarantee, design) in zip(
@@ -395,10 +395,26 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], col
     axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour})
 
 
-def picture(figure: Figure, alt: str = "") -> Image:
-    """The figure as a PNG for a notebook, with `alt`, or else its own label, for who cannot see it."""
+DRAWN: dict[type[Any], Callable[..., Figure]] = {
+    pictures.Dots: dots,
+    pictures.Loads: latency_against_load,
+    pictures.Growth: growth,
+    pictures.Pace: pace,
+    pictures.Ladder: ladder,
+    pictures.Survival: survival,
+}
+
+
+def draw(what: pictures.Picture) -> Figure:
+    """What a question wants to have drawn."""
+    return DRAWN[type(what)](**vars(what))
+
+
+def picture(what: pictures.Picture | Figure, alt: str = "") -> Image:
+    """The picture as a PNG for a notebook, with `alt`, or else its own label, for who cannot see it."""
     from IPython.display import Image  # noqa: PLC0415
 
+    figure = draw(what) if isinstance(what, pictures.Picture) else what
     return Image(png(figure), alt=alt or figure.get_label())  # type: ignore[no-untyped-call]
 
 

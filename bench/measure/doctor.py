@@ -13,8 +13,9 @@ import psutil
 
 from bench import contenders, results
 from bench.contenders.kafka_peers import advertised, compiled
-from bench.run import Settings, session
-from bench.sites import Site
+from bench.measure.run import session
+from bench.measure.sites import Site
+from bench.model import DESIGNS, Settings
 from greet.brokers import VARIABLES
 
 BUSY = 0.3
@@ -53,7 +54,7 @@ async def examine() -> AsyncIterator[Finding]:
         yield Finding(name, "missing", command)
     wheel = "pip install --force-reinstall aiokafka, as a wheel for this platform"
     yield Finding("aiokafka's C extensions", *(("loaded",) if compiled() else ("missing: 13 times slower", wheel)))
-    async with session(Settings(contenders.DESIGNS, ())) as opened:
+    async with session(Settings(DESIGNS, ())) as opened:
         shared = await opened.clock_is_shared()
         yield Finding(
             "clock of workers", "the same" if shared else "differs", "" if shared else "no latency can be had"

@@ -12,16 +12,9 @@ from dataclasses import dataclass, field
 import psutil
 
 import greet
+from bench.model import Used
 from greet import BrokerMissing, GreetError
 from greet.brokers import PRIVATE, VARIABLES, Broker, by_default
-
-Used = tuple[float | None, float | None]
-"""A broker's CPU seconds so far and its resident memory in MB; None if it is not ours or gone."""
-
-
-def more(before: float | None, after: float | None) -> float | None:
-    """What was added between two looks at a broker; None where nobody looked."""
-    return None if before is None or after is None else after - before
 
 
 @dataclass

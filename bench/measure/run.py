@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import (
@@ -16,19 +16,19 @@ from contextlib import (
     ExitStack,
     asynccontextmanager,
 )
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from bench import account, stats
-from bench.contenders import Contender, Place
-from bench.loops import NO_STAMPS, Receive, Received, Send, Sent, Stamps, Usage, now, said, shared_clock, work
-from bench.pool import processes
-from bench.results import Measurement
-from bench.sites import Site, Used, more, sites
+from bench import stats
+from bench.measure import account
+from bench.measure.loops import NO_STAMPS, Receive, Received, Send, Sent, Stamps, Usage, now, said, shared_clock, work
+from bench.measure.pool import processes
+from bench.measure.sites import Site, sites
+from bench.model import Cell, Figures, Measurement, Place, Settings, Used, failure, more
 from greet import Guarantee
 
 T = TypeVar("T")
@@ -46,123 +46,7 @@ MOST_BYTES = 256_000_000
 """Bytes of the names of one repetition, at most."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One point of a question, measured once a round."""
-
-    contender: Contender
-    guarantee: Guarantee
-    size: int = 18
-    """Bytes of a name."""
-    publishers: int = 1
-    groups: int = 1
-    members: int = 1
-    """Consumers that share each group."""
-    partitions: int = 1
-    """Of the topic; only Kafka has them."""
-    phase: str = "together"
-    """"together", or "apart": publish with nobody reading, then read. That makes two rows, "publish" and
-    "consume"; where one of those is the phase, that row alone is kept."""
-    supply: Contender | None = None
-    """Who publishes what is then read, where only that is timed; left out, the contender itself."""
-    load: float | None = None
-    """The share of the measured maximum at which names are due; None is the closed loop."""
-    rate: float | None = None
-    """Names a second that are due, where it is no share of the maximum."""
-    window: int | None = None
-    """Names unconfirmed at a time, published one by one; left out, the contender's."""
-    rung: str = ""
-    """What a step of a ladder is called."""
-    again: bool = False
-    """The same once more, for the noise floor (A/A)."""
-    lean: bool = False
-    """Publish from a generator and keep no name, for more of them than should be in memory, and watch the memory."""
-    fresh: bool = False
-    """In new worker processes: memory that others have freed would hide what this one takes."""
-    names: int | None = None
-    """How many; left out, what the warm-up says that fit in the run's seconds."""
-    seconds: float | None = None
-    """How long a repetition is to take; left out, what the run says."""
-    loop: str | None = None
-    """The event loop; left out, what the run says. The publishers of an open loop always have asyncio's on select."""
-    options: tuple[tuple[str, str], ...] = ()
-    """What is added to the query of greet's URL, or asked of a peer."""
-    rounds: int | None = None
-    """How many repetitions; left out, as many as the run says."""
-    measure: Callable[[Session, Cell, int], Awaitable[list[Figures]]] | None = None
-    """Where a question measures in its own way, without a warm-up: the session, the cell, its names or 0."""
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """What tells this cell from others of its contender and guarantee: `params` of its rows."""
-        kept = (
-            "size",
-            "publishers",
-            "groups",
-            "members",
-            "partitions",
-            "phase",
-            "load",
-            "rate",
-            "rung",
-            "again",
-        )
-        supply = self.supply and f"{self.supply.name}, {self.supply.way}"
-        found = {"way": self.contender.way, "window": self.window or self.contender.window, "supply": supply}
-        return found | {key: getattr(self, key) for key in kept} | dict(self.options)
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What one repetition gave: fields of its `Measurement`, `params` to add, and details for their own file."""
-
-    fields: Mapping[str, Any]
-    params: Mapping[str, Any] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What was asked for."""
-
-    designs: tuple[str, ...]
-    contenders: tuple[Contender, ...]
-    profile: str = "quick"
-    guarantee: Guarantee | None = None
-    """None is what each question thinks best."""
-    seconds: float = 0.6
-    rounds: int = 5
-    loop: str = "asyncio"
-    seed: int = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether there is time for all of it."""
-        return self.profile == "full"
-
-    def of(self, **wanted: str) -> list[Contender]:
-        """The contenders with these properties, such as `of(way="many")`."""
-        return [
-            one
-            for one in self.contenders
-            if one.design in self.designs and all(getattr(one, key) == value for key, value in wanted.items())
-        ]
-
-    @property
-    def brief(self) -> float:
-        """Seconds of a repetition that is one of many alike: in the full profile half of the usual."""
-        return self.seconds / 2 if self.full else self.seconds
-
-    def rounds_of(self, cell: Cell) -> int:
-        """How many repetitions `cell` has."""
-        return cell.rounds or self.rounds
-
-    def guarantees(self, contender: Contender, *usual: Guarantee) -> list[Guarantee]:
-        """Those to measure `contender` with: the one that was asked for or else `usual`, as far as it has them."""
-        return [one for one in ((self.guarantee,) if self.guarantee else usual) if one in contender.guarantees]
-
-
-class Session:
+class OpenSession:
     """Brokers, workers, and the speeds that the warm-up found, for as long as the run goes on."""
 
     def __init__(self, settings: Settings, found: dict[str, Site], missing: dict[str, str], seat: _Seat) -> None:
@@ -255,11 +139,18 @@ class Session:
                 raise Failed(figures)
         return found
 
-    async def deliver(self, cell: Cell, names: int) -> list[Figures]:
-        """Carry `names` names once, from publishers to consumers, and count them."""
+    async def make_groups(self, cell: Cell) -> None:
+        """Have the groups of `cell` on a topic of its own, with nobody in them."""
+        await Delivery(self, cell, 1, self.place(cell)).make_groups()
+
+    async def deliver(self, cell: Cell, names: int, *, sleepers: int = 0) -> list[Figures]:
+        """Carry so many names once, from publishers to consumers, and count them.
+
+        The last `sleepers` of the groups read only when the clock has stopped.
+        """
         if lost := self.sites[cell.contender.design].lost:
             return [failure(f"the broker is gone: {lost}")]
-        return await Delivery(self, cell, names, self.place(cell)).run()
+        return await Delivery(self, cell, names, self.place(cell)).run(sleepers)
 
     async def measured(self, cell: Cell, names: int) -> list[Figures]:
         """What `cell` gives, in its own way or the usual one. What goes wrong is told in a row, and the run goes on."""
@@ -304,12 +195,12 @@ class _Seat:
 @asynccontextmanager
 async def session(
     settings: Settings, executor: Callable[[], AbstractContextManager[Executor]] = processes
-) -> AsyncIterator[Session]:
+) -> AsyncIterator[OpenSession]:
     """Brokers up and workers at hand; another `executor` may place the workers elsewhere."""
     seat = _Seat(executor)
     try:
         async with sites(settings.designs) as (found, missing):
-            opened = Session(settings, found, missing, seat)
+            opened = OpenSession(settings, found, missing, seat)
             async with opened.opened:
                 yield opened
     finally:
@@ -320,7 +211,7 @@ async def session(
 class Delivery:
     """One repetition: who sends, who receives, and what came of it."""
 
-    session: Session
+    session: OpenSession
     cell: Cell
     names: int
     place: Place
@@ -537,11 +428,6 @@ class Delivery:
         return account.count(accepted, handed, groups, lanes, ordered=ordered), len(accepted)
 
 
-def failure(text: str) -> Figures:
-    """A repetition of which nothing but the error is known."""
-    return Figures({"error": text})
-
-
 def _errors(outcomes: Sequence[Sent | Received]) -> str:
     return "; ".join(dict.fromkeys(one.error for one in outcomes if one.error))
 
@@ -586,7 +472,7 @@ def _block(cell: Cell) -> tuple[str, Guarantee]:
 Row = tuple[Measurement, Mapping[str, Any]]
 
 
-async def rounds(session: Session, question: str, cells: Sequence[Cell], run: str) -> AsyncIterator[Row]:
+async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run: str) -> AsyncIterator[Row]:
     """Warm every cell up, then repeat all of them in rounds; each row as it comes.
 
     In each round the designs are in an order of their own; so are the blocks of each design, a phase at

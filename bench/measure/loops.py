@@ -33,8 +33,8 @@ import psutil
 from numpy.typing import NDArray
 
 import greet
-from bench.account import STRANGER, Codes, Series, codes, letters
-from bench.contenders import Contender, Place, Publisher
+from bench.measure.account import STRANGER, Codes, Series, codes, letters
+from bench.model import Contender, Place, Publisher
 
 now = time.perf_counter_ns
 Stamps = NDArray[np.int64]

@@ -1,0 +1,1 @@
+"""The measuring: brokers, workers, load, clock and account."""

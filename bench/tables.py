@@ -1,0 +1,141 @@
+"""Rows to the lines of tables: in order, put together, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from bench import stats
+from bench.model import BARE, DESIGNS, JAVA
+from bench.stats import short
+from greet import Guarantee
+
+BREACHES = ("lost", "duplicates", "reordered")
+
+
+def ordered(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows in order, also by their params, not in the random order of their measurement."""
+    return in_order(
+        rows, *(str(key) for key in rows if str(key).startswith("params.") and rows[key].map(type).nunique() == 1)
+    )
+
+
+def in_order(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
+    """By guarantee and design, greet before its peers, together before apart; then by `more`, or as they come."""
+    grades = [one.name for one in Guarantee]
+    places = {"guarantee": grades.index, "design": DESIGNS.index}
+    rank = rows.assign(**{key: rows[key].map(place) for key, place in places.items()})
+    rank["peer"] = rank["contender"] != "greet"
+    rank["phase"] = rows["params.phase"].map({"together": 0, "publish": 1, "consume": 2})
+    by = ["guarantee", "design", "peer", "contender", "params.way", "phase", *more]
+    return rows.loc[rank.sort_values(by, kind="stable").index]
+
+
+def labelled(rows: pd.DataFrame) -> pd.Series[Any]:
+    """What a line of a table is called: "kafka greet, many"."""
+    label = rows["design"] + " " + rows["contender"] + ", " + rows["params.way"]
+    return label + rows["params.phase"].map(lambda phase: "" if phase == "together" else f", {phase}")
+
+
+def summary(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
+    """Names a second with their spread, the cost of a million names, and the count, a line for each of `keys`.
+
+    CPU is in seconds for a million names, memory in MB, each the median of the repetitions. The client's
+    memory is "–" where its process had other work before: what that has left behind would be in it.
+    """
+    found = []
+    for line, part in lines(rows, *keys):
+        speed = part["names_per_s"].astype(float).dropna()
+        millions = figures(part, "accepted").replace(0, float("nan")) / 1e6
+        line |= {
+            "names/s": short(speed.median()),
+            "min–max": f"{short(speed.min())}–{short(speed.max())}" if len(speed) else "",
+            "CPU s/M, client + broker": _both(figures(part, f"cpu_s.{side}") / millions for side in SIDES),
+            "MB, client + broker": _both(figures(part, f"rss_mb.{side}") for side in SIDES),
+            "count": counted(part),
+        }
+        found.append(line)
+    return pd.DataFrame(found)
+
+
+def latencies(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
+    """Percentiles in milliseconds, each the median of the repetitions, a line for each of `keys`."""
+    found = []
+    for line, part in lines(rows, *keys):
+        line["names/s"] = short(figures(part, "target_rate").median())
+        for name in stats.PERCENTILES:
+            line[f"{name.replace('_', '.')} ms"] = short(figures(part, f"latency_ms.{name}").median())
+        line["count"] = counted(part)
+        found.append(line)
+    return pd.DataFrame(found)
+
+
+def growth(rows: pd.DataFrame, key: str, derived: str, *more: str) -> pd.DataFrame:
+    """Names a second as `key` grows, and what follows from it: "greetings/s", "MB/s" or "speed-up"."""
+    found = summary(rows, f"params.{key}", *(f"params.{one}" for one in more))
+    place, values, base = list(found.columns).index("names/s") + 1, [], 1.0
+    for line, part in lines(rows, f"params.{key}", *(f"params.{one}" for one in more)):
+        speed = float(figures(part, "names_per_s").median())
+        base = speed if line[key] == 1 and all(line[one] == 1 for one in more) else base
+        factor = {"greetings/s": line[key], "MB/s": line[key] / 1e6 if key == "size" else 1, "speed-up": 1 / base}[
+            derived
+        ]
+        values.append(short(speed * factor))
+    found.insert(place, derived, values)
+    return found.drop(columns=["MB, client + broker", "min–max"])
+
+
+def seconds(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
+    """How long it took: median and spread."""
+    found = []
+    for line, part in lines(rows, *keys):
+        times = figures(part, "elapsed_s")
+        found.append(line | {"s": short(times.median()), "min–max s": f"{short(times.min())}–{short(times.max())}"})
+        found[-1]["count"] = counted(part)
+    return pd.DataFrame(found)
+
+
+SIDES = ("client", "broker")
+
+
+def steadiness(part: pd.DataFrame) -> str:
+    """How fast the last quarter of a repetition was beside its first: the median of the repetitions."""
+    series = [one for kept in part.get("progress_s", []) if isinstance(kept, list) for one in kept]
+    found = [one for one in map(stats.steadiness, series) if one is not None]
+    return f"{median(found):.2f}" if found else "–"
+
+
+def _both(columns: Iterable[pd.Series[float]]) -> str:
+    """The medians of client and broker; a broker that was not looked at is left out."""
+    return " + ".join(short(column.median()) for column in columns).removesuffix(" + –")
+
+
+def figures(part: pd.DataFrame, name: str) -> pd.Series[float]:
+    """A column of figures, which is not there when nothing of it was measured."""
+    return part[name].astype(float) if name in part else pd.Series(float("nan"), part.index)
+
+
+def lines(rows: pd.DataFrame, *keys: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """A line for each guarantee, contender and `keys`, with its repetitions."""
+    rows = ordered(rows[rows["params.again"].eq(False)])
+    by = ["guarantee", rows["design"], labelled(rows).rename("contender"), *keys]
+    for (guarantee, _, label, *values), part in rows.groupby(by, sort=False, dropna=False):
+        given = {key.removeprefix("params."): value for key, value in zip(keys, values, strict=True)}
+        yield {"guarantee": guarantee, "contender": label, **given}, part
+
+
+def counted(part: pd.DataFrame) -> str:
+    """What became of the names of some rows: "5 × all" or what is wrong."""
+    wrong = [f"{int(part[what].sum())} {what}" for what in BREACHES if part[what].sum() > 0]
+    failed = part["error"].notna().sum()
+    every = "all" if told_apart(part).all() else "all, not told apart"
+    return ", ".join([*wrong, f"{failed} failed"] if failed else wrong) or f"{len(part)} × {every}"
+
+
+def told_apart(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Of which rows each name was known; of the others there is only how many came: a tool that counts by itself
+    said so, or a loop that nothing of this instrument is in."""
+    return rows["contender"].ne(JAVA) & rows["params.rung"].ne(BARE)
