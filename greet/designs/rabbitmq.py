@@ -18,39 +18,52 @@ AT_MOST_ONCE does without the broker's own automatic acknowledgement. That knows
 waiting names would be pushed into the memory of the first member that comes, and be lost with it.
 Here it is `prefetch` names at most.
 
-This file is the architecture, in aio-pika's terms; `rabbitmq_wire.py` makes it fast.
+This is the plain way, in aio-pika's terms. `greet.fast.rabbitmq` sends and receives the same faster.
+Only that one tells a publisher under AT_MOST_ONCE that no queue got its names, and that names were
+surely not sent where a connection ended: the plain way says that nobody can tell.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from types import TracebackType
-from typing import Self
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
-from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError
+from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage, AbstractQueue
+from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity, DeliveryError, PublishError
+from aiormq.exceptions import ChannelAccessRefused
 from pamqp.common import FieldTable
 
-from greet.designs.rabbitmq_link import DRIVER, Link, keep_trying, unusable, whole, within
-from greet.designs.rabbitmq_wire import Delivery, Inbox, NotSent, Outbox, message_id, nowhere
-from greet.errors import BadName, BadURL, ConnectionLost, GreetError, PublishFailed, Unsupported, one_line
-from greet.line import LEFT, DeadLetter, Guarantee, Line, Subscription, chunks, plain
-from greet.names import check, check_all, decode
+from greet.address import Address
+from greet.designs import Design
+from greet.designs.rabbitmq_link import (
+    DRIVER,
+    MAYBE,
+    REFUSED,
+    Link,
+    failed,
+    keep_trying,
+    nowhere,
+    refused,
+    rounded,
+    whole,
+    why,
+    within,
+)
+from greet.errors import BadURL, ConnectFailed, ConnectionLost, GreetError, PublishFailed, PublishUnknown, one_line
+from greet.line import CLOSED, DEAD, Batch, DeadLetter, Guarantee, Line, Poison, State, Subscription, complaint, runs
 
-PARCEL = 50
-"""How many names of `publish_many` go together."""
-AHEAD = 10
-"""How many such parcels go before the first of them is confirmed."""
+Declare = Callable[[AbstractChannel, bool], Awaitable[Any]]
+"""Declares something over a channel, or with True only looks whether it is there."""
 REST = 0.1
-"""How many seconds a publisher leaves a broker alone that failed: a cluster elects a leader meanwhile."""
-SETTLE = 0.2
-"""How many seconds a handled name may wait for its acknowledgement."""
+"""How many seconds a broker that failed is left alone: a cluster elects a leader meanwhile."""
+LOOK = 10.0
+"""How often, in seconds, a member looks whether exchange, queues and binding are still there."""
 REMEMBER = 5000
 """How many of the names that it has handled a member knows again, at least."""
-CLOSED = "this line is closed: connect again"
 
 
 class RabbitMQLine(Line):
@@ -60,137 +73,134 @@ class RabbitMQLine(Line):
     majority of a cluster; `prefetch`: how many unsettled names a member may hold (500);
     `heartbeat`: in seconds (5); a connection is dead that is silent for three times a second more; `ca`:
     the file of the authority that signed the broker's certificate; `cert` and `key`: the files of
-    our own certificate; `timeout`; `cleartext`.
+    our own certificate; `timeout`; `cleartext`; `path`.
     """
 
-    port = 5672
-    keys = ("queue_type", "prefetch", "heartbeat", "ca", "cert", "key")
+    ahead = 1
+    _exchange: AbstractExchange | None
+    _channel: AbstractChannel
+    """Of the exchange."""
 
-    def __init__(self, url: str, topic: str, guarantee: Guarantee | None) -> None:
-        if url.startswith("amqps:"):
-            self.port = 5671
-        super().__init__(url, topic, guarantee)
-        if len(topic) > 100:
-            raise BadURL(f"topic {topic[:40]!a}… is too long for RabbitMQ: use up to 100 characters")
+    def __init__(self, design: Design, address: Address, topic: str, guarantee: Guarantee | None) -> None:
+        super().__init__(design, address, topic, guarantee)
+        short("topic", topic)
         self.queue_type = self.address.choice("queue_type", "classic", "quorum")
         self.prefetch = whole(self.address, "prefetch", 500)
-        self._link = Link(self.address, f"publisher to {topic}")
-        self._outbox: Outbox | None = None
+        self._confirms = self.guarantee is not Guarantee.AT_MOST_ONCE
+        self._mode = aio_pika.DeliveryMode(2 if self.guarantee is Guarantee.DURABLE else 1)
+        self._link = self._new_link(f"publisher to {topic}")
+
+    def _new_link(self, name: str) -> Link:
+        return Link(self.address, name)
+
+    async def _connect(self, deadline: float) -> None:
+        self._time = asyncio.get_running_loop().time
         self._opening = asyncio.Lock()
-        self._closed = False
-
-    async def __aenter__(self) -> Self:
+        self._exchange = None
+        self._taken = 0  # bytes, up to which names are not sent alone
+        self._heard = 0.0
         try:
-            async with within(self.timeout):
-                await self._link.open()
+            await self._link.open(deadline)
         except DRIVER as error:
-            raise unusable(self.address, error) from error
-        return self
+            raise failed(ConnectFailed, "", self.address, error) from error
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._closed = True
-        if self._outbox:
-            self._outbox.close("the line was closed")
-        await self._link.close()
-        if self._outbox and error is None:
-            self._outbox.complain()
+    async def _disconnect(self, deadline: float, *, clean: bool) -> None:
+        await self._link.close(deadline)
 
     # Publishing
 
-    async def publish(self, name: str) -> None:
-        check(name)
-        bodies = [name.encode()]
-        try:
-            await (await self._open_outbox()).send(bodies)
-        except NotSent:
-            await (await self._open_outbox()).send(bodies)  # over the next connection
-
-    async def publish_many(self, names: Iterable[str]) -> int:
-        accepted = 0
-        failure: GreetError | None = None
-        parcels: deque[asyncio.Future[int]] = deque()
-        try:
-            try:
-                for chunk in chunks(names, PARCEL):
-                    parcels.append((await self._open_outbox()).send([name.encode() for name in chunk]))
-                    if len(parcels) == AHEAD:
-                        accepted += await parcels.popleft()
-            except GreetError as error:
-                failure = error
-                accepted += error.accepted
-            while parcels:
-                try:
-                    accepted += await parcels.popleft()
-                except GreetError as error:
-                    failure = failure or error
-                    accepted += error.accepted
-        finally:
-            for parcel in parcels:  # if this was cancelled, or `names` raised
-                parcel.cancel()
-        if failure:
-            failure.accepted = accepted
+    async def _send(self, names: list[str], deadline: float) -> int:
+        exchange = await self._open_exchange(deadline)
+        bodies = [name.encode() for name in names]
+        if max(map(len, bodies)) > self._taken:
+            for accepted, body in enumerate(bodies):
+                if failure := await self._publish(exchange, body, deadline, alone=True):
+                    failure.accepted = accepted
+                    raise failure
+            self._taken = max(self._taken, rounded(max(map(len, bodies))))
+            return len(bodies)
+        results = await asyncio.gather(*(self._publish(exchange, body, deadline) for body in bodies))
+        if failures := [one for one in results if one]:
+            failure = next((one for one in failures if isinstance(one, PublishUnknown)), failures[0])
+            failure.accepted = len(bodies) - len(failures)
             raise failure
-        return accepted
+        return len(bodies)
 
-    async def _open_outbox(self) -> Outbox:
-        """The outbox; a new one where there is none yet, or its connection was lost."""
-        if self._outbox and self._outbox.open:
-            return self._outbox
-        if self._closed:
-            raise PublishFailed(CLOSED)
+    async def _publish(
+        self, exchange: AbstractExchange, body: bytes, deadline: float, *, alone: bool = False
+    ) -> PublishFailed | PublishUnknown | None:
+        """Publish one name; what is returned is why it is not accepted."""
+        message = aio_pika.Message(body, delivery_mode=self._mode)
+        failure: PublishFailed | PublishUnknown
         try:
-            async with asyncio.timeout(self.timeout):
-                await self._opening.acquire()
-            try:
-                if not (self._outbox and self._outbox.open):
-                    self._outbox = await keep_trying(self._new_outbox, self.timeout)
-                return self._outbox
-            finally:
-                self._opening.release()
+            async with within(deadline):
+                await exchange.publish(message, routing_key="", mandatory=True)
         except DRIVER as error:
-            raise PublishFailed(f"not sent: {unusable(self.address, error)}") from error
+            match error:
+                case PublishError():  # it came back
+                    failure = PublishFailed(nowhere(self.topic))
+                case DeliveryError():
+                    await (
+                        self._channel.close()
+                    )  # RabbitMQ 3.10 may refuse for ever on a channel that it refused on once
+                    failure = PublishUnknown(f"{REFUSED} before the confirm came; {MAYBE}")
+                case TimeoutError():
+                    failure = PublishUnknown(f"no confirm within {self.timeout:g} s; {MAYBE}")
+                case ChannelClosed():
+                    failure = refused(error, certain=alone)
+                case _:
+                    reason = why(self.address, error)
+                    failure = PublishUnknown(f"the connection was lost before the confirm came; {MAYBE}: {reason}")
+            failure.__cause__ = error
+            return failure
+        self._heard = self._time()
+        return None
 
-    async def _new_outbox(self) -> Outbox:
-        if self._outbox or not self._link.usable():  # that outbox is closed, or we were not here
-            await asyncio.sleep(REST)
-            await self._link.open()
-        if self._closed:  # meanwhile
-            await self._link.close()
-            raise PublishFailed(CLOSED)
-        confirms = self.guarantee is not Guarantee.AT_MOST_ONCE
-        channel = await self._link.channel(confirms=confirms)
+    async def _open_exchange(self, deadline: float) -> AbstractExchange:
+        """The exchange, on a channel that confirms; on a new one where that was lost."""
         try:
-            # Members of groups declare the exchange, publishers do not: it is there if a group ever was.
-            await channel.get_exchange(self.topic)
+            async with within(deadline), self._opening:
+                if not self._exchange or not self._usable():
+                    self._exchange = await keep_trying(self._find_exchange, deadline)
+                return self._exchange
         except ChannelNotFoundEntity as error:
             raise PublishFailed(nowhere(self.topic)) from error
-        underlay = await channel.get_underlay_channel()
-        outbox = Outbox(
-            self._link.wire,
-            underlay.number,
-            self.topic,
-            timeout=self.timeout,
-            confirms=confirms,
-            persistent=self.guarantee is Guarantee.DURABLE,
-            frame_max=underlay.connection.connection_tune.frame_max,
-        )
+        except DRIVER as error:
+            raise failed(PublishFailed, "not sent:", self.address, error) from error
 
-        def lost(closing: asyncio.Future[None]) -> None:
-            outbox.close("the connection was lost", None if closing.cancelled() else closing.exception())
+    def _usable(self) -> bool:
+        """Whether a name can be published, and the broker has been heard lately: else it may have given us up."""
+        return self._is_open() and self._time() - self._heard < self._link.heartbeat
 
-        underlay.closing.add_done_callback(lost)
-        return outbox
+    def _is_open(self) -> bool:
+        return self._exchange is not None and not self._channel.is_closed
+
+    async def _find_exchange(self, deadline: float) -> AbstractExchange:
+        """Members of groups declare the exchange, publishers do not: it is there if a group ever was."""
+        if self._state is State.LEFT:  # meanwhile
+            raise PublishFailed(CLOSED)
+        if self._exchange and self._is_open():
+            with suppress(*DRIVER):
+                async with within(self._time() + self._link.heartbeat):
+                    await self._channel.get_exchange(self.topic)
+                self._heard = self._time()
+                return self._exchange
+            await self._link.close(deadline)
+        if self._exchange:
+            self._exchange = None
+            await asyncio.sleep(REST)
+        if not self._link.usable():
+            await self._link.open(deadline)
+        channel = await self._link.channel(confirms=self._confirms)
+        exchange = await channel.get_exchange(self.topic)
+        self._heard = self._time()
+        self._channel, self._exchange = channel, exchange
+        return exchange
 
     # Reading
 
-    def subscribe(self, group: str, *, replay: bool = False) -> RabbitMQSubscription:
-        if replay:
-            raise Unsupported("a queue of RabbitMQ keeps no name that was settled, so it cannot replay: use kafka")
-        if len(group) > 100:
-            raise BadURL(f"group {group[:40]!a}… is too long for RabbitMQ: use up to 100 characters")
-        return RabbitMQSubscription(self, plain("group", group))
+    def _subscription(self, group: str, *, replay: bool) -> RabbitMQSubscription:
+        return RabbitMQSubscription(self, short("group", group), replay=replay)
 
     async def dead_letters(self) -> list[DeadLetter]:
         letters = []
@@ -198,7 +208,7 @@ class RabbitMQLine(Line):
         async def read(_: AbstractChannel, message: AbstractIncomingMessage) -> None:
             origin, reason = _origin(message)
             group = origin.removeprefix(f"{self.topic}:")
-            letters.append(DeadLetter(message.body, group, f"queue {origin}", _complaint(message.body) or reason))
+            letters.append(DeadLetter(message.body, group, f"queue {origin}", complaint(message.body) or reason))
 
         await self._visit_dead_letters(read)
         return letters
@@ -229,12 +239,12 @@ class RabbitMQLine(Line):
         """Get each of them once. What `visit` does not acknowledge goes back when the channel closes."""
         link = Link(self.address, f"dead letters of {self.topic}")
         try:
-            async with within(self.timeout):
-                await link.open()
+            async with within(self._deadline()):
+                await link.open(self._deadline())
                 channel = await link.channel(confirms=True)
-                queue = await channel.get_queue(f"{self.topic}.dead")
+                queue = await channel.get_queue(f"{self.topic}{DEAD}")
             for _ in range(queue.declaration_result.message_count or 0):
-                async with within(self.timeout):
+                async with within(self._deadline()):
                     if message := await queue.get(fail=False):
                         await visit(channel, message)
         except ChannelNotFoundEntity:
@@ -242,164 +252,209 @@ class RabbitMQLine(Line):
         except DeliveryError as error:
             raise PublishFailed(f"a dead letter of {self.topic} was not taken, and stays: {one_line(error)}") from error
         except DRIVER as error:
-            raise unusable(self.address, error) from error
+            raise failed(ConnectFailed, "", self.address, error) from error
         finally:
-            await link.close()
+            await link.close(self._deadline())
 
 
 class RabbitMQSubscription(Subscription):
     """A member of a group: a consumer of its queue, on a connection of its own."""
 
-    _inbox: Inbox
+    _line: RabbitMQLine
+    _channel: AbstractChannel | None
 
-    def __init__(self, line: RabbitMQLine, group: str) -> None:
-        super().__init__()
-        self._line = line
+    def __init__(self, line: RabbitMQLine, group: str, *, replay: bool) -> None:
+        super().__init__(line, group, replay=replay)
         self._queue = f"{line.topic}:{group}"
-        self._link = Link(line.address, f"member of {self._queue}")
-        self._early = line.guarantee is Guarantee.AT_MOST_ONCE
-        self._deliveries: list[Delivery] = []  # of the names in `_batch`, one for one
-        self._acknowledged = 0  # how many of them are
-        self._timer: asyncio.TimerHandle | None = None
-        # The headers of the names handled last.
-        self._handled: deque[bytes] = deque(maxlen=max(REMEMBER, line.prefetch))
-        self._known: set[str | None] = set()  # their ids, as long as they may come again
+        self._link = line._new_link(f"member of {self._queue}")
 
-    async def __aenter__(self) -> Self:
-        self._left = False
+    def _forget(self) -> None:
+        super()._forget()
+        self._channel = None  # of the consumer; None while the connection is lost
+        self._looking: asyncio.Task[None] | None = None
+        self._noted = Batch([]), 0  # how many names of which batch are among the handled
+        self._handled: deque[Any] = deque(maxlen=max(REMEMBER, self._line.prefetch))  # how their messages are known
+        self._known: set[str | None] = set()  # the ids of these, as long as they may come again
+        self._told_broker = False  # an acknowledgement was written
+        self._behind_broker = False  # one could not be written
+
+    async def _join(self, deadline: float) -> None:
         try:
-            async with within(self._line.timeout):
-                await self._join()
-        except BaseException as error:
-            await self._link.close()
-            if isinstance(error, DRIVER):
-                raise unusable(self._line.address, error) from error
-            raise
-        return self
+            async with within(deadline):
+                await self._begin_to_consume(deadline)
+        except DRIVER as error:
+            raise failed(ConnectFailed, "", self._line.address, error) from error
+        self._looking = asyncio.create_task(self._keep_looking())
 
-    async def _join(self) -> None:
+    async def _begin_to_consume(self, deadline: float) -> None:
         """Connect, make what is not there yet, and consume: when this returns, the group is live."""
-        line = self._line
-        await self._link.open()
-        if self._left:  # meanwhile
-            await self._link.close()
-            raise ConnectionLost(LEFT)
+        await self._link.open(deadline)
+        await self._declare_all()
         channel = await self._link.channel()
-        await channel.set_qos(line.prefetch)
+        await channel.set_qos(self._line.prefetch)
+        queue = await channel.get_queue(self._queue)
+        underlay = await channel.get_underlay_channel()
+        channel.close_callbacks.add(lambda *_: self._lost(channel))
+        underlay.on_consumer_cancel_callbacks.add(lambda _: self._lost(channel))  # as when the queue is deleted
+        self._channel = channel
+        await self._consume(channel, queue)
+        self._told_broker = self._behind_broker = False
+
+    async def _declare_all(self) -> None:
+        """See to it that exchange, queues and binding are there, with the settings of the line."""
+        line = self._line
         kind: FieldTable = {"x-queue-type": line.queue_type}
         if line.queue_type == "quorum":
             # Each time a member leaves, what it held counts as a failed delivery. RabbitMQ 4 gives a
             # name up after twenty of them, and we never do.
             kind["x-delivery-limit"] = 1_000_000_000
-        dead = await channel.declare_queue(f"{line.topic}.dead", durable=True, arguments=kind)
         # What is rejected goes to the exchange "", which hands it to the queue of that name.
-        rejected: FieldTable = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead.name}
-        queue = await channel.declare_queue(self._queue, durable=True, arguments=kind | rejected)
-        exchange = await channel.declare_exchange(line.topic, aio_pika.ExchangeType.FANOUT, durable=True)
-        await queue.bind(exchange)
+        rejected: FieldTable = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{line.topic}{DEAD}"}
 
-        underlay = await channel.get_underlay_channel()
-        inbox = self._inbox = Inbox(self._link.wire, underlay.number)
-        underlay.closing.add_done_callback(lambda _: self._lost(inbox))
-        underlay.on_consumer_cancel_callbacks.add(lambda _: self._lost(inbox))  # as when the queue is deleted
-        await queue.consume(_taken_by_the_inbox)
+        def queue(name: str, arguments: FieldTable) -> Declare:
+            return lambda channel, passive: channel.declare_queue(
+                name, durable=True, arguments=arguments, passive=passive
+            )
 
-    def _lost(self, inbox: Inbox) -> None:
-        """Drop what was not handed out yet: the broker delivers it again, to whoever reads."""
-        inbox.close()
-        if inbox is self._inbox:
-            del self._batch[self._taken :]
+        def exchange(channel: AbstractChannel, passive: bool) -> Awaitable[Any]:
+            return channel.declare_exchange(line.topic, "fanout", durable=True, passive=passive)
 
-    async def _receive(self) -> list[str]:
-        self._settle(len(self._batch))
-        self._handled.extend(delivery.header for delivery in self._deliveries[: len(self._batch)])
-        self._batch, self._deliveries, self._taken, self._settled = [], [], 0, 0
-        names: list[str] = []
-        while not names:
-            if deliveries := await self._inbox.take():
-                names = self._names(deliveries)
-            elif not self._inbox.open:
-                await self._rejoin()
-        if self._early:
-            self._settle(len(names))
-        elif not self._timer:
-            self._timer = asyncio.get_running_loop().call_later(SETTLE, self._settle_in_time)
-        return names
+        async def bind(channel: AbstractChannel, passive: bool) -> None:
+            if not passive:
+                await (await channel.get_queue(self._queue)).bind(line.topic)
 
-    def _names(self, deliveries: list[Delivery]) -> list[str]:
-        """The names in `deliveries`, which become those of the batch, without what holds none."""
-        if self._known:
-            deliveries = [delivery for delivery in deliveries if not self._knows(delivery)]
+        for declare in (queue(f"{line.topic}{DEAD}", kind), queue(self._queue, kind | rejected), exchange, bind):
+            await self._declare(declare)
+
+    async def _declare(self, declare: Declare) -> None:
+        """Declare something; who has no right to that may read where it is there."""
         try:
-            names = [delivery.body.decode() for delivery in deliveries]  # type: ignore[union-attr]
-            check_all(names)
-        except (AttributeError, UnicodeDecodeError, BadName):
-            good = []
-            for delivery in deliveries:
-                if _complaint(delivery.body):
-                    self._inbox.reject(delivery.tag)
-                else:
-                    good.append(delivery)
-            deliveries = good
-            names = [decode(delivery.body or b"") for delivery in deliveries]
-        self._deliveries, self._acknowledged = deliveries, 0
-        return names
+            async with await self._link.channel() as channel:
+                await declare(channel, False)
+        except ChannelAccessRefused as refusal:
+            try:
+                async with await self._link.channel() as channel:
+                    await declare(channel, True)
+            except ChannelNotFoundEntity:
+                raise refusal from None
 
-    def _knows(self, delivery: Delivery) -> bool:
-        """Whether it was handled before its connection was lost, and the acknowledgement with it."""
-        if not delivery.redelivered or message_id(delivery.header) not in self._known:
-            return False
-        self._inbox.acknowledge(delivery.tag, multiple=False)
-        return True
-
-    def _settle(self, count: int) -> None:
-        """Acknowledge the first `count` names of the batch, as far as they are not."""
-        if count > self._acknowledged and self._inbox.open:
-            self._acknowledged = count
-            self._inbox.acknowledge(self._deliveries[count - 1].tag, multiple=True)
-
-    def _settle_in_time(self) -> None:
-        """A slow handler does not keep to itself what it has handled until the batch is done."""
-        self._timer = None
-        self._settle(self._settled)
-        if self._acknowledged < len(self._batch) and self._inbox.open:
-            self._timer = asyncio.get_running_loop().call_later(SETTLE, self._settle_in_time)
+    async def _keep_looking(self) -> None:
+        """A consumer is not told that its exchange was deleted: it would wait on, bound to nothing."""
+        while True:
+            await asyncio.sleep(min(LOOK, self._line.timeout / 3))
+            if channel := self._channel:
+                try:
+                    async with within(self._line._deadline()):
+                        await self._declare_all()
+                except DRIVER:
+                    self._lost(channel)
 
     async def _rejoin(self) -> None:
         """The connection was lost: begin again, where the broker knows us to be."""
-        if self._left:
-            raise ConnectionLost(LEFT)
-        self._known = {message_id(header) for header in self._handled} - {None}
+        self._known = {self._id(one) for one in self._handled} - {None}
+        deadline = self._line._deadline()
+        await asyncio.sleep(REST)
         try:
-            await keep_trying(self._join, self._line.timeout)
+            await keep_trying(self._begin_to_consume, deadline)
         except BaseException as error:
-            self._inbox.close()  # that of a consumer that has not begun would be waited for in vain
+            self._channel = None  # a consumer that has not begun would be waited for in vain
             if not isinstance(error, DRIVER):
                 raise
-            raise ConnectionLost(
-                f"the line was lost and is not back in time: {unusable(self._line.address, error)}"
-            ) from error
+            lost = "the line was lost and is not back in time:"
+            raise failed(ConnectionLost, lost, self._line.address, error) from error
 
-    async def _leave(self) -> None:
-        self._left = True
-        if self._timer:
-            self._timer.cancel()
-        self._settle(self._settled)
-        self._inbox.close()
-        await self._link.close()  # and the broker takes back what is not settled, in its order
-        if self._acknowledged < self._settled and self._clean:
+    def _lost(self, channel: AbstractChannel) -> None:
+        """Forget what was not handed out yet: the broker delivers it again, to whoever reads."""
+        if channel is self._channel:
+            self._channel = None
+            self._wake()
+            if self._early:  # what is in hand is settled
+                self._runs.clear()
+            else:
+                self._drop()
+
+    # What the fast way replaces
+
+    async def _consume(self, channel: AbstractChannel, queue: AbstractQueue) -> None:
+        come = self._come = asyncio.Queue[AbstractIncomingMessage | None]()  # the prefetch bounds it
+
+        async def take(message: AbstractIncomingMessage) -> None:
+            if message.redelivered and message.message_id in self._known:
+                await message.ack()  # it was handled before the connection was lost, and the acknowledgement with it
+            else:
+                come.put_nowait(message)
+
+        await queue.consume(take)
+
+    def _wake(self) -> None:
+        self._come.put_nowait(None)
+
+    async def _next(self) -> Sequence[Batch | Poison]:
+        while True:
+            if not self._channel:
+                await self._rejoin()
+            channel = self._channel
+            messages = [await self._come.get()]
+            while not self._come.empty():
+                messages.append(self._come.get_nowait())
+            if channel is self._channel:
+                return runs([one.body for one in messages if one], [one for one in messages if one], channel)
+
+    def _id(self, handled: Any) -> str | None:
+        message: AbstractIncomingMessage = handled
+        return message.message_id
+
+    def _note(self, batch: Batch, count: int) -> None:
+        """Remember what is handled: it is known again, should it come once more."""
+        noted, before = self._noted
+        self._handled.extend(batch.origins[before if noted is batch else 0 : count])
+        self._noted = batch, count
+
+    async def _settle(self, batch: Batch, count: int) -> None:
+        self._note(batch, count)
+        self._behind_broker = True  # should this be cancelled
+        if batch.source is self._channel:
+            with suppress(*DRIVER):
+                async with within(self._line._deadline()):
+                    await batch.origins[count - 1].ack(multiple=True)
+                self._told_broker, self._behind_broker = True, False
+
+    async def _settle_ahead(self, batch: Batch, deadline: float) -> bool:
+        await self._settle(batch, len(batch.names))
+        return not self._behind_broker
+
+    async def _bury(self, poison: Poison, deadline: float) -> None:
+        """The broker moves what is rejected to the dead letters."""
+        if poison.source is self._channel:  # else it comes again
+            with suppress(*DRIVER):
+                async with within(deadline):
+                    await poison.origin.reject(requeue=False)
+                    self._told_broker = True
+
+    async def _part(self, deadline: float, *, clean: bool) -> None:
+        if looking := self._looking:
+            looking.cancel()
+            await asyncio.wait([looking])
+        channel, self._channel = self._channel, None
+        behind = self._behind_broker
+        if clean and self._told_broker and not behind:
+            try:
+                async with within(deadline):
+                    if not channel:
+                        raise ConnectionError
+                    await channel.set_qos(self._line.prefetch)  # the answer comes behind the last acknowledgement
+            except DRIVER:
+                behind = True
+        await self._link.close(deadline)  # the broker takes back what is not settled, in its order
+        if clean and behind:
             raise ConnectionLost("the line was lost before the last names were settled: they come again")
 
 
-def _complaint(body: bytes | None) -> str:
-    """Why `body` holds no name; "" if it holds one."""
-    try:
-        if body is None:
-            return "too long"
-        decode(body)
-    except BadName as error:
-        return str(error)
-    return ""
+def short(what: str, text: str) -> str:
+    """`text`, if the name of a queue has room for it; else `BadURL`."""
+    if len(text) > 100:
+        raise BadURL(f"{what} {text[:40]!a}… is too long for RabbitMQ: use up to 100 characters")
+    return text
 
 
 def _origin(message: AbstractIncomingMessage) -> tuple[str, str]:
@@ -407,7 +462,3 @@ def _origin(message: AbstractIncomingMessage) -> tuple[str, str]:
     deaths = message.headers.get("x-death")
     first = deaths[0] if isinstance(deaths, list) and deaths else {}
     return (str(first.get("queue", "")), str(first.get("reason", ""))) if isinstance(first, dict) else ("", "")
-
-
-async def _taken_by_the_inbox(_: AbstractIncomingMessage) -> None:
-    """What aio-pika would call for each delivery that it sees, and it sees none."""
