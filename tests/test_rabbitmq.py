@@ -37,17 +37,16 @@ from bench.faults.proxy import proxy
 from greet import Guarantee, Subscription
 from greet.brokers import Broker
 from greet.brokers.process import free_ports, listens
-from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription
-from greet.designs.rabbitmq_wire import METHOD, Inbox, Outbox, Wire, _Tap
+from greet.fast.rabbitmq import METHOD, FastRabbitMQLine, FastRabbitMQSubscription, Inbox, Outbox, Parcel, Wire, _Tap
 
 AMO, ALO, DURABLE = Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE
 CANARY = "canary-5f0d"
 POISON = [b"", b"\xff\xfe", b"a\x00b", "\u202eabc".encode(), b"x" * 65_537, b"y" * 400_000]
 
 
-def line_to(url: str, topic: str, guarantee: Guarantee | None = None, **options: object) -> RabbitMQLine:
+def line_to(url: str, topic: str, guarantee: Guarantee | None = None, **options: object) -> FastRabbitMQLine:
     query = "&".join(f"{key}={value}" for key, value in options.items())
-    return cast(RabbitMQLine, greet.connect(f"{url}?{query}" if query else url, topic, guarantee=guarantee))
+    return cast(FastRabbitMQLine, greet.connect(f"{url}?{query}" if query else url, topic, guarantee=guarantee))
 
 
 async def until(true: Callable[[], Awaitable[bool]] | Callable[[], bool], seconds: float = 20) -> None:
@@ -80,7 +79,7 @@ async def put(channel: AbstractChannel, topic: str, *bodies: bytes) -> None:
 
 def cut(member: Subscription) -> None:
     """The connection of a member is gone, as after a SIGKILL of it."""
-    cast(RabbitMQSubscription, member)._link.wire.abort()
+    cast(FastRabbitMQSubscription, member)._link.wire.abort()
 
 
 # The architecture
@@ -361,14 +360,13 @@ def test_frames_in_any_pieces() -> None:
             data += marshal(Basic.QosOk(), 7) + marshal(Basic.Ack(1), 3)
         for size in (1, 7, 100, 4099, len(data)):
             wire = Wire(None)
-            tap, inbox = _Tap(wire.takers), Inbox(wire, 7)
+            tap, inbox = _Tap(wire), Inbox(wire, 7, 10)
             for start in range(0, len(data), size):
                 tap.feed_data(data[start : start + size])
             tap.feed_eof()
-            deliveries = await inbox.take()
-            assert [delivery.tag for delivery in deliveries] == [1, 2, 3, 4, 5]
-            assert [delivery.redelivered for delivery in deliveries] == [False, True, False, False, False]
-            assert [delivery.body for delivery in deliveries] == [*bodies[:3], None, bodies[4]]
+            found, origins = await inbox.take()
+            assert [tag for tag, _ in origins] == [1, 2, 3, 4, 5]
+            assert found == [*bodies[:3], None, bodies[4]]
             rest = await tap.read()
             assert rest.replace(b"\x08\x00\x00\x00\x00\x00\x00\xce", b"") == 5 * (
                 marshal(Basic.QosOk(), 7) + marshal(Basic.Ack(1), 3)
@@ -378,28 +376,58 @@ def test_frames_in_any_pieces() -> None:
         runner.run(scenario())
 
 
-async def test_confirms_in_any_order() -> None:
-    """They come one by one, several at once, twice, and for names whose publisher is gone."""
-    wire = Wire(None)
-    outbox = Outbox(wire, 1, "names", timeout=5, confirms=True, persistent=True)
-    futures = [outbox.send([b"x"] * count) for count in (1, 3, 1, 2)]  # 1, 2 to 4, 5, 6 to 7
+async def outbox_with(*counts: int) -> tuple[Outbox, list[asyncio.Future[int]]]:
+    """An outbox on no connection, whose first name is confirmed, and lists of so many names that it has written."""
+    outbox = Outbox(Wire(None), 1, "names", timeout=5, confirms=True, persistent=True)
+    deadline = asyncio.get_running_loop().time() + 5
+    outbox.send([b"first"], deadline)
     await asyncio.sleep(0)
-    outbox._confirm(5, multiple=False)
+    outbox._confirm(1, multiple=False)
+    futures = [outbox.send([b"x"] * count, deadline) for count in counts]
+    await asyncio.sleep(0)
+    return outbox, futures
+
+
+async def test_confirms_in_any_order() -> None:
+    """They come one by one, several at once, twice, too high, and for names whose publisher is gone."""
+    outbox, futures = await outbox_with(1, 3, 1, 2)  # 2, 3 to 5, 6, 7 to 8
+    outbox._confirm(6, multiple=False)
     assert [future.done() for future in futures] == [False, False, True, False]
-    outbox._confirm(3, multiple=True)
-    outbox._confirm(3, multiple=False)
+    outbox._confirm(4, multiple=True)
+    outbox._confirm(4, multiple=False)
     assert [future.done() for future in futures] == [True, False, True, False]
     futures[3].cancel()
-    outbox._confirm(6, multiple=True)
+    outbox._confirm(7, multiple=True)
     assert [await future for future in futures[:3]] == [1, 3, 1]
-    half = outbox.send([b"x"] * 4)
+    half = outbox.send([b"x"] * 4, asyncio.get_running_loop().time() + 5)
     await asyncio.sleep(0)
-    outbox._confirm(9, multiple=False)
-    outbox._take_frame(METHOD, marshal(Basic.Nack(10), 1)[7:-1])
+    outbox._confirm(10, multiple=False)
+    outbox._confirm(2**63, multiple=False)
+    outbox._take_frame(METHOD, marshal(Basic.Nack(11), 1)[7:-1])
     assert not outbox.open
     with pytest.raises(greet.PublishUnknown, match="refused") as caught:
         await half
     assert caught.value.accepted == 1
+
+
+async def test_confirms_cost_the_same_however_many_came_before() -> None:
+    """A confirm of several looks at no number that was confirmed by itself before."""
+
+    class Looked(dict[int, Parcel]):
+        count = 0
+
+        def pop(self, *key: object) -> object:  # type: ignore[override]
+            Looked.count += 1
+            return super().pop(*key)  # type: ignore[call-overload]
+
+    outbox, _ = await outbox_with()
+    outbox._pending = Looked()
+    outbox._last = 10_000
+    for number in range(2, 10_001):
+        outbox._confirm(number, multiple=False)
+    Looked.count = 0
+    outbox._confirm(10_000, multiple=True)
+    assert Looked.count < 10
 
 
 # Dead letters
@@ -439,8 +467,10 @@ async def test_a_dead_letter_sent_again_goes_to_its_group(rabbitmq_url: str, top
             await line.publish("Ada")
             assert await take(goodbyes, 1) == ["Ada"]
             # As an operator, a delivery limit or a time to live would do:
-            for delivery in await hellos._inbox.take():
-                hellos._inbox.reject(delivery.tag)
+            inbox = cast(FastRabbitMQSubscription, hellos)._inbox
+            _, origins = await inbox.take()
+            for tag, _ in origins:
+                inbox.reject(tag)
 
             async def dead() -> bool:
                 return await waiting(channel, f"{topic}.dead") == 1
@@ -668,7 +698,7 @@ async def test_both_ends_go_on_after_a_kill(broker: Broker, topic: str) -> None:
     got: Counter[str] = Counter()
     stop = asyncio.Event()
 
-    async def publisher(line: RabbitMQLine, number: int) -> None:
+    async def publisher(line: FastRabbitMQLine, number: int) -> None:
         count = 0
         while not stop.is_set():
             name = f"{number}-{(count := count + 1)}"
@@ -771,9 +801,10 @@ async def test_who_closes_while_it_connects_leaves_no_connection(broker: Broker)
     async with proxy("127.0.0.1", broker.nodes[0].port) as between:
         between.hold()
         link = line_to(f"{login}@127.0.0.1:{between.port}/", "names")._link
-        opening = asyncio.create_task(link.open())
+        far = asyncio.get_running_loop().time() + 20
+        opening = asyncio.create_task(link.open(far))
         await until(lambda: bool(between._links))
-        await link.close()
+        await link.close(far)
         between.release()
         with pytest.raises(ConnectionError):
             await opening
@@ -787,7 +818,7 @@ async def test_what_could_not_be_settled_is_said(broker: Broker, topic: str) -> 
                 await line.publish("Ada")
                 assert await take(names, 1) == ["Ada"]
                 await broker.kill()
-                await until(lambda: not names._inbox.open)
+                await until(lambda: not cast(FastRabbitMQSubscription, names)._inbox.open)
         await broker.restart()
         async with line.subscribe("hello") as names:
             assert await take(names, 1) == ["Ada"]
