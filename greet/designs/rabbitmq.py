@@ -98,6 +98,8 @@ class RabbitMQLine(Line):
         self._opening = asyncio.Lock()
         self._exchange = None
         self._taken = 0  # bytes, up to which names are not sent alone
+        self._flying = 0  # names that are published and not confirmed yet
+        self._blamed = False  # a name was told why the broker has closed the channel
         self._heard = 0.0
         try:
             await self._link.open(deadline)
@@ -114,7 +116,7 @@ class RabbitMQLine(Line):
         bodies = [name.encode() for name in names]
         if max(map(len, bodies)) > self._taken:
             for accepted, body in enumerate(bodies):
-                if failure := await self._publish(exchange, body, deadline, alone=True):
+                if failure := await self._publish(exchange, body, deadline):
                     failure.accepted = accepted
                     raise failure
             self._taken = max(self._taken, rounded(max(map(len, bodies))))
@@ -127,11 +129,12 @@ class RabbitMQLine(Line):
         return len(bodies)
 
     async def _publish(
-        self, exchange: AbstractExchange, body: bytes, deadline: float, *, alone: bool = False
+        self, exchange: AbstractExchange, body: bytes, deadline: float
     ) -> PublishFailed | PublishUnknown | None:
         """Publish one name; what is returned is why it is not accepted."""
         message = aio_pika.Message(body, delivery_mode=self._mode)
         failure: PublishFailed | PublishUnknown
+        self._flying += 1
         try:
             async with within(deadline):
                 await exchange.publish(message, routing_key="", mandatory=True)
@@ -147,12 +150,15 @@ class RabbitMQLine(Line):
                 case TimeoutError():
                     failure = PublishUnknown(f"no confirm within {self.timeout:g} s; {MAYBE}")
                 case ChannelClosed():
-                    failure = refused(error, certain=alone)
+                    failure = refused(error, certain=self._flying == 1 and not self._blamed)
+                    self._blamed = True
                 case _:
                     reason = why(self.address, error)
                     failure = PublishUnknown(f"the connection was lost before the confirm came; {MAYBE}: {reason}")
             failure.__cause__ = error
             return failure
+        finally:
+            self._flying -= 1
         self._heard = self._time()
         return None
 
@@ -194,7 +200,7 @@ class RabbitMQLine(Line):
         channel = await self._link.channel(confirms=self._confirms)
         exchange = await channel.get_exchange(self.topic)
         self._heard = self._time()
-        self._channel, self._exchange = channel, exchange
+        self._channel, self._exchange, self._blamed = channel, exchange, False
         return exchange
 
     # Reading
