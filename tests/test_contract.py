@@ -37,6 +37,7 @@ CASES = [
     Case("rabbitmq", DURABLE, "queue_type=quorum"),
     *(Case("kafka", guarantee) for guarantee in Guarantee),
     Case("kafka", DURABLE, "partitions=4"),
+    *(Case("kafka", guarantee, "path=plain") for guarantee in Guarantee),
 ]
 KEEPING = pytest.mark.parametrize("case", [case for case in CASES if case.guarantee is not AMO], ids=str)
 ORDERED = pytest.mark.parametrize("case", [case for case in CASES if "partitions" not in case.query], ids=str)
