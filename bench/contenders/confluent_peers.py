@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from bench.contenders import Contender, Following, Place, Publisher
 from bench.contenders.kafka_peers import ACKS, COMMITTED, Commits, make_topic
+from bench.model import Contender, Following, Place, Publisher
 from greet import Guarantee
 
 LIST = 1000
@@ -287,6 +287,7 @@ CONTENDERS: list[Contender] = [
         window=1_000,
         needs="confluent_kafka",
         guarantees=COMMITTED,
+        only_full=True,
     ),
     Confluent(
         *("kafka", "many", 200_000, "100,000 in flight, linger 5 ms, errors only, consume(1000, 0), commit each 0.1 s"),
@@ -300,6 +301,7 @@ CONTENDERS: list[Contender] = [
         window=1_000,
         needs="confluent_kafka",
         guarantees=COMMITTED,
+        only_full=True,
     ),
     ConfluentAio(
         *(
@@ -311,5 +313,6 @@ CONTENDERS: list[Contender] = [
         name="confluent-kafka aio",
         needs="confluent_kafka",
         guarantees=COMMITTED,
+        only_full=True,
     ),
 ]

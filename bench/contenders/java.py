@@ -23,6 +23,8 @@ from greet.brokers import kafka_tool
 
 TOOLS = "org.apache.kafka.tools."
 RECORDS = 5_000_000
+BYTES = 1_500_000_000
+"""So many of either in a repetition, at most."""
 WARM_UP = 0.4
 """The share of them that its producer leaves out."""
 LIMIT_S = 120.0
@@ -40,6 +42,10 @@ class Performance(Contender):
     def consumer(self, place: Place, group: str) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
         """It is a program of its own."""
         raise NotImplementedError
+
+    def names(self, size: int) -> int:
+        """Some ten seconds' worth."""
+        return min(RECORDS, BYTES // size)
 
     async def measure(self, session: Session, cell: Cell, names: int) -> list[Figures]:
         """Two rows, "publish" and "consume"."""

@@ -13,35 +13,26 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import aiormq
 
-from bench.contenders import Contender, Place, Publisher
 from bench.contenders.java import LIMIT_S, WARM_UP, run_tool
+from bench.model import PERFTEST, Cell, Contender, Figures, Place, Publisher, Session, failure, more
 from greet import BrokerMissing, Guarantee
 from greet.brokers.jars import cached, locked
 from greet.brokers.kafka import find_java
 
-if TYPE_CHECKING:
-    from bench.run import Cell, Figures, Session
-
-NAME = "PerfTest"
 LOCK = Path(__file__).with_name("perftest.lock")
-MESSAGES = 250_000
-BYTES = 2_500_000_000
+MESSAGES = 150_000
+BYTES = 1_500_000_000
 """So many of both in a repetition, at most: a JVM needs some ten seconds to show what it can."""
 ACK_EVERY = 50
 REPORT = re.compile(r"time ([\d.]+) s,(.*)")
 PERCENTILES = re.compile(r"consumer latency: \d+/(\d+)/\d+/\d+/(\d+) ")
 LOOK_S = 4
 """Seconds of a report where names are paced; the first is the warm-up, the second the figure."""
-
-
-def messages(size: int) -> int:
-    """How many of so many bytes a repetition carries."""
-    return min(MESSAGES, BYTES // size) // ACK_EVERY * ACK_EVERY
 
 
 @dataclass(frozen=True)
@@ -56,11 +47,12 @@ class PerfTest(Contender):
         """It is a program of its own."""
         raise NotImplementedError
 
+    def names(self, size: int) -> int:
+        """Some ten seconds' worth."""
+        return min(MESSAGES, BYTES // size) // ACK_EVERY * ACK_EVERY
+
     async def measure(self, session: Session, cell: Cell, names: int) -> list[Figures]:
         """A row; for "apart" two, "publish" and "consume"."""
-        from bench.run import Figures, failure  # noqa: PLC0415, bench.run stands above
-        from bench.sites import more  # noqa: PLC0415, and so does this
-
         place, site, rows = session.place(cell), session.sites[self.design], list[Figures]()
         try:
             queue = await _queue(place)
@@ -165,7 +157,8 @@ async def _left(place: Place, queue: str) -> int:
 
 CONTENDERS: list[Contender] = [
     PerfTest(
-        *("rabbitmq", "many", 20_000, "500 unconfirmed, prefetch 500, acknowledged by 50, a warm JVM"),
-        name=NAME,
+        *("rabbitmq", "many", 60_000, "500 unconfirmed, prefetch 500, acknowledged by 50, a warm JVM"),
+        name=PERFTEST,
+        only_full=True,
     )
 ]
