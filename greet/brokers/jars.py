@@ -84,9 +84,7 @@ async def cached(jars: Sequence[Jar], what: str, instead: str = "") -> list[Path
         message = f"{what} was not fetched within {FETCH_SECONDS:.0f} s: try again, it goes on where it was"
         raise BrokerMissing(message) from None
     except OSError as error:
-        message = (
-            f"{what} has no place in {folder}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written"
-        )
+        message = f"{what} has no place in {folder}: {error.strerror}; set XDG_CACHE_HOME to a writable folder"
         raise BrokerMissing(message) from error
     return [folder / jar.file for jar in jars]
 

@@ -151,6 +151,7 @@ def prepare(folder: Path, java: Sequence[str], count: int, config: Mapping[str, 
         settings |= {key: f"{settings[key]},{value}" if key in LISTENERS else value for key, value in config.items()}
         write(home / "server.properties", "".join(f"{key}={value}\n" for key, value in settings.items()))
         write(home / "log4j2.properties", LOGGING)
+        write(home / "log", "")
         options = ["-Dlog4j2.configurationFile=log4j2.properties", f"-Djava.io.tmpdir={home}"]
         nodes.append(
             Node(
@@ -194,6 +195,7 @@ def cluster_settings(controllers: Sequence[int]) -> dict[str, str]:
         "min.insync.replicas": in_sync,
         "offsets.topic.replication.factor": replicas,
         "offsets.topic.num.partitions": "1",
+        "offsets.retention.minutes": "5256000",  # ten years: a group whose offsets are gone begins anew, at the end
         "transaction.state.log.replication.factor": replicas,
         "transaction.state.log.min.isr": in_sync,
         "transaction.state.log.num.partitions": "1",

@@ -65,8 +65,6 @@ class Node:
 
     def start(self) -> None:
         """Start the server in a session of its own, so that a Ctrl-C at the terminal is not for it."""
-        if not self.log.exists():
-            write(self.log, "")
         self.begun = self.log.stat().st_size
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -146,8 +144,10 @@ class Node:
             raise ConnectFailed(self.failure("ended as it started"))
 
     async def _probe(self, topic: str) -> None:
-        while not await self._carries(topic):
-            await asyncio.sleep(POLL_SECONDS)  # noqa: ASYNC110 - only asking tells
+        while True:
+            if await self._carries(topic):
+                return
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _carries(self, topic: str) -> bool:
         if not await listens(self.port):

@@ -87,6 +87,7 @@ def prepare(folder: Path, server: str, count: int, config: Mapping[str, str]) ->
         write(home / "rabbitmq.conf", "".join(f"{key} = {value}\n" for key, value in settings.items()))
         write(home / ".erlang.cookie", cookie)
         write(home / "enabled_plugins", "[].\n")
+        write(home / "log", "")
         nodes.append(
             Node(
                 url=f"amqp://{user}:{password}@127.0.0.1:{port}/",
