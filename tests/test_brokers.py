@@ -619,12 +619,12 @@ async def test_a_broker_is_found_where_the_environment_says(monkeypatch: pytest.
 
 async def test_a_broker_of_another_product_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GREET_KAFKA_URL", "amqp://ada:secret@elsewhere")
-    with pytest.raises(greet.BadURL, match="GREET_KAFKA_URL has a URL of amqp: and not of Kafka") as caught:
+    with pytest.raises(greet.BadURL, match="GREET_KAFKA_URL holds a URL of rabbitmq, not of kafka: correct it") as caught:
         async with brokers.find("kafka"):
             pass
     assert "secret" not in str(caught.value)
     monkeypatch.setenv("GREET_KAFKA_URL", "asyncio:")
-    with pytest.raises(greet.BadURL, match="a URL of asyncio:"):
+    with pytest.raises(greet.BadURL, match="holds a URL of asyncio, not of kafka"):
         async with brokers.find("kafka"):
             pass
 

@@ -64,9 +64,8 @@ async def find(design: str, *, start: bool = True) -> AsyncIterator[str]:
     if product is None:
         yield f"{record.scheme}:"
     elif url := os.environ.get(product.variable):
-        if designs.of_url(url).product != product:
-            scheme = url.partition(":")[0]
-            raise BadURL(f"{product.variable} has a URL of {scheme}: and not of {product.title}: change or unset it")
+        if (other := designs.of_url(url)).product != product:
+            raise BadURL(f"{product.variable} holds a URL of {other.name}, not of {design}: correct it")
         yield record.url(url)
     elif url := await by_default(design):
         yield url
