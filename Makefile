@@ -14,6 +14,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet
+CURRENT := greet/brokers/rabbitmq-current.sh
 UV_LOCK := --universal --generate-hashes --no-emit-index-url --python-version 3.11
 # All that a deployed producer or consumer needs; the rest starts brokers, measures, or draws.
 APP     := aio-pika aiokafka cramjam
@@ -102,11 +103,13 @@ endef
 
 # --- what is not Python ------------------------------------------------------------------------
 
-# Never fails: where no broker can be had, the kit itself names it, and the rest goes on.
+# Never fails: where no broker can be had, the kit itself names it, and the rest goes on. Where Debian's RabbitMQ has no
+# support any more, or is not installed, a current one is prepared in the cache folder; else it is Debian's own.
 rabbitmq:
-	@if [ -n "$$GREET_RABBITMQ_URL" ] || ( \
-	  PATH="$$PATH:/usr/sbin:/usr/lib/rabbitmq/bin:/usr/local/sbin:/opt/homebrew/sbin:/opt/homebrew/opt/rabbitmq/sbin:$${CONDA_PREFIX:-/usr}/bin"; \
-	  command -v rabbitmq-server ) >/dev/null 2>&1; then :; \
+	@if [ -n "$$GREET_RABBITMQ_URL" ] || $(CURRENT) found; then :; \
+	elif $(is_root_on_debian) && { command -v mmdebstrap >/dev/null || $(call apt_install,mmdebstrap); } \
+	  && $(CURRENT) prepare; then :; \
+	elif command -v rabbitmq-server >/dev/null || [ -e /usr/lib/rabbitmq/bin/rabbitmq-server ]; then :; \
 	elif $(is_root_on_debian); then \
 	  echo "setup: rabbitmq-server from the system's packages (its service is left off)"; \
 	  units="rabbitmq-server"; command -v epmd >/dev/null || units="$$units epmd.socket epmd.service"; \

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench import contenders, questions, results
+from bench import contenders, questions, results, workload
 from bench.judge import compare
 from bench.measure import doctor, run
 from bench.measure.loops import said
@@ -39,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "run")
-    options = _parser().parse_args(words)
     try:
+        if words[0] == "workload":  # its flags are its keys: it says itself what is none
+            return workload.main(words[1:], _complain)
+        options = _parser().parse_args(words)
         return int(options.command(options))
     except ValueError as error:
         return _complain(str(error), USE)
@@ -73,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _run_parser(commands)
+    commands.add_parser("workload", help="your own case: who does it, in time, and with how much room")
     report_ = commands.add_parser("report", help="show a run again, or several as one: as text, Markdown or HTML")
     report_.add_argument(
         "runs", nargs="*", help="folders; the newest of results/ if left out", type=Path, metavar="RUN"

@@ -17,9 +17,9 @@ from typing import Any, Literal, Protocol, TypeVar
 from greet import Guarantee
 
 DESIGNS = ("asyncio", "rabbitmq", "kafka")
-JAVA = "Java's own"
+JAVA, PERFTEST = "Java's own", "PerfTest"
 BARE = "without this instrument: not counted"
-"""A contender and a rung of the ladder of which it is known how many names came, and not which."""
+"""Contenders and a rung of the ladder of which it is known how many names came, and not which."""
 
 T = TypeVar("T")
 
@@ -124,10 +124,16 @@ class Contender(ABC):
     """The module of a peer, which is an extra."""
     survives: str = ""
     """What a name survives, where the guarantee does not say it."""
+    only_full: bool = False
+    """Whether the quick profile leaves it out."""
 
     async def measure(self, session: Session, cell: Cell, names: int) -> list[Figures]:
         """One repetition of `cell`; a contender that is a program of its own has its own way."""
         return await session.deliver(cell, names)
+
+    def names(self, size: int) -> int | None:  # noqa: ARG002, for those who say so
+        """How many names of `size` bytes a repetition has, where it is not for the seconds of the run to say."""
+        return None
 
     @property
     def label(self) -> str:
@@ -242,7 +248,9 @@ class Settings:
         return [
             one
             for one in self.contenders
-            if one.design in self.designs and all(getattr(one, key) == value for key, value in wanted.items())
+            if one.design in self.designs
+            and (self.full or not one.only_full)
+            and all(getattr(one, key) == value for key, value in wanted.items())
         ]
 
     @property

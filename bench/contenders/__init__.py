@@ -19,7 +19,7 @@ from bench.model import Contender
 from greet import GreetError
 from greet.brokers import VARIABLES
 
-MODULES = ("greets", "asyncio_peers", "rabbitmq_peers", "kafka_peers", "java")
+MODULES = ("greets", "asyncio_peers", "rabbitmq_peers", "kafka_peers", "confluent_peers", "java", "perftest")
 OF_NO_WEIGHT = {"timeout", "cleartext", "heartbeat", "partitions"}
 """Keys of a URL's query that peers need not know: for the last, a cell says how many."""
 

@@ -7,6 +7,7 @@ confirms, delivery mode and acknowledgements of the guarantee.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -32,9 +33,56 @@ def _confirmed(place: Place) -> bool:
     return place.guarantee is not Guarantee.AT_MOST_ONCE
 
 
+class _Deliveries(ABC):
+    """Messages as they come; every fiftieth acknowledges those before it too."""
+
+    def __init__(self, place: Place) -> None:
+        self._manual = _confirmed(place)
+        self._unwrap = place.unwrap if place.options else bytes.decode
+        self._queue: asyncio.Queue[Any] = asyncio.Queue()
+        self._open = 0
+        self._last: Any = None
+
+    async def on_message(self, message: Any) -> None:
+        """Keep it until it is asked for."""
+        self._queue.put_nowait(message)
+
+    @abstractmethod
+    async def acknowledge(self, message: Any) -> None:
+        """This one and all before it."""
+
+    async def settle(self) -> None:
+        """Acknowledge what was handed out."""
+        if self._open and self._manual:
+            await self.acknowledge(self._last)
+        self._open = 0
+
+    async def one(self) -> str:
+        """The next."""
+        if self._open >= ACK_EVERY or (self._open and self._queue.empty()):
+            await self.settle()
+        self._last = await self._queue.get()
+        self._open += 1
+        return self._unwrap(self._last.body)
+
+    async def several(self) -> list[str]:
+        """What is there, up to as many as are acknowledged at once."""
+        await self.settle()
+        found = [await self._queue.get()]
+        while len(found) < ACK_EVERY and not self._queue.empty():
+            found.append(self._queue.get_nowait())
+        self._last, self._open = found[-1], len(found)
+        return [self._unwrap(message.body) for message in found]
+
+
+class _AioPikaDeliveries(_Deliveries):
+    async def acknowledge(self, message: Any) -> None:
+        await message.ack(multiple=True)
+
+
 @dataclass(frozen=True)
 class AioPika(Contender):
-    """https://docs.aio-pika.com: a robust connection, the queue's iterator, each message acknowledged."""
+    """https://docs.aio-pika.com: a robust connection, and a callback for each message; every fiftieth acknowledges."""
 
     @asynccontextmanager
     async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
@@ -42,76 +90,70 @@ class AioPika(Contender):
         async with await aio_pika.connect_robust(place.address) as connection:
             channel = await connection.channel(publisher_confirms=_confirmed(place))
             exchange = await channel.declare_exchange(place.topic, aio_pika.ExchangeType.FANOUT, durable=True)
-            mode, wrap, headers = _mode(place), place.wrap, place.headers
+            mode, headers = _mode(place), place.headers or None
+            wrap = place.wrap if place.options else str.encode
 
             async def publish(name: str) -> None:
-                await exchange.publish(aio_pika.Message(wrap(name), headers=headers or None, delivery_mode=mode), "")
+                await exchange.publish(aio_pika.Message(wrap(name), headers=headers, delivery_mode=mode), "")
 
             yield Publisher(publish, place.window)
 
     @asynccontextmanager
     async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
-        """`queue.iterator()`, `message.process()`."""
+        """A queue of its own."""
         async with await aio_pika.connect_robust(place.address) as connection:
             channel = await connection.channel()
             await channel.set_qos(prefetch_count=PREFETCH)
             exchange = await channel.declare_exchange(place.topic, aio_pika.ExchangeType.FANOUT, durable=True)
             queue = await channel.declare_queue(f"{place.topic}:{group}", durable=True)
             await queue.bind(exchange)
-            manual = _confirmed(place)
+            async with self.taking(queue, place) as names:
+                yield names
 
-            async def names() -> AsyncIterator[str]:
-                async with queue.iterator(no_ack=not manual) as messages:
-                    async for message in messages:
-                        if manual:
-                            async with message.process():
-                                yield place.unwrap(message.body)
-                        else:
+    @asynccontextmanager
+    async def taking(self, queue: aio_pika.abc.AbstractQueue, place: Place) -> AsyncIterator[AsyncIterator[Any]]:
+        """`queue.consume`, and `message.ack(multiple=True)`."""
+        deliveries = _AioPikaDeliveries(place)
+        tag = await queue.consume(deliveries.on_message, no_ack=not _confirmed(place))
+        following: Any = Following(deliveries.several if self.way == "many" else deliveries.one)
+        yield following
+        await deliveries.settle()
+        await queue.cancel(tag)
+
+
+@dataclass(frozen=True)
+class AioPikaSingly(AioPika):
+    """The same by the queue's iterator, as its quick start has it: each message acknowledged."""
+
+    @asynccontextmanager
+    async def taking(self, queue: aio_pika.abc.AbstractQueue, place: Place) -> AsyncIterator[AsyncIterator[Any]]:
+        """`queue.iterator()`, `message.process()`."""
+        manual = _confirmed(place)
+
+        async def names() -> AsyncIterator[str]:
+            async with queue.iterator(no_ack=not manual) as messages:
+                async for message in messages:
+                    if manual:
+                        async with message.process():
                             yield place.unwrap(message.body)
+                    else:
+                        yield place.unwrap(message.body)
 
-            taking = names()
-            yield taking
-            if manual:
-                await _settle(taking)
-
-
-async def _settle(taking: Any) -> None:
-    """Let the generator go on behind its `yield`, so that the last message is acknowledged."""
-    with suppress(TimeoutError, StopAsyncIteration):
-        async with asyncio.timeout(0.05):
-            await anext(taking)
+        one_by_one: Any = names()
+        yield one_by_one
+        if manual:  # let the generator go on behind its `yield`, so that the last message is acknowledged
+            with suppress(TimeoutError, StopAsyncIteration):
+                async with asyncio.timeout(0.05):
+                    await anext(one_by_one)
 
 
-class _Deliveries:
-    """Messages as they come; every fiftieth acknowledges those before it too."""
-
+class _AiormqDeliveries(_Deliveries):
     def __init__(self, channel: aiormq.abc.AbstractChannel, place: Place) -> None:
+        super().__init__(place)
         self._channel = channel
-        self._place = place
-        self._queue: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
-        self._open = 0
-        self._last: DeliveredMessage | None = None
 
-    async def on_message(self, message: DeliveredMessage) -> None:
-        self._queue.put_nowait(message)
-
-    async def settle(self) -> None:
-        if self._open and self._last and _confirmed(self._place):
-            await self._channel.basic_ack(self._last.delivery_tag or 0, multiple=True)
-        self._open = 0
-
-    async def one(self) -> str:
-        if self._open >= ACK_EVERY or (self._queue.empty() and self._open):
-            await self.settle()
-        self._last = await self._queue.get()
-        self._open += 1
-        return self._place.unwrap(self._last.body)
-
-    async def several(self) -> list[str]:
-        names = [await self.one()]
-        while len(names) < ACK_EVERY and not self._queue.empty():
-            names.append(await self.one())
-        return names
+    async def acknowledge(self, message: DeliveredMessage) -> None:
+        await self._channel.basic_ack(message.delivery_tag or 0, multiple=True, wait=False)
 
 
 @dataclass(frozen=True)
@@ -120,16 +162,16 @@ class Aiormq(Contender):
 
     @asynccontextmanager
     async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
-        """A window of `basic_publish`."""
+        """A window of `basic_publish`; that is the limit, so none waits for the socket to drain."""
         connection = await aiormq.connect(place.address)
         try:
-            channel = await connection.channel(publisher_confirms=_confirmed(place))
+            channel: Any = await connection.channel(publisher_confirms=_confirmed(place))  # its type lacks `wait`
             await channel.exchange_declare(place.topic, exchange_type="fanout", durable=True)
-            mode, wrap = int(_mode(place)), place.wrap
+            mode, wrap = int(_mode(place)), place.wrap if place.options else str.encode
             properties = aiormq.spec.Basic.Properties(delivery_mode=mode, headers=place.headers or None)
 
             async def publish(name: str) -> None:
-                await channel.basic_publish(wrap(name), exchange=place.topic, properties=properties)
+                await channel.basic_publish(wrap(name), exchange=place.topic, properties=properties, wait=False)
 
             yield Publisher(publish, place.window)
         finally:
@@ -146,7 +188,7 @@ class Aiormq(Contender):
             queue = f"{place.topic}:{group}"
             await channel.queue_declare(queue, durable=True)
             await channel.queue_bind(queue, place.topic)
-            deliveries = _Deliveries(channel, place)
+            deliveries = _AiormqDeliveries(channel, place)
             await channel.basic_consume(queue, deliveries.on_message, no_ack=not _confirmed(place))
             taking: Any = Following(deliveries.several if self.way == "many" else deliveries.one)
             yield taking
@@ -197,9 +239,21 @@ ACKNOWLEDGED = (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE)
 
 CONTENDERS: list[Contender] = [
     AioPika(
-        *("rabbitmq", "name", 3_000, "500 unconfirmed, prefetch 500, each acknowledged"),
+        *("rabbitmq", "name", 4_000, "500 unconfirmed, prefetch 500, acknowledged by 50"),
         name="aio-pika",
         window=500,
+    ),
+    AioPika(
+        *("rabbitmq", "many", 4_000, "500 unconfirmed, prefetch 500, acknowledged by 50"),
+        name="aio-pika",
+        window=500,
+        only_full=True,
+    ),
+    AioPikaSingly(
+        *("rabbitmq", "name", 3_000, "500 unconfirmed, prefetch 500, each acknowledged"),
+        name="aio-pika single acks",
+        window=500,
+        only_full=True,
     ),
     Aiormq(
         *("rabbitmq", "name", 5_000, "500 unconfirmed, prefetch 500, acknowledged by 50"),

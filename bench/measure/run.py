@@ -88,9 +88,9 @@ class OpenSession:
         Raises:
             Failed: the warm-up did.
         """
-        if cell.names:
-            await self.once(cell, min(cell.names, cell.contender.guess))
-            return cell.names
+        if names := cell.names or cell.contender.names(cell.size):
+            await self.once(cell, min(names, cell.contender.guess))
+            return names
         rate = cell.rate or await self.maximum(cell) * (cell.load or 1)
         seconds = cell.seconds or self.settings.seconds
         return max(100, int(min(rate * seconds, MOST_NAMES * max(1, seconds), MOST_BYTES / cell.size)))

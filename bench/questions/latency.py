@@ -5,7 +5,7 @@ the same contender carried, paced, in a warm-up of half a second. Latency counts
 (what a user waits); from the actual send, and the publish delay, are in the details. At 1.05 more is due than
 the warm-up carried: where that was all that the design can, names pile up. In the full profile greet and the
 plain clients are also asked for the same rate, a tenth of what a plain client carries over that broker on two
-cores.
+cores, and so is RabbitMQ's PerfTest, which counts from the actual send.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from __future__ import annotations
 import pandas as pd
 
 from bench import tables
-from bench.model import Cell, Settings
+from bench.model import PERFTEST, Cell, Settings
 from bench.pictures import Loads, Picture
 from greet import Guarantee
 
 QUICK = (0.1, 0.5, 0.9)
 FULL = (0.1, 0.25, 0.5, 0.75, 0.9, 1.05)
 PEERS = (0.1, 0.5, 0.9, 1.05)
+OTHERS = ("FastStream", "aio-pika single acks")
+"""Peers whose own faster form is measured, or that are measured for their throughput."""
 RATES = {"rabbitmq": 500.0, "kafka": 7_000.0}
 """Names a second at which all contenders of a design can be compared."""
 
@@ -30,7 +32,7 @@ def cells(settings: Settings) -> list[Cell]:
     all_of_them = [
         (one, guarantee)
         for one in settings.of(way="name")
-        if one.name != "FastStream"
+        if one.name not in OTHERS
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
     ]
     found = [
@@ -43,6 +45,11 @@ def cells(settings: Settings) -> list[Cell]:
             Cell(one, guarantee, rate=rate, seconds=seconds, rounds=2 * settings.rounds)
             for one, guarantee in all_of_them
             if (rate := RATES.get(one.design))
+        ]
+        found += [
+            Cell(one, guarantee, rate=RATES["rabbitmq"])
+            for one in settings.of(name=PERFTEST)
+            for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
         ]
     return found
 

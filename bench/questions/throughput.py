@@ -13,8 +13,7 @@ from typing import Any
 import pandas as pd
 
 from bench import tables
-from bench.contenders import java
-from bench.model import JAVA, Cell, Settings
+from bench.model import JAVA, PERFTEST, Cell, Settings
 from bench.pictures import Dots, Picture
 from greet import Guarantee
 
@@ -24,7 +23,7 @@ def cells(settings: Settings) -> list[Cell]:
     usual = tuple(Guarantee) if settings.full else (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE)
     own = [Cell(one, each) for one in settings.of(name="greet") for each in settings.guarantees(one, *usual)]
     peers = [
-        Cell(one, each, phase="publish", names=java.RECORDS) if one.name == JAVA else Cell(one, each)
+        Cell(one, each, phase="publish" if one.name == JAVA else "together")
         for one in settings.of()
         if one.name != "greet"
         for each in settings.guarantees(one, one.guarantees[-1])
@@ -38,31 +37,33 @@ def cells(settings: Settings) -> list[Cell]:
         own = [long[one] if one.guarantee is one.contender.guarantees[-1] or one in matched else one for one in own]
         matched = [long[one] for one in matched]
         peers = [replace(one, **more) for one in peers]
-        apart = _apart(settings, [*own, *peers])
+        apart = apart_of(settings, [one for one in [*own, *peers] if one.guarantee is Guarantee.DURABLE])
     twice = [replace(one, again=True) for one in matched]
     return own + peers + twice + apart
 
 
-APART = {"rabbitmq": ("greet", "aio-pika", "aiormq"), "kafka": ("greet", "aiokafka", "confluent-kafka")}
+APART = {
+    "rabbitmq": ("greet", "aio-pika", "aiormq", PERFTEST),
+    "kafka": ("greet", "aiokafka", "confluent-kafka", "confluent-kafka aio"),
+}
 
 
-def _apart(settings: Settings, together: list[Cell]) -> list[Cell]:
+def apart_of(settings: Settings, together: list[Cell]) -> list[Cell]:
     """Publishing with nobody reading, and reading what waits.
 
     How fast Kafka is read depends on the batches in which it was written, so there all read what greet's
     `publish_many` has written.
     """
     found = []
-    durable = [one for one in together if one.guarantee is Guarantee.DURABLE]
-    for one in (one for one in durable if one.contender.name in APART.get(one.contender.design, ())):
+    for one in (one for one in together if one.contender.name in APART.get(one.contender.design, ())):
         if one.contender.design == "rabbitmq":
             found.append(replace(one, phase="apart"))
         else:
             supply = settings.of(design="kafka", way="many", name="greet")[0]
-            long = replace(one, seconds=2 * settings.seconds)  # a second's worth of them is over too soon
+            # A second's worth of them is over too soon.
+            long = replace(one, seconds=2 * (one.seconds or settings.seconds))
             found.append(replace(long, phase="publish"))
-            if one.contender.name != "confluent-kafka":
-                found.append(replace(long, phase="consume", supply=supply))
+            found.append(replace(long, phase="consume", supply=supply))
     return found
 
 

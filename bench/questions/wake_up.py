@@ -2,7 +2,8 @@
 
 A name each second, when publisher, broker and consumer have gone to sleep in between, against a hundred
 a second, which keep them awake. The publisher sleeps too and wakes up late, by the machine's timer: that is a
-column of its own, and what counts here is the time from the actual send, when the name arrives.
+column of its own, and what counts here is the time from the actual send, when the name arrives. In the full
+profile beside the peers.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from bench.model import Cell, Settings
 from bench.pictures import Dots, Picture
 from greet import Guarantee
 
+PEERS = ("bare queue", "aio-pika", "aiormq", "aiokafka", "confluent-kafka", "confluent-kafka aio")
+
 
 def cells(settings: Settings) -> list[Cell]:
     """Name by name, idle and busy."""
     return [
         Cell(one, guarantee, rate=rate, names=names)
-        for one in settings.of(name="greet", way="name")
+        for one in settings.of(way="name")
+        if one.name == "greet" or (settings.full and one.name in PEERS)
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
         for rate, names in ((1.0, 6), (100.0, 200))
     ]

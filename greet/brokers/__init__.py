@@ -16,52 +16,75 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from importlib import import_module
 
 import greet
+from greet import designs
 from greet.brokers.kafka import kafka, kafka_tool
 from greet.brokers.process import Broker, listens
 from greet.brokers.rabbitmq import rabbitmq
-from greet.errors import BrokerMissing, GreetError
+from greet.designs import DESIGNS, Product
+from greet.errors import BadURL, BrokerMissing, GreetError
 
 __all__ = ["PRIVATE", "VARIABLES", "Broker", "find", "kafka", "kafka_tool", "rabbitmq"]
 
-PRIVATE: dict[str, Callable[[], AbstractAsyncContextManager[Broker]]] = {"rabbitmq": rabbitmq, "kafka": kafka}
-"""The designs that need a broker, and what starts a private one."""
-VARIABLES = {"rabbitmq": "GREET_RABBITMQ_URL", "kafka": "GREET_KAFKA_URL"}
+
+def private(product: Product) -> AbstractAsyncContextManager[Broker]:
+    """A private broker of `product`."""
+    module, _, function = product.start.partition(":")
+    start: Callable[[], AbstractAsyncContextManager[Broker]] = getattr(import_module(module), function)
+    return start()
+
+
+VARIABLES = {one.name: one.product.variable for one in DESIGNS if one.product}
 """The variable of the environment that names a broker of the design."""
-DEFAULTS = {
-    "rabbitmq": (5672, "amqp://guest:guest@127.0.0.1:5672/"),
-    "kafka": (9092, "kafka://127.0.0.1:9092"),
+PRIVATE: dict[str, Callable[[], AbstractAsyncContextManager[Broker]]] = {
+    one.name: partial(private, one.product) for one in DESIGNS if one.product
 }
+"""The designs that need a broker, and what starts a private one."""
 
 
 @asynccontextmanager
 async def find(design: str, *, start: bool = True) -> AsyncIterator[str]:
-    """The URL of a broker for `design`: "asyncio", "rabbitmq" or "kafka".
+    """The URL of `design` for a broker of its product; of one that needs no broker, its scheme.
 
     It is the first that there is of: the one that the environment names (`GREET_RABBITMQ_URL`,
     `GREET_KAFKA_URL`); one that serves on the default port of loopback, where docker-compose.yaml puts
     it; a private one, which is gone when the `async with` ends, unless `start` is false.
 
     Raises:
+        BadURL: the URL in the environment is of another product.
         BrokerMissing: there is none and none can be started; says how to get one.
     """
-    if design == "asyncio":
-        yield "asyncio:"
-    elif design not in PRIVATE:
-        raise BrokerMissing(f"there is no design {design!a}: use asyncio, {', '.join(PRIVATE)}")
-    elif url := os.environ.get(VARIABLES[design]) or await by_default(design):
+    if design not in designs.names():
+        raise BrokerMissing(f"there is no design {design!a}: use {', '.join(designs.names())}")
+    record = designs.named(design)
+    product = record.product
+    if product is None:
+        yield f"{record.scheme}:"
+    elif url := os.environ.get(product.variable):
+        if (other := designs.of_url(url)).product != product:
+            raise BadURL(f"{product.variable} holds a URL of {other.name}, not of {design}: correct it")
+        yield record.url(url)
+    elif url := await by_default(design):
         yield url
     elif not start:
-        raise BrokerMissing(f"no {design} is here: run `python -m greet.brokers`, and its exports in this terminal")
+        raise BrokerMissing(
+            f"no {product.title} is here: run `python -m greet.brokers`, and its exports in this terminal"
+        )
     else:
-        async with PRIVATE[design]() as broker:
-            yield broker.url
+        async with private(product) as broker:
+            yield record.url(broker.url)
 
 
 async def by_default(design: str) -> str | None:
-    """The URL of a broker of `design` on the default port, if one lets us in there: an open port is not enough."""
-    port, url = DEFAULTS[design]
+    """The URL of `design` for a broker on the default port, if one lets us in there: an open port is not enough."""
+    record = designs.named(design)
+    if record.product is None:
+        return None
+    url = record.url(record.product.url)
+    ((_, port),) = greet.connect(url).address.hosts
     if not await listens(port):
         return None
     try:

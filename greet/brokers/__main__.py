@@ -9,12 +9,13 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from greet.brokers import PRIVATE, VARIABLES
+from greet.brokers import private
 from greet.brokers.process import together
+from greet.designs import PRODUCTS, Product
 from greet.errors import BrokerMissing
 
 DESCRIPTION = """\
-Keeps a private RabbitMQ and a private Kafka up until it is interrupted, with Ctrl-C or SIGTERM.
+Keeps a private broker of each kind up until it is interrupted, with Ctrl-C or SIGTERM.
 
 Prints a line `export VARIABLE=URL` for each on standard output once it serves: in another terminal,
 give them to the shell, and `python -m greet`, `python -m bench`, the tests and the notebooks use these
@@ -27,20 +28,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run until interrupted; returns the exit status."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m greet.brokers", None, DESCRIPTION, STATUS, formatter_class=form)
-    parser.add_argument("--only", choices=PRIVATE, help="start this one alone; it is an error if it cannot be had")
+    known = {product.name: product for product in PRODUCTS}
+    parser.add_argument("--only", choices=known, help="start this one alone; it is an error if it cannot be had")
     only = parser.parse_args(arguments).only
     required = only is not None or os.environ.get("GREET_REQUIRE") == "all"
-    return asyncio.run(keep([only] if only else list(PRIVATE), required=required))
+    return asyncio.run(keep([known[only]] if only else PRODUCTS, required=required))
 
 
-async def keep(designs: Sequence[str], *, required: bool) -> int:
-    """Keep the brokers of `designs` up; 0 once interrupted, 3 if none, or a `required` one, cannot be had."""
+async def keep(products: Sequence[Product], *, required: bool) -> int:
+    """Keep a broker of each of `products` up; 0 once interrupted, 3 if none, or a `required` one, cannot be had."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM) if sys.platform != "win32" else ():
         loop.add_signal_handler(number, task.cancel)
     try:
-        await together(*(keep_one(design, required=required) for design in designs))
+        await together(*(keep_one(product, required=required) for product in products))
     except asyncio.CancelledError:
         return 0
     except BrokerMissing:
@@ -48,16 +50,16 @@ async def keep(designs: Sequence[str], *, required: bool) -> int:
     return 3
 
 
-async def keep_one(design: str, *, required: bool) -> None:
+async def keep_one(product: Product, *, required: bool) -> None:
     """Keep one broker up until cancelled; if it cannot be had says why, and raises that only if `required`."""
-    print(f"{design}: starting …", file=sys.stderr)
+    print(f"{product.title}: starting …", file=sys.stderr)
     try:
-        async with PRIVATE[design]() as broker:
-            print(f"export {VARIABLES[design]}={broker.url}", flush=True)
-            print(f"{design}: {broker.version} serves until Ctrl-C", file=sys.stderr)
+        async with private(product) as broker:
+            print(f"export {product.variable}={broker.url}", flush=True)
+            print(f"{product.title}: {broker.about} serves until Ctrl-C", file=sys.stderr)
             await asyncio.Event().wait()
     except BrokerMissing as error:
-        print(f"{design}: {error}", file=sys.stderr)
+        print(f"{product.title}: {error}", file=sys.stderr)
         if required:
             raise
 

@@ -71,7 +71,7 @@ async def cached(jars: Sequence[Jar], what: str, instead: str = "") -> list[Path
     `what` is their name and version, and `instead` what else can be done where one cannot be had.
 
     Raises:
-        BrokerMissing: one cannot be fetched, or is not the locked one; names it.
+        BrokerMissing: one cannot be fetched, kept, or is not the locked one; names it.
     """
     folder = user_cache_path("greet") / what.lower().replace(" ", "-")
     try:
@@ -83,6 +83,9 @@ async def cached(jars: Sequence[Jar], what: str, instead: str = "") -> list[Path
     except TimeoutError:
         message = f"{what} was not fetched within {FETCH_SECONDS:.0f} s: try again, it goes on where it was"
         raise BrokerMissing(message) from None
+    except OSError as error:
+        message = f"{what} has no place in {folder}: {error.strerror}; set XDG_CACHE_HOME to a writable folder"
+        raise BrokerMissing(message) from error
     return [folder / jar.file for jar in jars]
 
 

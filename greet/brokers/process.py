@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from rich.console import Console
 
 import greet
 from greet.brokers import watchdog
@@ -25,15 +26,23 @@ from greet.errors import BrokerMissing, ConnectFailed, GreetError
 
 READY_SECONDS = 60.0  # a start takes 3 to 6 s on two cores; a restart of Kafka waits for the old session too
 POLL_SECONDS = 0.05
+LOOK_SECONDS = 0.25
 PROBE_SECONDS = 10
 STARTS = 3  # tries, each on new ports, while others take the ports that were free
+RESTARTS = 3  # of a server whose start failed in a way that another start puts right
 PRIVATE_PORTS = range(20_000, 32_000)  # below the systems' ephemeral ports: no client's own end can take one
 IN_USE = re.compile(r"address already in use|eaddrinuse", re.IGNORECASE)
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+ERROR = re.compile(r"\b(ERROR|FATAL)\b|\[error\]")
 TROUBLE = re.compile(r"error|exception|fail|refused|eaddrinuse", re.IGNORECASE)
 
 
 class PortTaken(BrokerMissing):
     """Somebody else took a port between its choice and its use."""
+
+
+class StartFailed(ConnectFailed):
+    """A start that another start puts right."""
 
 
 @dataclass
@@ -46,10 +55,17 @@ class Node:
     environment: Mapping[str, str] = field(repr=False)  # so may this
     log: Path
     program: str  # the name of the real process, which may be a grandchild: beam.smp, java
+    start_again: re.Pattern[str] | None = None
+    """What in the log of a start says that it will never serve, and that another start will."""
+    in_vain: Mapping[str, str] = field(default_factory=dict)
+    """What in the log of a start says that it will never serve, each with what to do about it."""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    begun: int = field(default=0, repr=False)
+    """Where the log of the last start begins."""
 
     def start(self) -> None:
         """Start the server in a session of its own, so that a Ctrl-C at the terminal is not for it."""
+        self.begun = self.log.stat().st_size
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -59,6 +75,7 @@ class Node:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=0o077,
             )
 
     def family(self) -> list[psutil.Process]:
@@ -86,19 +103,51 @@ class Node:
     async def serving(self, number: int) -> None:
         """Return once a name published to the server could be read from it.
 
-        Raises `ConnectFailed` with the last telling line of its log when it ends instead, or takes
-        longer than 60 s.
+        A start that says `start_again` is ended and done again, up to three times. Raises `ConnectFailed`
+        with the telling line of its log, and where that log is kept, when the server ends instead, or
+        takes longer than 60 s.
         """
+        for _ in range(RESTARTS):
+            try:
+                await self._serves(number)
+            except StartFailed as error:
+                Console(stderr=True).print(f"{error}: starting it again", soft_wrap=True)
+                await asyncio.to_thread(self.end)
+                self.start()
+            else:
+                return
+        await self._serves(number)
+
+    async def _serves(self, number: int) -> None:
+        probe = asyncio.create_task(self._probe(f"greet.ready.{number}"))
         try:
             async with asyncio.timeout(READY_SECONDS):
-                while not await self._carries(f"greet.ready.{number}"):
-                    if self.process is None or self.process.poll() is not None:
-                        message = f"{self.program} ended as it started: {self.last_words()}"
-                        raise (PortTaken if IN_USE.search(self.text()) else ConnectFailed)(message)
-                    await asyncio.sleep(POLL_SECONDS)
+                while not (await asyncio.wait([probe], timeout=LOOK_SECONDS))[0]:
+                    self._look()
         except TimeoutError:
-            message = f"{self.program} did not serve within {READY_SECONDS:.0f} s: {self.last_words()}"
-            raise ConnectFailed(message) from None
+            raise ConnectFailed(self.failure(f"did not serve within {READY_SECONDS:.0f} s")) from None
+        finally:
+            probe.cancel()
+            await asyncio.wait([probe])
+
+    def _look(self) -> None:
+        """Raise what the log of a start, or its end, says of the reason why it will not serve."""
+        text = self.text()
+        if self.start_again and (found := self.start_again.search(text)):
+            raise StartFailed(self.failure(f"cannot serve ({found[0]})"))
+        for sign, remedy in self.in_vain.items():
+            if found := re.search(sign, text):
+                raise ConnectFailed(f"{self.program} cannot serve: {found[0]}: {remedy}")
+        if self.process is None or self.process.poll() is not None:
+            if IN_USE.search(text):
+                raise PortTaken(f"{self.program} ended as it started: {self.last_words()}")
+            raise ConnectFailed(self.failure("ended as it started"))
+
+    async def _probe(self, topic: str) -> None:
+        while True:
+            if await self._carries(topic):
+                return
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _carries(self, topic: str) -> bool:
         if not await listens(self.port):
@@ -116,14 +165,22 @@ class Node:
         return False
 
     def text(self) -> str:
-        """What the server has written so far."""
-        return self.log.read_text(errors="replace")
+        """What the server has written since its last start."""
+        with self.log.open("rb") as log:
+            log.seek(self.begun)
+            return COLOUR.sub("", log.read().decode(errors="replace"))
 
     def last_words(self) -> str:
-        """The last line of the log that tells of trouble, or else the last one."""
-        lines = [line.strip() for line in self.text().splitlines() if line.strip()]
-        last = lines[-1] if lines else "its log is empty"
-        return next((line for line in reversed(lines) if TROUBLE.search(line)), last)[:300]
+        """Of the log since the last start: the last line that is an error, or tells of trouble, or the last one."""
+        lines = [line.strip() for line in self.text().splitlines() if line.strip()] or ["its log is empty"]
+        found = [next(filter(pattern.search, reversed(lines)), None) for pattern in (ERROR, TROUBLE)]
+        return (found[0] or found[1] or lines[-1])[:300]
+
+    def failure(self, what: str) -> str:
+        """A line that says `what` the server did and why; the log is kept, and named, as its folder will be gone."""
+        kept = self.log.parent.parent.with_name(f"{self.log.parent.parent.name}-{self.log.parent.name}.log")
+        write(kept, self.log.read_text(errors="replace"))
+        return f"{self.program} {what}: {self.last_words()}; its log is {kept}"
 
 
 @dataclass(repr=False)
@@ -132,7 +189,8 @@ class Broker:
 
     `url` reaches all of it, `urls` holds one URL for each node; both may hold a password, which the
     repr does not show. `folder` has its data, configuration and logs. `proxied` is the "host:port" to
-    which a proxy forwards, where one was asked for.
+    which a proxy forwards, where one was asked for. `support` says when the support of this version
+    ended, and is empty if it has not; `about` is the version with that.
     """
 
     url: str
@@ -140,10 +198,16 @@ class Broker:
     folder: Path
     nodes: Sequence[Node]
     proxied: str | None = None
+    support: str = ""
 
     def __repr__(self) -> str:
         ports = ", ".join(str(node.port) for node in self.nodes)
-        return f"<Broker {self.url.partition(':')[0]} {self.version} on 127.0.0.1, port {ports}>"
+        return f"<Broker {self.url.partition(':')[0]} {self.about} on 127.0.0.1, port {ports}>"
+
+    @property
+    def about(self) -> str:
+        """The version, and what there is to say of its support."""
+        return f"{self.version} ({self.support})" if self.support else self.version
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -226,7 +290,7 @@ async def guarded_folder() -> AsyncIterator[Path]:
     """
     folder, guard = guarded(secrets.token_hex(8))
     try:
-        folder.mkdir(mode=0o700)
+        private_folder(folder)
         yield folder
     finally:
         await asyncio.to_thread(watchdog.end, folder)
@@ -256,6 +320,20 @@ async def together(*work: Coroutine[object, object, None]) -> None:
                 group.create_task(one)
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that only this user can read, whatever the umask; returns it."""
+    path.mkdir(0o700)
+    path.chmod(0o700)
+    return path
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that only this user can read, from its first byte on and whatever the umask."""
+    path.touch(0o600)
+    path.chmod(0o600)
+    path.write_text(text)
 
 
 def environment(folder: Path, *foreign: str) -> dict[str, str]:

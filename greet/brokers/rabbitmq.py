@@ -1,4 +1,4 @@
-"""A private RabbitMQ: `rabbitmq-server` of this system, with everything that it has in one folder."""
+"""A private RabbitMQ: the `rabbitmq-server` that is found here, with everything that it has in one folder."""
 
 from __future__ import annotations
 
@@ -6,24 +6,42 @@ import os
 import re
 import secrets
 import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from greet.brokers.process import Broker, Node, environment, free_ports, launched, together
+from platformdirs import user_cache_path
+
+from greet.brokers.process import (
+    Broker,
+    Node,
+    environment,
+    free_ports,
+    launched,
+    private_folder,
+    together,
+    write,
+)
 from greet.errors import BrokerMissing
 
-# Debian's /usr/sbin/rabbitmq-server is a wrapper that becomes another user, so it comes last.
 FOLDERS = (
     "/usr/lib/rabbitmq/bin",
     "/opt/homebrew/sbin",
     "/opt/homebrew/opt/rabbitmq/sbin",
     "/usr/local/sbin",
     "/usr/local/opt/rabbitmq/sbin",
-    "/usr/sbin",
 )
+WRAPPERS = ("/usr/sbin", "/sbin")
+"""Where Debian has a wrapper that becomes another user: it comes last, also where PATH has it first."""
+ENDED = Path(__file__).with_name("rabbitmq.ended")
+INSTALLED = re.compile(r"rabbitmq(?:_server)?[-/](\d+(?:\.\d+)+)")
 VERSION = re.compile(r"RabbitMQ (\d+\.\d+\.\d+\S*)")
+IN_VAIN = {
+    r"Free disk space is insufficient.*": "make room, or set TMPDIR to a folder that has 100 MB",
+    r"Limiting to approx \d+ file handles \(\d sockets\)": "let more files be open, by `ulimit -n 1024`",
+}
 
 
 @asynccontextmanager
@@ -50,8 +68,7 @@ def prepare(folder: Path, server: str, count: int, config: Mapping[str, str]) ->
     epmd, *ports = free_ports(1 + 2 * count)
     nodes = []
     for number, (port, distribution) in enumerate(zip(ports[::2], ports[1::2], strict=True), start=1):
-        home = folder / f"node{number}"
-        home.mkdir()
+        home = private_folder(folder / f"node{number}")
         settings = {
             "listeners.tcp.1": f"127.0.0.1:{port}",
             "default_user": user,
@@ -64,12 +81,13 @@ def prepare(folder: Path, server: str, count: int, config: Mapping[str, str]) ->
             # the default, it stays so, and a name that it has no queue for is accepted and lost.
             settings["cluster_partition_handling"] = "autoheal"
         if number > 1:
-            settings["cluster_formation.classic_config.nodes.1"] = "greet1@localhost"
-            settings["cluster_formation.classic_config.nodes.2"] = f"greet{number}@localhost"
+            settings["cluster_formation.classic_config.nodes.1"] = "greet1@127.0.0.1"
+            settings["cluster_formation.classic_config.nodes.2"] = f"greet{number}@127.0.0.1"
         settings |= config
-        private(home / "rabbitmq.conf", "".join(f"{key} = {value}\n" for key, value in settings.items()))
-        private(home / ".erlang.cookie", cookie)
-        (home / "enabled_plugins").write_text("[].\n")
+        write(home / "rabbitmq.conf", "".join(f"{key} = {value}\n" for key, value in settings.items()))
+        write(home / ".erlang.cookie", cookie)
+        write(home / "enabled_plugins", "[].\n")
+        write(home / "log", "")
         nodes.append(
             Node(
                 url=f"amqp://{user}:{password}@127.0.0.1:{port}/",
@@ -78,6 +96,7 @@ def prepare(folder: Path, server: str, count: int, config: Mapping[str, str]) ->
                 environment=environment(folder, "RABBITMQ_", "ERL_") | variables(home, number, epmd, distribution),
                 log=home / "log",
                 program="beam.smp",
+                in_vain=IN_VAIN,
             )
         )
     hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
@@ -94,6 +113,7 @@ async def begin(broker: Broker) -> None:
     await together(*(node.serving(number) for number, node in enumerate(others, start=2)))
     if found := VERSION.search(first.text()):
         broker.version = found[1]
+        broker.support = support(found[1])
 
 
 def variables(home: Path, number: int, epmd: int, distribution: int) -> dict[str, str]:
@@ -103,7 +123,8 @@ def variables(home: Path, number: int, epmd: int, distribution: int) -> dict[str
         "TMPDIR": str(home),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         "ERL_EPMD_PORT": str(epmd),
-        "RABBITMQ_NODENAME": f"greet{number}@localhost",
+        "RABBITMQ_NODENAME": f"greet{number}@127.0.0.1",
+        "RABBITMQ_USE_LONGNAME": "true",
         "RABBITMQ_DIST_PORT": str(distribution),
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
@@ -117,22 +138,51 @@ def variables(home: Path, number: int, epmd: int, distribution: int) -> dict[str
     }
 
 
-def private(path: Path, text: str) -> None:
-    """Write a file that only this user can read from its first byte on."""
-    path.touch(0o600, exist_ok=False)
-    path.write_text(text)
-
-
 def find_server() -> str:
-    """The path of `rabbitmq-server`; raises `BrokerMissing`, which names the command that gets it."""
+    """The path of `rabbitmq-server`: of GREET_RABBITMQ_SERVER, or else on PATH, or else in the usual folders.
+
+    A current one that `make rabbitmq` has prepared is taken instead of an older one. Raises `BrokerMissing`, which
+    names the command that gets one.
+    """
     if sys.platform == "win32":
         raise BrokerMissing("RabbitMQ is not started on Windows: use the asyncio design, or set GREET_RABBITMQ_URL")
+    if named := os.environ.get("GREET_RABBITMQ_SERVER"):
+        if found := shutil.which(named):
+            return found
+        raise BrokerMissing(f"GREET_RABBITMQ_SERVER={named!a} is no program: give it the path of a rabbitmq-server")
+    path = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder not in WRAPPERS]
     conda = os.environ.get("CONDA_PREFIX")
-    folders = [*([f"{conda}/bin", f"{conda}/sbin"] if conda else []), *FOLDERS, os.environ.get("PATH", "")]
-    found = shutil.which("rabbitmq-server", path=os.pathsep.join(folders))
+    folders = [*path, *([f"{conda}/bin", f"{conda}/sbin"] if conda else []), *FOLDERS, *WRAPPERS]
+    own, current = shutil.which("rabbitmq-server", path=os.pathsep.join(folders)), prepared()
+    found = current if current and (not own or version_of(own) < version_of(current)) else own
     if found is None:
         raise BrokerMissing(f"rabbitmq-server was not found: get it with `{how_to_get()}`, or set GREET_RABBITMQ_URL")
     return found
+
+
+def prepared() -> str | None:
+    """The newest of what `rabbitmq-current.sh` has made, if this user may run it."""
+    servers = sorted(user_cache_path("greet").glob("rabbitmq-*/bin/rabbitmq-server"), key=version_of)
+    unshare = shutil.which("unshare") if servers else None
+    allowed = unshare and not subprocess.run([unshare, "--mount", "true"], capture_output=True, check=False).returncode
+    return str(servers[-1]) if allowed else None
+
+
+def version_of(server: str | Path) -> tuple[int, ...]:
+    """The version of a `rabbitmq-server` by where it lies; one that does not tell is believed to be the newest."""
+    programs = Path(server).parent.with_name("root") / "usr/lib/rabbitmq/bin"  # of one that was prepared
+    found = INSTALLED.search(str((programs / "rabbitmq-server" if programs.exists() else Path(server)).resolve()))
+    return tuple(map(int, found[1].split("."))) if found else (sys.maxsize,)
+
+
+def support(version: str) -> str:
+    """When the support of this version's series ended, as a part of a sentence; empty if it has not."""
+    series = tuple(map(int, version.split(".")[:2]))
+    ended = [line.split() for line in ENDED.read_text().splitlines() if not line.startswith("#")]
+    dates = {tuple(map(int, name.split("."))): date for name, date in ended}
+    if series > max(dates):
+        return ""
+    return f"without support since {dates[series]}" if series in dates else "long without support"
 
 
 def how_to_get() -> str:

@@ -1,0 +1,318 @@
+"""What carries names over Kafka by librdkafka: confluent-kafka's blocking classes, and its asyncio ones.
+
+Three things would decide the figure, and the documentation has a better way for each. A delivery report for each
+name calls Python for each: for many, only failures are reported. A consumer that has 100,000 names ahead fetches
+again a second later (`fetch.queue.backoff.ms`): here 5 ms. And `consume(n, timeout)` sits its time-out out before
+it gives fewer than n: here it takes what is there, and `poll` waits for the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bench.contenders.kafka_peers import ACKS, COMMITTED, Commits, make_topic
+from bench.model import Contender, Following, Place, Publisher
+from greet import Guarantee
+
+LIST = 1000
+"""Names that one `consume` asks for, at most."""
+AHEAD = 20_000
+"""Names that the asyncio producer has unanswered; librdkafka's own buffer takes 100,000."""
+LOOK_S = 0.05
+"""How long a `poll` waits, before the event loop has a turn."""
+FLUSH_S = 60.0
+
+
+def _producing(place: Place, **more: Any) -> dict[str, Any]:
+    durable = place.guarantee is Guarantee.DURABLE
+    settings = {"bootstrap.servers": place.servers, "acks": ACKS[place.guarantee], "log_level": 0}
+    return settings | {"enable.idempotence": durable} | more
+
+
+def _consuming(place: Place, group: str) -> dict[str, Any]:
+    settings = {"bootstrap.servers": place.servers, "group.id": f"{place.topic}:{group}", "log_level": 0}
+    return settings | {"enable.auto.commit": False, "auto.offset.reset": "earliest", "fetch.queue.backoff.ms": 5}
+
+
+def _name(message: Any) -> str:
+    if message.error():
+        raise RuntimeError(str(message.error()))
+    return str(message.value(), "utf-8")
+
+
+class _ErrorsOnly(Publisher):
+    """`produce` of all, with no report but of what failed, and `flush`; in a thread, as it blocks."""
+
+    def __init__(self, producer: Any, topic: str, failed: Sequence[Any]) -> None:
+        super().__init__(self._one)
+        self._producer, self._topic, self._failed = producer, topic, failed
+
+    async def _one(self, name: str) -> None:
+        await self.publish_all([name])
+
+    async def publish_all(self, names: Iterable[str]) -> None:
+        self.accepted = [0]
+        await asyncio.to_thread(self._all, names)
+
+    def _all(self, names: Iterable[str]) -> None:
+        producer, produce, topic, handed, left = self._producer, self._producer.produce, self._topic, 0, 0
+        try:
+            for name in names:
+                while True:
+                    try:
+                        produce(topic, name.encode())
+                        break
+                    except BufferError:
+                        producer.poll(0.01)
+                handed += 1
+                if not handed % LIST:
+                    producer.poll(0)
+            left = producer.flush(FLUSH_S)
+        finally:
+            self.accepted = [max(0, handed - len(producer) - len(self._failed))]
+        if self._failed or left:
+            raise RuntimeError(str(self._failed[0]) if self._failed else f"{left} unanswered after {FLUSH_S:g} s")
+
+
+class _Reported(Publisher):
+    """`produce` with a report for each name, which a thread polls for; it wakes the event loop once for each poll."""
+
+    def __init__(self, producer: Any, place: Place) -> None:
+        super().__init__(self._one, place.window)
+        self._producer, self._topic = producer, place.topic
+        self._loop = asyncio.get_running_loop()
+        self._reported: list[tuple[asyncio.Future[None], Any]] = []
+
+    def _one(self, name: str) -> asyncio.Future[None]:
+        accepted, reported = self._loop.create_future(), self._reported
+        self._producer.produce(
+            self._topic, name.encode(), on_delivery=lambda error, _: reported.append((accepted, error))
+        )
+        return accepted
+
+    @contextmanager
+    def polled(self) -> Iterator[None]:
+        """While it is used."""
+        over = threading.Event()
+
+        def go_on() -> None:
+            while not over.is_set():
+                self._producer.poll(LOOK_S)
+                if self._reported:
+                    told = self._reported[:]
+                    del self._reported[: len(told)]
+                    self._loop.call_soon_threadsafe(self._tell, told)
+
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    @staticmethod
+    def _tell(reported: Iterable[tuple[asyncio.Future[None], Any]]) -> None:
+        for accepted, error in reported:
+            if error is not None and not accepted.done():
+                accepted.set_exception(RuntimeError(str(error)))
+            elif not accepted.done():
+                accepted.set_result(None)
+
+
+class _Taking:
+    """`poll` for the first, and `consume` for what else is there; on the event loop, which has nothing else to do."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self.commits = Commits(lambda: asyncio.to_thread(consumer.commit, asynchronous=False))
+
+    async def one(self) -> str:
+        if self.commits.due:
+            await self.commits.settle()
+        while (message := self._consumer.poll(LOOK_S)) is None:  # noqa: ASYNC110, it is the poll that waits
+            await asyncio.sleep(0)
+        self.commits.open = True
+        return _name(message)
+
+    async def several(self) -> list[str]:
+        return [await self.one(), *map(_name, self._consumer.consume(LIST, 0))]
+
+
+@dataclass(frozen=True)
+class Confluent(Contender):
+    """https://docs.confluent.io/kafka-clients/python: `produce`, `consume` and `poll`."""
+
+    @asynccontextmanager
+    async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
+        """For many its linger of 5 ms; one by one none."""
+        from confluent_kafka import Producer  # noqa: PLC0415, an extra
+
+        await make_topic(place)
+        if self.way == "many":
+            failed: list[Any] = []
+            reports = {"delivery.report.only.error": True, "on_delivery": lambda error, _: failed.append(error)}
+            yield _ErrorsOnly(Producer(_producing(place, **reports)), place.topic, failed)
+        else:
+            publisher = _Reported(Producer(_producing(place, **{"linger.ms": 0})), place)
+            with publisher.polled():
+                yield publisher
+
+    @asynccontextmanager
+    async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
+        """A group that starts at the oldest name of the new topic."""
+        from confluent_kafka import Consumer  # noqa: PLC0415
+
+        await make_topic(place)
+        consumer = Consumer(_consuming(place, group))
+        try:
+            consumer.subscribe([place.topic])
+            taking = _Taking(consumer)
+            following: Any = Following(taking.several if self.way == "many" else taking.one)
+            yield following
+            await taking.commits.settle()
+        finally:
+            await asyncio.to_thread(consumer.close)
+
+
+class _Futures(Publisher):
+    """`await produce`, which gives a future for each name."""
+
+    def __init__(self, producer: Any, topic: str) -> None:
+        super().__init__(self._one)
+        self._producer, self._topic = producer, topic
+
+    async def _one(self, name: str) -> None:
+        await (await self._producer.produce(self._topic, name.encode()))
+
+    async def publish_all(self, names: Iterable[str]) -> None:
+        self.accepted, waiting, producer, topic = [0], deque[Any](), self._producer, self._topic
+        for name in names:
+            waiting.append(await producer.produce(topic, name.encode()))
+            while len(waiting) >= AHEAD:
+                if waiting[0].done():
+                    self._take(waiting)
+                else:
+                    await producer.poll(LOOK_S)
+        await producer.flush(FLUSH_S)
+        while waiting:
+            self._take(waiting)
+
+    def _take(self, waiting: deque[Any]) -> None:
+        waiting.popleft().result()
+        self.accepted[0] += 1
+
+
+class _Held:
+    """`consume` for what is there, or `poll` for the first, each in a thread of the library's own."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self.held: Iterator[str] = iter(())
+        self.commits = Commits(lambda: consumer.commit(asynchronous=False))
+
+    async def several(self) -> list[str]:
+        if self.commits.due:
+            await self.commits.settle()
+        while not (found := await self._consumer.consume(LIST, 0)):
+            if first := await self._consumer.poll(LOOK_S):
+                found = [first]
+                break
+        self.commits.open = True
+        return [_name(message) for message in found]
+
+    async def one(self) -> str:
+        """The next of a list, which is committed once all of it is handled."""
+        for name in self.held:
+            return name
+        self.held = iter(await self.several())
+        return next(self.held)
+
+
+@dataclass(frozen=True)
+class ConfluentAio(Contender):
+    """https://docs.confluent.io/kafka-clients/python: `AIOProducer` and `AIOConsumer`."""
+
+    @asynccontextmanager
+    async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
+        """For many in its batches of 1,000; one by one in batches of one, and a task polls for their reports."""
+        from confluent_kafka.aio import AIOProducer  # noqa: PLC0415, an extra
+
+        await make_topic(place)
+        if self.way == "many":
+            async with AIOProducer(_producing(place)) as producer:
+                yield _Futures(producer, place.topic)
+            return
+        async with AIOProducer(_producing(place, **{"linger.ms": 0}), batch_size=1) as producer:
+
+            async def publish(name: str) -> None:
+                await (await producer.produce(place.topic, name.encode()))
+
+            async def poll() -> None:
+                while True:
+                    await producer.poll(LOOK_S)
+
+            polling = asyncio.create_task(poll())
+            try:
+                yield Publisher(publish, place.window)
+            finally:
+                polling.cancel()
+                await asyncio.wait([polling])
+
+    @asynccontextmanager
+    async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
+        """A group that starts at the oldest name of the new topic."""
+        from confluent_kafka.aio import AIOConsumer  # noqa: PLC0415
+
+        await make_topic(place)
+        async with AIOConsumer(_consuming(place, group)) as consumer:
+            await consumer.subscribe([place.topic])
+            taking = _Held(consumer)
+            following: Any = Following(taking.several if self.way == "many" else taking.one)
+            yield following
+            if next(taking.held, None) is None:
+                await taking.commits.settle()
+
+
+CONTENDERS: list[Contender] = [
+    Confluent(
+        *("kafka", "name", 20_000, "1,000 in flight, linger 0, a report each, poll, awaited commit each 0.1 s"),
+        name="confluent-kafka",
+        window=1_000,
+        needs="confluent_kafka",
+        guarantees=COMMITTED,
+        only_full=True,
+    ),
+    Confluent(
+        *("kafka", "many", 200_000, "100,000 in flight, linger 5 ms, errors only, consume(1000, 0), commit each 0.1 s"),
+        name="confluent-kafka",
+        needs="confluent_kafka",
+        guarantees=COMMITTED,
+    ),
+    ConfluentAio(
+        *("kafka", "name", 5_000, "1,000 in flight, linger 0, batches of 1, consume(1000, 0), commit each 0.1 s"),
+        name="confluent-kafka aio",
+        window=1_000,
+        needs="confluent_kafka",
+        guarantees=COMMITTED,
+        only_full=True,
+    ),
+    ConfluentAio(
+        *(
+            "kafka",
+            "many",
+            50_000,
+            "20,000 in flight, linger 5 ms, batches of 1,000, consume(1000, 0), the same commit",
+        ),
+        name="confluent-kafka aio",
+        needs="confluent_kafka",
+        guarantees=COMMITTED,
+        only_full=True,
+    ),
+]

@@ -1,0 +1,128 @@
+"""Where a workload is measured, and what breaks there: the broker, a reader, or the network between."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import psutil
+
+import greet
+from bench.faults.proxy import Proxy, proxy
+from bench.measure.carry import Crew
+from bench.measure.workload import Workload
+from bench.model import Used
+from greet import GreetError
+from greet.brokers import PRIVATE, VARIABLES, Broker, by_default, kafka
+from greet.designs import Design
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where a design is measured: a broker, ours or not; none for a design that lives in one process."""
+
+    design: Design
+    url: str = field(repr=False)
+    broker: Broker | None = None
+    """None where it is not ours: it is not killed then, and what it costs is not known."""
+    proxy: Proxy | None = None
+
+    def used(self) -> Used:
+        """CPU seconds and MB of the broker so far."""
+        if self.broker:
+            with suppress(psutil.Error):
+                found = [psutil.Process(pid) for pid in self.broker.pids]
+                times = [one.cpu_times() for one in found]
+                if found:
+                    return (
+                        sum(one.user + one.system for one in times),
+                        sum(one.memory_info().rss for one in found) / 1e6,
+                    )
+        return None, None
+
+    def not_broken(self, what: str) -> str:
+        """Why `what` is not broken here; empty if it can be."""
+        if what == "consumer" or not what:
+            return ""
+        if self.design.in_process:
+            return f"it lives in one process, so there is no {what} to break"
+        if what == "broker" and self.broker is None:
+            return "this broker is not ours to kill: unset its variable, and a private one is started"
+        if what == "network" and self.proxy is None:
+            return "no proxy can stand before this broker: unset its variable, and a private one is started"
+        return ""
+
+    @property
+    def through(self) -> str:
+        """The URL with the proxy in place of host and port."""
+        if self.proxy is None:
+            return self.url
+        scheme, _, rest = self.url.partition("://")
+        login, at, where = rest.rpartition("@")
+        _, slash, path = where.partition("/")
+        return f"{scheme}://{login}{at}127.0.0.1:{self.proxy.port}{slash}{path}"
+
+    async def broken(self, what: str, workload: Workload, crew: Crew) -> None:
+        """Break it, and mend it at once, the network after a while: SIGKILL of a broker and a start on its data,
+        SIGKILL of a reader, whose place another takes, or a reset of all connections."""
+        if what == "consumer":
+            await crew.replace_reader()
+        elif what == "broker" and self.broker:
+            await self.broker.kill()
+            await self.broker.restart()
+        elif self.proxy:
+            self.proxy.hold()
+            self.proxy.drop()
+            await asyncio.sleep(workload.break_for)
+            self.proxy.release()
+
+
+@asynccontextmanager
+async def grounds(
+    designs: Iterable[Design], *, network: bool
+) -> AsyncIterator[tuple[dict[str, Ground], dict[str, str]]]:
+    """Where each design is, started side by side, and for each that cannot be had what to do.
+
+    With `network` a proxy stands before each broker whose clients can be led through it.
+    """
+    found: dict[str, Ground] = {}
+    missing: dict[str, str] = {}
+
+    async def enter(design: Design, stack: AsyncExitStack) -> None:
+        try:
+            found[design.name] = await _ground(design, stack, network=network)
+        except GreetError as error:
+            missing[design.name] = str(error)
+
+    async with AsyncExitStack() as stack:
+        await asyncio.gather(*(enter(one, stack) for one in designs))
+        yield {one.name: found[one.name] for one in designs if one.name in found}, missing
+
+
+async def _ground(design: Design, stack: AsyncExitStack, *, network: bool) -> Ground:
+    if design.in_process:
+        return Ground(design, "asyncio:")
+    if url := os.environ.get(VARIABLES[design.name]) or await by_default(design.name):
+        async with greet.connect(url, f"bench-{secrets.token_hex(4)}") as line:
+            here = line.address
+        between = None
+        if network and not design.partitioned and len(here.hosts) == 1 and not here.tls:
+            host, port = here.hosts[0]
+            between = await stack.enter_async_context(proxy(host, port))
+        return Ground(design, url, None, between)
+    if network and design.partitioned:  # its clients follow the address that the broker tells
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        broker = await stack.enter_async_context(kafka(proxy_port=port))
+        inner = int(str(broker.proxied).rpartition(":")[2])
+        return Ground(
+            design, broker.url, broker, await stack.enter_async_context(proxy("127.0.0.1", inner, listen=port))
+        )
+    broker = await stack.enter_async_context(PRIVATE[design.name]())
+    between = await stack.enter_async_context(proxy("127.0.0.1", broker.nodes[0].port)) if network else None
+    return Ground(design, broker.url, broker, between)

@@ -1,0 +1,437 @@
+"""From the rows of a workload to its answer: which design meets every need, which to take, and what would change it.
+
+A design meets a workload if it can do it at all, carries it in time, loses nothing that it has to keep, and was
+measured without an error. Of those that do, the one to take is found by the first of these that tells them apart:
+nothing to run beside the program; enough room; less time without service after the break; a lower p99; less CPU.
+Figures closer together than `ALIKE` are taken for the same: a single run cannot tell them apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.measure.workload import Workload, told_time
+from bench.stats import PERCENTILES, short
+from greet.designs import Design, named
+
+ALIKE = 1.5
+"""Figures of a single run that differ by less than so many times are no reason to take one or the other."""
+ENOUGH = 3.0
+"""So many times the load is room enough: more of it does not count."""
+ALIKE_S = 2.0
+"""Seconds without service that differ by less are the same."""
+
+
+def unable(workload: Workload, design: Design) -> list[str]:
+    """Why `design` cannot do it at all, each need that it fails in words; empty if it can."""
+    found = []
+    if workload.guarantee not in design.guarantees:
+        found.append(f"nothing outlives its process, so no message survives a {workload.survive}'s kill")
+    if workload.replay and not design.replays:
+        found.append("it keeps no message that was read, so it cannot replay")
+    if workload.order == "all" and workload.members > 1:
+        found.append(f"{workload.members} members of a group work side by side, so all cannot keep one order")
+    elif workload.order == "all" and workload.partitions > 1 and design.partitioned:
+        found.append(f"order holds within a partition, and there are {workload.partitions}")
+    if workload.order == "key" and workload.members > 1 and not design.orders_by_key:
+        found.append("messages of one key go to whichever member is free, so they lose their order")
+    if design.in_process and workload.kept_s:
+        found.append("it keeps what its bounded queue holds, and only as long as its process lives")
+    if design.in_process and workload.apart:
+        found.append("publishers and readers have to share one process")
+    return found
+
+
+def remarks(workload: Workload, design: Design) -> list[str]:
+    """What is good to know of `design` with this workload, and no figure says."""
+    found = []
+    partitions = workload.partitions or workload.members
+    if design.partitioned and not design.deals_out and partitions < workload.members:
+        found.append(f"{workload.members - partitions} of {workload.members} members have no partition, so they idle")
+    if workload.partitions and not design.partitioned:
+        found.append("it has no partitions: that key changes nothing")
+    if workload.queue_type and "queue_type" not in design.keys:
+        found.append("it has no queue types: that key changes nothing")
+    if workload.kept_s and not design.in_process:
+        held = workload.kept_s * workload.mean_rate * workload.mean_size
+        found.append(f"what is kept for {told_time(workload.keep)} takes {_bytes(held)} of its disk")
+    if workload.order == "key" and workload.members > 1 and design.orders_by_key:
+        found.append(
+            "it keeps the order of a key by its design: each message here is its own key, so that is not measured"
+        )
+    return found
+
+
+def _bytes(number: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:,.0f} TB"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of a design with a workload; a figure that was not measured is None."""
+
+    design: Design
+    unable: tuple[str, ...] = ()
+    missing: str = ""
+    """Why it was not measured."""
+    error: str = ""
+    in_time: bool | None = None
+    late: float | None = None
+    samples: int = 0
+    latency_ms: Mapping[str, float | None] | None = None
+    backlog: int | None = None
+    pile: int | None = None
+    catch_up_s: float | None = None
+    room: float | None = None
+    too_much: float | None = None
+    capped: bool = False
+    searched: bool = False
+    sent: int | None = None
+    received: int | None = None
+    lost: int = 0
+    duplicates: int = 0
+    reordered: int | None = None
+    refused: int = 0
+    cpu: tuple[float | None, float | None] = (None, None)
+    """The share of a core of the clients and of the broker."""
+    rss_mb: tuple[float | None, float | None] = (None, None)
+    broken: str = ""
+    not_broken: str = ""
+    """Why nothing was broken."""
+    break_lost: int | None = None
+    break_duplicates: int | None = None
+    break_refused: int | None = None
+    gap_s: float | None = None
+    break_error: str = ""
+    may_lose: bool = False
+    """The guarantee that was asked for allows the break to lose messages."""
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return self.design.title
+
+    @property
+    def measured(self) -> bool:
+        """Whether it was, at the load as it is."""
+        return self.in_time is not None
+
+    def misses(self, workload: Workload) -> list[str]:
+        """The needs that are not met, each with its figure; what was not measured meets none."""
+        found = list(self.unable)
+        if found:
+            return found
+        if not self.measured:
+            return [self.error or self.missing or "it was not measured"]
+        if self.error:
+            found.append(self.error)
+        if not self.in_time:
+            found.append(self._slow(workload))
+        if self.lost:
+            found.append(f"{self.lost:,} messages were lost")
+        if self.reordered:
+            found.append(f"{self.reordered:,} messages came out of order")
+        if self.break_lost and not self.may_lose:
+            found.append(f"{self.break_lost:,} messages were lost when the {self.broken} broke")
+        if self.break_error:
+            found.append(f"when the {self.broken} broke: {self.break_error}")
+        return found
+
+    def _slow(self, workload: Workload) -> str:
+        if self.refused:
+            return f"{self.refused:,} messages were not accepted"
+        if self.late and self.late > 0.01:
+            said = f"{self.late:.0%} of the messages were later than {workload.p99_ms:g} ms"
+            return said if not self.backlog else f"{said}, and {self.backlog:,} waited at the end"
+        return f"{self.backlog or 0:,} messages waited at the end: it fell behind"
+
+    @property
+    def wait_ms(self) -> float | None:
+        """The highest percentile that there are samples for, up to p99."""
+        known = self.latency_ms or {}
+        return next((one for one in (known.get("p99"), known.get("p90"), known.get("p50")) if one is not None), None)
+
+    @property
+    def wait(self) -> str:
+        """The same in words."""
+        known = self.latency_ms or {}
+        name = next((name for name in ("p99", "p90", "p50") if known.get(name) is not None), None)
+        return f"{name} {ms(known[name])}" if name else "no latency"
+
+
+def ms(value: float | None) -> str:
+    """Milliseconds, or seconds where they are many."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{short(value)} ms" if value < 9_999 else f"{short(value / 1000)} s"
+
+
+# ------------------------------------------------------------------------------------- from rows
+
+
+def points(about: Mapping[str, Any]) -> list[Workload]:
+    """The workloads of a run, as its run.json keeps them."""
+    return [Workload(**one) for one in about["workload"]["points"]]
+
+
+def answers(workload: Workload, point: int, rows: pd.DataFrame, about: Mapping[str, Any]) -> list[Answer]:
+    """What is known of each design that was asked for."""
+    asked, missing = about["workload"]["designs"], about.get("missing") or {}
+    own = rows[rows["params.point"].eq(point)] if len(rows) else rows
+    found = []
+    for name in asked:
+        design = named(name)
+        part = own[own["design"].eq(name)] if len(own) else own
+        start = Answer(
+            design,
+            unable=tuple(unable(workload, design)),
+            missing=missing.get(name, "" if len(part) else "the run ended before it"),
+            remarks=tuple(remarks(workload, design)),
+        )
+        found.append(start if start.unable or not len(part) else _measured(start, part))
+    return found
+
+
+def _measured(start: Answer, rows: pd.DataFrame) -> Answer:
+    known: dict[str, Any] = {}
+    by_rung = {str(rung): part for rung, part in rows.groupby("params.rung", sort=False)}
+    if (part := by_rung.get("asked")) is not None:
+        known |= _asked(part)
+    if (part := by_rung.get("room")) is not None:
+        one = part.iloc[-1]
+        known |= {
+            "searched": True,
+            "room": _figure(one, "params.room"),
+            "too_much": _figure(one, "params.too_much"),
+            "capped": bool(one.get("params.capped")),
+        }
+    if (part := by_rung.get("break")) is not None:
+        known |= _broken(part.iloc[-1])
+    return Answer(start.design, start.unable, start.missing, remarks=start.remarks, **known)
+
+
+def _asked(part: pd.DataFrame) -> dict[str, Any]:
+    errors = [str(one) for one in part["error"].dropna()]
+    good = part[part["params.in_time"].notna()] if "params.in_time" in part else part[:0]
+    if good.empty:
+        return {"error": "; ".join(dict.fromkeys(errors))}
+    elapsed = good["elapsed_s"].astype(float)
+    cpu, rss = (
+        tuple(_median(good[f"{what}.{side}"] / (elapsed if what == "cpu_s" else 1)) for side in ("client", "broker"))
+        for what in ("cpu_s", "rss_mb")
+    )
+    return {
+        "error": "; ".join(dict.fromkeys(errors)),
+        "in_time": bool(good["params.in_time"].astype(bool).mean() > 0.5),
+        "late": _median(good["params.late"]),
+        "samples": int(good["params.samples"].min()),
+        "latency_ms": {
+            name: _median(good[f"latency_ms.{name}"]) for name in PERCENTILES if f"latency_ms.{name}" in good
+        },
+        "backlog": int(good["params.backlog"].max()),
+        "pile": int(good["params.pile"].max()),
+        "catch_up_s": _median(good["params.catch_up_s"]),
+        "sent": int(good["sent"].sum()),
+        "received": int(good["received"].sum()),
+        "lost": int(good["lost"].sum()),
+        "duplicates": int(good["duplicates"].sum()),
+        "reordered": None if good["reordered"].isna().all() else int(good["reordered"].sum()),
+        "refused": int(good["params.refused"].sum() + good["params.unknown"].sum()),
+        "cpu": cpu,
+        "rss_mb": rss,
+    }
+
+
+def _broken(one: pd.Series[Any]) -> dict[str, Any]:
+    why, error = one.get("params.not_measured"), one.get("error")
+    known = {"broken": str(one["params.broken"]), "not_broken": why if isinstance(why, str) else ""}
+    if known["not_broken"]:
+        return known
+    if isinstance(error, str):
+        return {**known, "break_error": error}
+    return {
+        **known,
+        "break_lost": int(one["lost"]),
+        "break_duplicates": int(one["duplicates"]),
+        "break_refused": int(one["params.refused"] + one["params.unknown"]),
+        "gap_s": _figure(one, "params.gap_s"),
+        "may_lose": "lost" in str(one.get("params.allowed")),
+    }
+
+
+def _median(column: pd.Series[Any]) -> float | None:
+    known = column.astype(float).dropna()
+    return float(known.median()) if len(known) else None
+
+
+def _figure(row: pd.Series[Any], name: str) -> float | None:
+    value = row.get(name)
+    return None if value is None or pd.isna(value) else float(value)
+
+
+# -------------------------------------------------------------------------------- the recommendation
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Which to take, if any, and why, in three sentences."""
+
+    take: Answer | None
+    sentences: tuple[str, ...]
+
+
+def advice(workload: Workload, found: Sequence[Answer]) -> Advice:
+    """Which design to take."""
+    meeting = [one for one in found if not one.misses(workload)]
+    if not meeting:
+        return Advice(None, tuple(_nobody(workload, found)))
+    best, *others = ranked(meeting)
+    if others:
+        first = f"Take {best.title}: {_reason(best, others[0])}."
+    elif len(found) > 1:
+        first = f"Take {best.title}: it alone of {len(found)} meets every need."
+    else:
+        first = f"Take {best.title}: it meets every need, and nothing else was asked for."
+    return Advice(best, (first, _figures(workload, best), _otherwise(workload, best, others, found)))
+
+
+def ranked(meeting: Sequence[Answer]) -> list[Answer]:
+    """The best first."""
+    left, order = list(meeting), []
+    while left:
+        best = left[0]
+        for one in left[1:]:
+            best = one if _better(one, best) else best
+        order.append(best)
+        left.remove(best)
+    return order
+
+
+def _better(one: Answer, other: Answer) -> bool:
+    found = _told_apart(one, other)
+    return found is not None and found[0]
+
+
+def _told_apart(one: Answer, other: Answer) -> tuple[bool, str] | None:
+    """Whether `one` is better, and by what: the first that tells them apart; None where nothing does."""
+    if one.design.in_process != other.design.in_process:
+        return one.design.in_process, "process"
+    rooms = [min(side.room or (ENOUGH if not side.searched else 1.0), ENOUGH) for side in (one, other)]
+    if max(rooms) / min(rooms) > 1.2:
+        return rooms[0] > rooms[1], "room"
+    if one.gap_s is not None and other.gap_s is not None and abs(one.gap_s - other.gap_s) > ALIKE_S:
+        return one.gap_s < other.gap_s, "gap"
+    if one.wait_ms and other.wait_ms and _apart(one.wait_ms, other.wait_ms):
+        return one.wait_ms < other.wait_ms, "wait"
+    used = [sum(part or 0 for part in side.cpu) for side in (one, other)]
+    if min(used) > 0 and _apart(*used):
+        return used[0] < used[1], "cpu"
+    return None
+
+
+def _apart(one: float, other: float) -> bool:
+    return max(one, other) / min(one, other) > ALIKE
+
+
+def _reason(best: Answer, second: Answer) -> str:
+    told = _told_apart(best, second)
+    by = told[1] if told else ""
+    if by == "process":
+        return "it meets every need and is a part of the program, with no broker to run"
+    if by == "room":
+        return f"it has room for {_room(best)} the load, {second.title} for {_room(second)}"
+    if by == "gap":
+        return f"after the break it was back in {short(best.gap_s)} s, {second.title} in {short(second.gap_s)} s"
+    if by == "wait":
+        return f"both meet every need, and its {best.wait} is the shorter wait: {second.title} has {second.wait}"
+    if by == "cpu":
+        used, more = (sum(part or 0 for part in side.cpu) for side in (best, second))
+        return f"both meet every need alike, and it takes {used:.0%} of a core where {second.title} takes {more:.0%}"
+    return f"it meets every need; {second.title} does so too, and no figure here tells them apart"
+
+
+def _room(one: Answer) -> str:
+    if one.room is None:
+        return "less than 1 times"
+    return f"{'at least ' if one.capped else ''}{short(one.room)} times"
+
+
+def _figures(workload: Workload, best: Answer) -> str:
+    said = [f"{best.wait} at {short(workload.mean_rate)} messages a second (the limit is {workload.p99_ms:g} ms)"]
+    if best.searched and best.room:
+        rate = workload.mean_rate * best.room
+        said.append(f"carries {'at least ' if best.capped else 'up to '}{short(rate)} a second in time")
+    if best.gap_s is not None:
+        said.append(
+            f"when the {best.broken} broke, {best.break_lost or 0:,} were lost and {best.break_duplicates or 0:,} came "
+            f"twice, with {short(best.gap_s)} s without service"
+        )
+    else:
+        said.append(f"{best.received or 0:,} receipts counted, {best.lost:,} lost, {best.duplicates:,} twice")
+    return f"Its figures: {'; '.join(said)}."
+
+
+def _otherwise(workload: Workload, best: Answer, others: Sequence[Answer], found: Sequence[Answer]) -> str:
+    """The runner-up, and what would change the answer."""
+    if others:
+        second = others[0]
+        changes = [f"if {one}" for one in _changes(workload, best, second)]
+        said = " or ".join(changes) or "if you run it already"
+        return f"The runner-up is {second.title} ({second.wait}): take it {said}."
+    unmet = [f"{one.title}: {one.misses(workload)[0]}" for one in found if one is not best]
+    if not unmet:
+        return "To see what else would do, leave out --designs."
+    return f"What rules out the others: {'; '.join(unmet)}."
+
+
+def _changes(workload: Workload, best: Answer, second: Answer) -> list[str]:
+    one, other, found = best.design, second.design, []
+    if best.room and second.room and second.room > best.room * 1.2:
+        found.append(f"the load grows beyond {short(best.room * workload.mean_rate)} a second")
+    if one.in_process and not other.in_process:
+        found.append("messages have to outlive the program, or it is split in two")
+    if other.replays and not one.replays:
+        found.append("old messages are to be read again")
+    if other.deals_out and not one.deals_out and workload.work_ms:
+        found.append("some messages take much longer than others")
+    if other.orders_by_key and not one.orders_by_key and workload.order != "key" and not one.in_process:
+        found.append("each key has to keep its order")
+    if best.gap_s is not None and second.gap_s is not None and second.gap_s < best.gap_s - ALIKE_S:
+        found.append(f"{short(best.gap_s)} s without service are too long")
+    return found[:2]
+
+
+def _nobody(workload: Workload, found: Sequence[Answer]) -> list[str]:
+    said = [f"None of {', '.join(one.title for one in found)} meets every need."]
+    said.append(" ".join(f"{one.title}: {'; '.join(one.misses(workload))}." for one in found))
+    near = [one for one in found if one.measured and not one.unable]
+    if near and any(one.room for one in near):
+        best = max(near, key=lambda one: one.room or 0)
+        rate = short((best.room or 0) * workload.mean_rate)
+        said.append(f"The nearest is {best.title}: it carries {rate} messages a second in time.")
+    elif near:
+        best = min(near, key=lambda one: one.late or 0)
+        said.append(f"The nearest is {best.title}: allow more than {workload.p99_ms:g} ms, or have more members.")
+    else:
+        fewest = min(found, key=lambda one: len(one.misses(workload)))
+        said.append(f"The nearest is {fewest.title}: give up that {_given_up(fewest.misses(workload))}.")
+    return said
+
+
+def _given_up(misses: Sequence[str]) -> str:
+    return "need" if len(misses) == 1 else f"and {len(misses) - 1} more needs"
+
+
+def failed(workload: Workload, found: Sequence[Answer]) -> bool:
+    """Whether no design meets the workload."""
+    return all(one.misses(workload) for one in found)

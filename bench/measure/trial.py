@@ -1,0 +1,393 @@
+"""A workload over one design: as it is asked for, how much more could be carried, and what a break costs."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from bench import stats
+from bench.measure import account
+from bench.measure.carry import REFUSED, UNKNOWN, Crew, Outcome, Run
+from bench.measure.workload import Lines, Workload
+from bench.model import Contender, Figures, Measurement, Place, Used
+from greet import GreetError, Guarantee
+from greet.designs import Design
+
+SETTLING = 0.1
+"""The share of a run whose messages are counted, but left out of the latencies."""
+FEWEST = {"p50": 1, "p90": 100, "p99": 1_000, "p99_9": 10_000, "max": 1}
+"""How many samples a figure takes."""
+LATE = 0.01
+"""The share of messages that may be later than the p99 that is asked for."""
+WARM_S = 1.0
+STEP_S = 1.5
+"""Of a step of the search, at least."""
+STEP_MESSAGES = 400
+"""In a step of the search, if that takes no longer than `LONGEST_STEP_S`."""
+LONGEST_STEP_S = 4.0
+SEARCH_S = 20.0
+"""How long a search goes on; the step that has begun is finished."""
+CLOSE = 1.2
+"""A search ends when the least that was too much is no more than so many times the most that was carried."""
+MOST_RATE = 200_000.0
+"""Messages a second that a search goes up to."""
+LEAST = 1 / 8
+"""The least share of the load that is tried."""
+MOST_MESSAGES = 400_000
+MOST_BYTES = 256_000_000
+PATIENCE_S = {"broker": 30.0, "consumer": 50.0, "network": 20.0}
+"""How long nothing may come after a break before what is missing is taken for lost: Kafka waits 45 s for a reader."""
+
+
+class Ground(Protocol):
+    """Where a design is measured, as far as a trial needs to know."""
+
+    @property
+    def design(self) -> Design:
+        """What it is a ground of."""
+
+    @property
+    def url(self) -> str:
+        """The URL of its broker."""
+
+    @property
+    def through(self) -> str:
+        """The URL of a proxy before it, if there is one."""
+
+    def used(self) -> Used:
+        """What its broker has used so far."""
+
+    def not_broken(self, what: str) -> str:
+        """Why `what` is not broken here; empty if it can be."""
+
+    async def broken(self, what: str, workload: Workload, crew: Crew) -> None:
+        """Break it, and mend it."""
+
+
+# --------------------------------------------------------------------------------------------- figures
+
+
+def in_time(found: Figures) -> bool:
+    """Whether a load was carried: no backlog grew, and no more than one message in 100 was late."""
+    return bool(found.params.get("in_time"))
+
+
+def figures(outcome: Outcome, workload: Workload, guarantee: Guarantee, lanes: int, *, ordered: bool) -> Figures:
+    """The row of a run."""
+    accepted, tried = outcome.codes[outcome.accepted > 0], outcome.codes[outcome.sent > 0]
+    counted = account.count(np.sort(accepted), np.sort(tried), outcome.handled, lanes, ordered=ordered)
+    settled = outcome.due >= SETTLING * outcome.seconds * 1e9
+    waits = np.concatenate([(came - outcome.due)[settled & (came >= 0)] for came in outcome.came])
+    never = sum(int((settled & (came < 0)).sum()) for came in outcome.came)
+    late = (int((waits > workload.p99_ms * 1e6).sum()) + never) / max(1, len(waits) + never)
+    ends = max((int(done[-1]) for done in outcome.done if len(done)), default=0)
+    elapsed = (ends - int(outcome.due.min())) / 1e9
+    backlog = max(_backlog(outcome.due, came, outcome.seconds * 1e9) for came in outcome.came)
+    rate = len(outcome.due) / outcome.seconds
+    allowed = max(5.0, rate * min(workload.p99_ms / 1000, 0.1 * outcome.seconds))
+    piles = [pile(outcome.due, came, rate) for came in outcome.came]
+    refused, unknown = (int((outcome.accepted == what).sum()) for what in (REFUSED, UNKNOWN))
+    handed = (outcome.accepted > 0) & (outcome.sent > 0)
+    error = "; ".join(outcome.errors)
+    if counted.strangers:
+        error = f"{counted.strangers} messages came that nobody had sent; {error}".removesuffix("; ")
+    percentiles = enough(stats.percentiles(waits), len(waits))
+    carried = not outcome.stopped and late <= LATE and backlog <= allowed and not refused + unknown and not error
+    return Figures(
+        {
+            "sent": len(tried),
+            "accepted": len(accepted),
+            "received": counted.received,
+            "lost": counted.lost,
+            "duplicates": counted.duplicates,
+            "reordered": counted.reordered,
+            "elapsed_s": elapsed if elapsed > 0 else None,
+            "names_per_s": counted.received / len(outcome.came) / elapsed if elapsed > 0 else None,
+            "latency_ms": percentiles,
+            "target_rate": rate,
+            "cpu_s": dict(zip(("client", "broker"), outcome.cpu_s, strict=True)),
+            "rss_mb": dict(zip(("client", "broker"), outcome.rss_mb, strict=True)),
+            "survives": guarantee.value,
+            "error": error or None,
+        },
+        {
+            "in_time": carried,
+            "late": late,
+            "samples": len(waits),
+            "due": len(outcome.due),
+            "backlog": backlog,
+            "pile": max(size for size, _ in piles),
+            "catch_up_s": _longest(seconds for _, seconds in piles),
+            "stopped": outcome.stopped,
+            "refused": refused,
+            "unknown": unknown,
+            "seconds": outcome.seconds,
+            "gap_s": gap(outcome),
+        },
+        {
+            "latencies": {
+                what: {**enough(stats.percentiles(found), len(found)), "samples": len(found), "tail": stats.tail(found)}
+                for what, found in {
+                    "intended": waits,
+                    "publish": (outcome.accepted - outcome.sent)[handed],
+                    "late": (outcome.sent - outcome.due)[handed],
+                }.items()
+            },
+            "members": list(outcome.shares),
+        },
+    )
+
+
+def enough(percentiles: Mapping[str, float | None], samples: int) -> dict[str, float | None]:
+    """The same without the figures for which there are too few samples."""
+    return {name: value if samples >= FEWEST[name] else None for name, value in percentiles.items()}
+
+
+def _backlog(due: account.Codes, came: account.Codes, at_ns: float) -> int:
+    """How many messages are due and not in a reader's hands at a moment."""
+    return int(((due <= at_ns) & ((came < 0) | (came > at_ns))).sum())
+
+
+def pile(due: account.Codes, came: account.Codes, rate: float) -> tuple[int, float | None]:
+    """The most messages that waited at a time, and the seconds until they were all gone, or None if they never were.
+
+    Gone is when no more wait than are due within 5 ms, or one.
+    """
+    arrived, wanted = np.sort(came[came >= 0]), np.sort(due)
+    waiting = np.arange(1, len(wanted) + 1) - np.searchsorted(arrived, wanted)
+    place = int(np.argmax(waiting))
+    since = int(wanted[place])
+    later = arrived[np.searchsorted(arrived, since) :]
+    left = np.searchsorted(wanted, later, side="right") - np.searchsorted(arrived, later, side="right")
+    gone = later[left <= max(1, 0.005 * rate)]
+    return int(waiting[place]), (int(gone[0]) - since) / 1e9 if len(gone) else None
+
+
+def _longest(seconds: Iterable[float | None]) -> float | None:
+    """The longest; None if one has no end."""
+    found = list(seconds)
+    return None if None in found else max(one for one in found if one is not None)
+
+
+def gap(outcome: Outcome) -> float | None:
+    """The longest time without a message handled from the break on, in any group; None where nothing was broken."""
+    if outcome.hurt is None:
+        return None
+    began = outcome.hurt[0] * 1e9
+    found = 0.0
+    for done in outcome.done:
+        later = np.sort(done[done > began])
+        found = max(found, float(np.diff([began, *later]).max()) if len(later) else math.inf)
+    return found / 1e9 if found < math.inf else None
+
+
+# ------------------------------------------------------------------------------------------------ trial
+
+
+Progress = Callable[[str], None]
+Row = tuple[Measurement, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A workload over one design."""
+
+    run: str
+    """The run that its rows belong to."""
+    ground: Ground
+    contender: Contender
+    """Who publishes message by message, and reads so."""
+    many: Contender
+    """Who publishes lists of them."""
+    workload: Workload
+    point: int = 0
+    """The number of the workload, where a list has made several."""
+    dimensions: Mapping[str, Any] = field(default_factory=dict)
+    """Of the keys that have several values the one of this workload."""
+    samples: Lines = ()
+    tell: Progress = lambda _: None
+    """Told what goes on."""
+
+    @property
+    def partitions(self) -> int:
+        """Of the topic: those asked for, or one for each member, or one where all is to keep its order."""
+        if not self.ground.design.partitioned:
+            return 1
+        return self.workload.partitions or (1 if self.workload.order == "all" else self.workload.members)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the order of messages is looked at."""
+        return self.workload.members == 1 and self.partitions == 1
+
+    async def measured(self) -> AsyncIterator[Row]:
+        """Every row as it comes. What goes wrong is told in a row."""
+        self.tell("warming up")
+        warm = await self._tried(WARM_S)
+        if warm.fields["error"] and not warm.fields.get("sent"):
+            yield self._row("asked", 1, warm)
+            return
+        seconds = self.workload.for_s
+        asked = warm
+        for repetition in range(1, self.workload.rounds + 1):
+            self.tell(f"the load as it is, {seconds:.0f} s")
+            asked = await self._tried(seconds)
+            yield self._row("asked", repetition, asked)
+        if self.workload.room and not asked.fields["error"]:
+            yield self._row("room", 1, await self._room(asked))
+        if what := self.workload.break_:
+            self.tell(f"what breaks: the {what}")
+            if why := self.ground.not_broken(what):
+                yield self._row("break", 1, Figures({}, {"broken": what, "not_measured": why}))
+            else:
+                broken = await self._tried(seconds, broken=what)
+                yield self._row("break", 1, replace(broken, params={**broken.params, "broken": what}))
+
+    async def _tried(
+        self, seconds: float, factor: float = 1.0, *, broken: str = "", behind_s: float | None = None
+    ) -> Figures:
+        """One run; what goes wrong with it is told in its figures."""
+        hurt = None
+        if broken:
+
+            async def hurt(crew: Crew) -> None:
+                await self.ground.broken(broken, self.workload, crew)
+
+        place = Place(
+            self.ground.through if broken == "network" else self.ground.url,
+            f"bench-{secrets.token_hex(6)}",
+            self.workload.guarantee,
+            self.partitions,
+            self.contender.window,
+            self._options,
+        )
+        run = Run(
+            *(
+                self.workload,
+                self.many if self.workload.publish == "many" else self.contender,
+                self.contender,
+                place,
+                self.ground.design.in_process,
+                seconds,
+                factor,
+                self.samples,
+            ),
+            used=self.ground.used,
+            hurt=hurt,
+            patience_s=PATIENCE_S[broken] if broken else 2.0 + 2 * self.workload.work_ms / 1000,
+            behind_s=behind_s,
+        )
+        lanes = 1 if self.workload.publish == "many" or self.workload.order == "all" else self.contender.window
+        try:
+            outcome = await run.carried()
+        except (GreetError, TimeoutError) as error:
+            return Figures({"error": " ".join(str(error).split()) or "publishers or readers did not begin in time"})
+        if not broken and outcome.hurt is None and not len(outcome.codes):
+            return Figures({"error": "nothing was due"})
+        found = figures(outcome, self.workload, self.workload.guarantee, lanes, ordered=self.ordered)
+        if broken:
+            found = replace(found, params={**found.params, "allowed": self._allowed(broken)})
+        elif self.workload.guarantee is Guarantee.AT_MOST_ONCE:
+            found = replace(found, params={**found.params, "allowed": ""})
+        return found
+
+    @property
+    def _options(self) -> tuple[tuple[str, str], ...]:
+        wanted = self.workload.queue_type
+        return (("queue_type", wanted),) if wanted and "queue_type" in self.ground.design.keys else ()
+
+    def _allowed(self, broken: str) -> str:
+        """What a break may do to messages under the guarantee: lose them, or deliver them again."""
+        survives = {
+            "broker": (Guarantee.DURABLE,),
+            "consumer": (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE),
+            "network": (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE),
+        }
+        kept = self.workload.guarantee in survives[broken]
+        return "duplicates, reordered" if kept else "lost, duplicates, reordered"
+
+    # ------------------------------------------------------------------------------------- the search
+
+    async def _room(self, asked: Figures) -> Figures:
+        """Search the highest multiple of the load that is carried in time: times four until one is not, then halves.
+
+        A step counts as carried by the same rule as the load itself. The search ends when it is close enough or
+        its time is over; what it could not find out is in the params: "capped" where it went as far as it may.
+        """
+        began, tried = time.monotonic(), list[tuple[float, bool]]()
+        most = self._most()
+        best, low, high, factor = None, 0.0, math.inf, 1.0
+        if in_time(asked):
+            best, low, factor = asked, 1.0, 4.0
+        else:
+            high, factor = 1.0, 0.5
+        while time.monotonic() - began < SEARCH_S and factor >= LEAST:
+            factor = min(factor, most)
+            if factor <= low:
+                break
+            self.tell(f"searching the room: {factor:.2f} times the load")
+            found = await self._step(factor)
+            tried.append((factor, in_time(found)))
+            if found.fields["error"] and not found.fields.get("sent"):
+                break
+            if in_time(found):
+                best, low = found, factor
+            else:
+                high = factor
+            if low and high < math.inf and high / low <= CLOSE:
+                break
+            factor = low * 4 if high == math.inf else high / 2 if not low else math.sqrt(low * high)
+        rate = self.workload.mean_rate * low if low else None
+        fields = {} if best is None else {**best.fields, "names_per_s": rate, "target_rate": None}
+        params = {} if best is None else best.params
+        return Figures(
+            fields,
+            {
+                **{key: value for key, value in params.items() if key not in ("in_time", "gap_s")},
+                "room": low or None,
+                "too_much": high if high < math.inf else None,
+                "capped": high == math.inf,
+                "steps": len(tried),
+            },
+            {"search": tried},
+        )
+
+    def _most(self) -> float:
+        """The highest multiple that is tried."""
+        rate, size = max(self.workload.rates), self.workload.mean_size
+        seconds = self._step_s(1.0)
+        each = self.workload.mean_rate * seconds
+        return min(MOST_RATE / rate, MOST_MESSAGES / each, MOST_BYTES / (each * size))
+
+    def _step_s(self, factor: float) -> float:
+        rate = self.workload.mean_rate * factor
+        return min(max(STEP_S, STEP_MESSAGES / rate, 3 * self.workload.burst / rate), LONGEST_STEP_S)
+
+    async def _step(self, factor: float) -> Figures:
+        behind = max(0.3, 2 * min(self.workload.p99_ms / 1000, 0.5))
+        return await self._tried(self._step_s(factor), factor, behind_s=behind)
+
+    def _row(self, rung: str, repetition: int, found: Figures) -> Row:
+        one = self.workload
+        params = {
+            "way": self.contender.way, "window": self.contender.window, "size": one.size, "publishers": one.publishers,
+            "groups": one.groups, "members": one.members, "partitions": self.partitions, "phase": "together",
+            "load": None, "rate": one.mean_rate if rung != "room" else None, "rung": rung, "again": False,
+            "point": self.point, **self.dimensions, **found.params,
+        }  # fmt: skip
+        key = (
+            self.run,
+            "workload",
+            self.ground.design.name,
+            self.contender.name,
+            one.guarantee.name,
+            params,
+            repetition,
+        )
+        return Measurement(*key, **found.fields), found.details

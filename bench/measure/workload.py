@@ -1,0 +1,501 @@
+"""A workload as its user says it: keys from a TOML file or flags, each checked, each told in one line if wrong.
+
+The fields of `Workload` are the keys: their defaults, what they mean, and what they may be. Where a file or a
+flag has a list, each of its values is tried: `points` makes one `Workload` of each combination.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greet import BadName, Guarantee
+from greet.names import MAX_BYTES, check
+
+HEADER = 16
+"""Bytes at the beginning of each message that carry its number, by which it is counted."""
+MOST = 2_000_000
+"""Messages of one run, at most."""
+SAMPLES = 1_250
+"""The messages that a run has time for, if it may: a p99 takes 1,000, and the first tenth is left out."""
+SHORTEST_S, LONGEST_S = 3.0, 10.0
+"""Of a run whose seconds are not given."""
+SPAN = ".."
+DAY = 86_400.0
+UNITS = {"s": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "day": DAY}
+GUARANTEES = {
+    "nothing": Guarantee.AT_MOST_ONCE,
+    "consumer": Guarantee.AT_LEAST_ONCE,
+    "broker": Guarantee.DURABLE,
+}
+"""What a message has to survive, and the weakest guarantee under which it does."""
+
+Value = int | float | str | bool
+Offsets = NDArray[np.int64]
+"""Nanoseconds from the start of a run, in order."""
+
+
+class Misread(ValueError):
+    """A key or value that is none: `place` is where it stands, such as "orders.toml:3"."""
+
+    def __init__(self, place: str, text: str) -> None:
+        super().__init__(f"{place}: {text}")
+
+
+def _number(least: float, most: float, *, whole: bool = False) -> Callable[[Value], Value]:
+    kind = "a whole number" if whole else "a number"
+
+    def read(value: Value) -> Value:
+        good = isinstance(value, int) or (isinstance(value, float) and not whole)
+        if isinstance(value, bool) or not good or not least <= float(value) <= most:
+            raise ValueError(f"{value!a} is not {kind} from {least:,g} to {most:,g}")
+        return value
+
+    return read
+
+
+def _one_of(*known: str) -> Callable[[Value], Value]:
+    def read(value: Value) -> Value:
+        if value not in known or isinstance(value, bool):
+            raise ValueError(f"{value!a} is none of {', '.join(filter(None, known))}")
+        return value
+
+    return read
+
+
+def _yes_or_no(value: Value) -> Value:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!a} is neither true nor false")  # noqa: TRY004, as for every value
+    return value
+
+
+def _text(value: Value) -> Value:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"{value!a} is no line of text")
+    return value
+
+
+def _sizes(value: Value) -> Value:
+    try:
+        sizes = _parsed_sizes(value)
+    except ValueError:
+        raise ValueError(f'{value!a} is no size: say 800, "200..1000" or "100+4000"') from None
+    if not all(HEADER <= size <= MAX_BYTES for size in sizes):
+        raise ValueError(f"{value!a}: a message has {HEADER} to {MAX_BYTES:,} bytes")
+    if SPAN in str(value) and sizes[0] > sizes[-1]:
+        raise ValueError(f"{value!a} goes down: say the smaller size first")
+    return value
+
+
+def _parsed_sizes(value: Value) -> tuple[int, ...]:
+    text = str(value)
+    if SPAN in text:
+        least, most = text.split(SPAN)
+        return int(least), int(most)
+    return tuple(int(one) for one in text.split("+"))
+
+
+def _rates(value: Value) -> Value:
+    try:
+        rates = _parsed_rates(value)
+    except ValueError:
+        raise ValueError(f'{value!a} is no rate: say 300, or a curve such as "100..1000..100"') from None
+    if not all(0 <= rate <= 1_000_000 for rate in rates) or not any(rates):
+        raise ValueError(f"{value!a}: a rate is above 0 and at most 1,000,000 messages a second")
+    return value
+
+
+def _parsed_rates(value: Value) -> tuple[float, ...]:
+    return tuple(float(one) for one in str(value).split(SPAN))
+
+
+def _duration(value: Value) -> Value:
+    try:
+        parsed_duration(value)
+    except (ValueError, KeyError):
+        raise ValueError(f'{value!a} is no time: say 0, "30 s", "10 min", "2 h" or "7 days"') from None
+    return value
+
+
+def parsed_duration(value: Value) -> float:
+    """Seconds. Raises `ValueError` or `KeyError` of what is no time."""
+    if isinstance(value, str):
+        number, _, unit = value.strip().partition(" ")
+        unit = unit.strip()
+        seconds = float(number) * UNITS[unit if unit in UNITS else unit.removesuffix("s")]
+    else:
+        seconds = float(value)
+    if isinstance(value, bool) or not 0 <= seconds < 1e10:
+        raise ValueError
+    return seconds
+
+
+def _key(read: Callable[[Value], Value], what: str, part: str = "") -> dict[str, Any]:
+    """How a key is read, what it means, and the part of a file that begins with it."""
+    return {"read": read, "what": what, "part": part}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One case: what is carried, how much of it, who reads it, and what is needed."""
+
+    about: str = field(default="", metadata=_key(_text, "a line that says what this is", "The workload"))
+    size: Value = field(
+        default=200,
+        metadata=_key(_sizes, 'bytes of a message; "200..1000" is a range, "100+4000" a mix', "The message"),
+    )
+    samples: str = field(
+        default="", metadata=_key(_text, "or a file of sample messages, one a line; its path is seen from this file")
+    )
+    rate: Value = field(
+        default=100,
+        metadata=_key(_rates, 'messages a second in all; "100..1000..100" goes up and down again', "The load"),
+    )
+    burst: int = field(
+        default=1,
+        metadata=_key(_number(1, 100_000, whole=True), "messages that are due at the same moment; 1 is an even flow"),
+    )
+    publishers: int = field(default=1, metadata=_key(_number(1, 16, whole=True), "who share the load"))
+    publish: str = field(
+        default="each",
+        metadata=_key(_one_of("each", "many"), '"each" as it comes, or "many": all that is due, with publish_many'),
+    )
+    seconds: float = field(
+        default=0,
+        metadata=_key(_number(0, 600), f"of a run; 0 is what a p99 takes, {SHORTEST_S:g} to {LONGEST_S:g} seconds"),
+    )
+    groups: int = field(
+        default=1, metadata=_key(_number(1, 16, whole=True), "of readers; each group gets every message", "The readers")
+    )
+    members: int = field(
+        default=1, metadata=_key(_number(1, 64, whole=True), "readers that share the messages of a group")
+    )
+    work_ms: float = field(default=0, metadata=_key(_number(0, 60_000), "milliseconds of work for each message"))
+    work: str = field(
+        default="wait",
+        metadata=_key(_one_of("wait", "compute"), 'the work is to "wait" for something, or to "compute"'),
+    )
+    survive: str = field(
+        default="consumer",
+        metadata=_key(
+            _one_of(*GUARANTEES), 'what a message survives: "nothing", a "consumer" or a "broker" killed', "The needs"
+        ),
+    )
+    replay: bool = field(
+        default=False, metadata=_key(_yes_or_no, "a new group can begin with the oldest message that is kept")
+    )
+    order: str = field(
+        default="none",
+        metadata=_key(_one_of("none", "all", "key"), 'in which messages are read: "none", "all" of them, or by "key"'),
+    )
+    p99_ms: float = field(
+        default=100, metadata=_key(_number(0.1, 600_000), "of 100 messages 99 are in a reader's hands by then, in ms")
+    )
+    keep: Value = field(
+        default=0, metadata=_key(_duration, 'how long messages wait for a group that does not read: "30 s", "7 days"')
+    )
+    apart: bool = field(
+        default=False, metadata=_key(_yes_or_no, "publishers and readers are programs, or machines, of their own")
+    )
+    partitions: int = field(
+        default=0,
+        metadata=_key(
+            _number(0, 1000, whole=True), "of a topic that has them; 0 is one for each member", "The brokers"
+        ),
+    )
+    queue_type: str = field(
+        default="", metadata=_key(_one_of("", "classic", "quorum"), 'of a queue: "classic" or "quorum"')
+    )
+    break_: str = field(
+        default="",
+        metadata=_key(
+            _one_of("", "broker", "consumer", "network"),
+            'what breaks: "broker", "consumer" or "network"',
+            "What breaks, in a run of its own",
+        ),
+    )
+    break_at: float = field(default=1.0, metadata=_key(_number(0.1, 600), "seconds from the start"))
+    break_for: float = field(default=2.0, metadata=_key(_number(0.1, 60), "seconds that the network is gone"))
+    room: bool = field(
+        default=True,
+        metadata=_key(_yes_or_no, "search how much more than this load can be carried", "What is measured"),
+    )
+    rounds: int = field(
+        default=1, metadata=_key(_number(1, 50, whole=True), "runs of the load as it is; `compare` wants four or more")
+    )
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """The weakest under which a message survives what it has to."""
+        return GUARANTEES[self.survive]
+
+    @property
+    def kept_s(self) -> float:
+        """How long messages wait for a group that does not read."""
+        return parsed_duration(self.keep)
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The corners of the curve, in messages a second; one corner is a steady rate."""
+        return _parsed_rates(self.rate)
+
+    @property
+    def mean_rate(self) -> float:
+        """Messages a second over a whole run."""
+        rates = self.rates
+        return float(np.trapezoid(rates)) / (len(rates) - 1) if len(rates) > 1 else rates[0]
+
+    @property
+    def for_s(self) -> float:
+        """Seconds of a run: those asked for, or those that a p99 takes, within bounds."""
+        return self.seconds or min(max(SAMPLES / self.mean_rate, SHORTEST_S), LONGEST_S)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes of a mix, or the ends of a range."""
+        return _parsed_sizes(self.size)
+
+    def due(self, seconds: float, factor: float = 1.0) -> Offsets:
+        """When each message is due, with all rates times `factor`; bursts keep their size and come more often.
+
+        A burst stands in the middle of the time that its messages would have taken one by one.
+        """
+        rates = np.asarray(self.rates if len(self.rates) > 1 else self.rates * 2) * factor
+        times = np.linspace(0, seconds, 100 * (len(rates) - 1) + 1)
+        speeds = np.interp(times, np.linspace(0, seconds, len(rates)), rates)
+        so_far = np.concatenate([[0], np.cumsum((speeds[1:] + speeds[:-1]) / 2 * np.diff(times))])
+        number = np.arange(max(1, round(so_far[-1])), dtype=float)
+        first = number // self.burst * self.burst
+        middle = first + np.minimum(self.burst, len(number) - first) / 2
+        rising = np.maximum.accumulate(so_far + np.arange(len(so_far)) * 1e-9)
+        found: Offsets = (np.interp(middle, rising, times) * 1e9).astype(np.int64)
+        return found
+
+    def bodies(self, number: int, sample: Lines = ()) -> list[int] | list[str]:
+        """What follows the header of each message: how many bytes, or the rest of a sample."""
+        if sample:
+            return [sample[k % len(sample)] for k in range(number)]
+        sizes = np.asarray(self.sizes)
+        if SPAN in str(self.size):
+            found = np.random.default_rng(0).integers(sizes[0], sizes[1], number, endpoint=True)
+        else:
+            found = sizes[np.arange(number) % len(sizes)]
+        rest: list[int] = (found - HEADER).tolist()
+        return rest
+
+    @property
+    def mean_size(self) -> float:
+        """Bytes of a message without samples."""
+        return float(np.mean(self.sizes))
+
+    def told(self) -> str:
+        """The workload in words, on one line."""
+        burst = f" in bursts of {self.burst:,}" if self.burst > 1 else ""
+        readers = _many(self.members, "reader")
+        if self.groups > 1:
+            readers = f"{self.groups} groups of {readers}"
+        work = f", {self.work_ms:g} ms of {'waiting' if self.work == 'wait' else 'computing'} each"
+        size = f"like {Path(self.samples).name}" if self.samples else f"of {self.size} bytes"
+        publishers = "" if self.publishers == 1 else f" from {self.publishers} publishers"
+        return f"{self.rate} messages a second {size}{burst}{publishers} to {readers}{work if self.work_ms else ''}"
+
+    def needed(self) -> str:
+        """What is needed, in words."""
+        needs = [f"p99 within {self.p99_ms:g} ms"]
+        if self.survive != "nothing":
+            needs.append(f"a {self.survive}'s kill survived")
+        needs += ["replay"] if self.replay else []
+        needs += [{"all": "order", "key": "order by key"}[self.order]] if self.order != "none" else []
+        needs += [f"kept for {told_time(self.keep)}"] if self.kept_s else []
+        needs += ["programs of their own"] if self.apart else []
+        return ", ".join(needs)
+
+
+Lines = tuple[str, ...] | list[str]
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def told_time(value: Value) -> str:
+    """A time as it was said."""
+    return value if isinstance(value, str) else f"{value:g} s"
+
+
+def names() -> tuple[str, ...]:
+    """The keys, in order."""
+    return tuple(one.name.rstrip("_") for one in fields(Workload))
+
+
+def meaning() -> Iterator[tuple[str, Value, str, str]]:
+    """Of each key: its name, its default, what it means, and the part of the file that begins with it, or ""."""
+    for one in fields(Workload):
+        default: Any = one.default
+        yield one.name.rstrip("_"), default, one.metadata["what"], one.metadata["part"]
+
+
+def example() -> str:
+    """A file with every key, its meaning and its default."""
+    lines = ["# A workload: `python -m bench workload THIS_FILE`. A list instead of a value tries each of its values."]
+    for name, default, what, part in meaning():
+        if part:
+            lines += ["", f"# {part}"]
+        value = str(default).lower() if isinstance(default, bool) else f'"{default}"'
+        value = value if isinstance(default, str | bool) else f"{default:g}"
+        lines.append(f"{f'{name} = {value}':<24}# {what}")
+    return "\n".join(lines) + "\n"
+
+
+Said = Mapping[str, tuple[Value, ...]]
+"""Of each key that is given the values to try."""
+
+
+def from_file(path: Path) -> dict[str, tuple[Value, ...]]:
+    """What a TOML file says.
+
+    Raises:
+        Misread: a key or value that is none, with file and line.
+        OSError: the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Misread(str(path), f"is no UTF-8 at byte {error.start + 1}") from None
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        said = str(error)
+        line = re.search(r" \(at line (\d+), column \d+\)", said)
+        ended = text.count("\n") + (not text.endswith("\n"))
+        place = f"{path}:{line[1] if line else ended}"
+        raise Misread(place, f"is no TOML: {said.partition(' (at')[0]}") from None
+    said_of = {}
+    for key, value in found.items():
+        place = f"{path}:{_line(text, key)}"
+        said_of[key] = checked(key, value, place)
+        if key == "samples":
+            said_of[key] = tuple(str(path.parent / str(one)) if one else one for one in said_of[key])
+            for one in filter(None, said_of[key]):
+                lines_of(Path(str(one)), place)
+    return said_of
+
+
+def _line(text: str, key: str) -> int:
+    """The line on which a key at the top of a file stands, as a key or a table."""
+    wanted = re.compile(rf"""\s*(\[\s*)*["']?{re.escape(key)}["']?\s*[=.\]]""")
+    return next((number for number, line in enumerate(text.splitlines(), start=1) if wanted.match(line)), 1)
+
+
+def from_flag(key: str, text: str) -> tuple[Value, ...]:
+    """What `--KEY TEXT` says: one value, or several with commas between them. Raises `Misread`."""
+    place = f"--{key.replace('_', '-')}"
+    words = [text] if key in ("about", "samples") else text.split(",")
+    found = checked(key, [_plain(word.strip()) for word in words], place)
+    if key == "samples" and text:
+        lines_of(Path(text), place)
+    return found
+
+
+def _plain(word: str) -> Value:
+    if word in ("true", "false"):
+        return word == "true"
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return word
+
+
+def checked(key: str, value: Any, place: str) -> tuple[Value, ...]:
+    """The values to try of `key`. Raises `Misread`."""
+    by_name = {one.name.rstrip("_"): one for one in fields(Workload)}
+    if key not in by_name:
+        if isinstance(value, dict):
+            raise Misread(place, f"[{key}] is a table: write its keys without one")
+        raise Misread(place, f"there is no key {key!a}{_nearest(key)}")
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise Misread(place, f"{key} has no value")
+    read, found = by_name[key].metadata["read"], []
+    for one in values:
+        if not isinstance(one, int | float | str):
+            raise Misread(place, f"{key}: {one!a} is no single value")
+        try:
+            found.append(read(one))
+        except ValueError as error:
+            raise Misread(place, f"{key}: {error}") from None
+    return tuple(dict.fromkeys(found))
+
+
+def _nearest(key: str) -> str:
+    close = get_close_matches(key, names(), n=1, cutoff=0.5)
+    return f": do you mean {close[0]}?" if close else f": use {', '.join(names())}"
+
+
+def lines_of(path: Path, place: str) -> list[str]:
+    """The sample messages of a file, each without the characters whose place its number takes.
+
+    Raises:
+        Misread: it cannot be read, is empty, or a line is no message: with its file and line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Misread(place, f"samples: {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise Misread(place, f"samples: {path} is no UTF-8 at byte {error.start + 1}") from None
+    found = []
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), start=1):
+        try:
+            check(line.removesuffix("\r"))
+        except BadName as error:
+            raise Misread(f"{path}:{number}", str(error)) from None
+        found.append(_after_header(line.removesuffix("\r")))
+    if not found:
+        raise Misread(place, f"samples: {path} is empty")
+    return found
+
+
+def _after_header(line: str) -> str:
+    taken = 0
+    for place, character in enumerate(line):
+        if taken >= HEADER:
+            return line[place:]
+        taken += len(character.encode())
+    return ""
+
+
+def points(said: Said) -> list[Workload]:
+    """A workload for each combination of the values.
+
+    Raises:
+        ValueError: one of them says two things that do not go together.
+    """
+    keys = [one.name for one in fields(Workload) if one.name.rstrip("_") in said]
+    found = []
+    for values in product(*(said[key.rstrip("_")] for key in keys)):
+        chosen: dict[str, Any] = dict(zip(keys, values, strict=True))
+        one = Workload(**chosen)
+        number = one.mean_rate * one.for_s
+        if number > MOST:
+            raise ValueError(f"{number:,.0f} messages in a run are more than {MOST:,}: lower the rate or the seconds")
+        if one.break_ and one.break_at >= one.for_s:
+            raise ValueError(f"break_at {one.break_at:g} is not within the run of {one.for_s:g} seconds")
+        found.append(one)
+    return found
+
+
+def dimensions(said: Said) -> tuple[str, ...]:
+    """The keys that have more than one value."""
+    return tuple(key for key, values in said.items() if len(values) > 1)

@@ -1,0 +1,252 @@
+"""The command `python -m bench workload`: read what is asked, measure it over each design, keep it, answer."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from bench import contenders, results
+from bench.faults.ground import grounds
+from bench.judge import workload as judge
+from bench.measure import workload as asked
+from bench.measure.trial import Row, Trial
+from bench.measure.workload import Misread, Value, Workload
+from bench.show import workload as show
+from greet import GreetError
+from greet.designs import DESIGNS, Design, named
+
+WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
+WIDTH = 80
+"""Of what does not go to a terminal."""
+FILE = Path("workload.toml")
+Complain = Callable[[str, int], int]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags: one for each key, and those of a run."""
+    found = argparse.ArgumentParser(
+        "python -m bench workload",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Which design does your case, in time, with how much room, and what does a kill cost?",
+        epilog="several values with commas between them are tried one after the other\n"
+        "examples:\n"
+        "  python -m bench workload --init                   write a commented workload.toml\n"
+        "  python -m bench workload workload.toml\n"
+        "  python -m bench workload workloads/orders.toml --members 1,3\n"
+        "  python -m bench workload --rate 300 --size 800 --survive broker --break broker\n"
+        "status: 0 each workload is met by a design, 1 one is met by none or a message was lost, 2 wrong use,\n"
+        "        3 a broker that was asked for cannot be had, 130 interrupted",
+    )
+    found.add_argument("file", nargs="?", type=Path, metavar="FILE.toml", help="keys and values; flags go before it")
+    found.add_argument("--init", action="store_true", help=f"write every key, commented, to FILE ({FILE}), and no more")
+    group: Any = found
+    for name, default, what, part in asked.meaning():
+        group = found.add_argument_group(part) if part else group
+        flags = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+        more: dict[str, Any] = {"nargs": "?", "const": "true"} if isinstance(default, bool) else {}
+        shown = str(default).lower() if isinstance(default, bool) else default if default != "" else "none"
+        group.add_argument(
+            *flags, dest=f"key_{name}", metavar="VALUE", help=f"{what} ({shown})".replace("%", "%%"), **more
+        )
+    run = found.add_argument_group("The run")
+    known = ",".join(one.name for one in DESIGNS)
+    run.add_argument("--designs", metavar="NAMES", help=f"some of {known} (all that can be had)")
+    run.add_argument("--out", type=Path, default=Path("results"), help="where runs are kept (results)")
+    run.add_argument("--json", action="store_true", help="one JSON object a line for each measurement, nothing else")
+    return found
+
+
+def main(words: Sequence[str], complain: Complain) -> int:
+    """Run the command; `complain` tells a line on standard error and hands the status back."""
+    options, rest = parser().parse_known_args(words)
+    if rest:
+        word = rest[0].partition("=")[0]
+        if word.startswith("--"):
+            name = word.removeprefix("--").replace("-", "_")
+            try:
+                asked.checked(name, "", word)
+            except Misread as error:
+                return complain(str(error), USE)
+        return complain(f"{rest[0]!a} is one word too many: say one file", USE)
+    if options.init:
+        return _init(options.file or FILE, complain)
+    said = _said(options)
+    workloads = asked.points(said)
+    designs = _designs(options.designs)
+    everything = os.environ.get("GREET_REQUIRE") == "all"
+    required = [one.name for one in designs] if options.designs or everything else []
+    samples = {path: asked.lines_of(Path(path), path) for one in workloads if (path := one.samples)}
+    facts = {
+        "workload": {
+            "points": [asdict(one) for one in workloads],
+            "dimensions": asked.dimensions(said),
+            "designs": [one.name for one in designs],
+            "file": options.file.name if options.file else None,
+        },
+        "settings": {"profile": "workload", "loop": "select", "rounds": workloads[0].rounds, "seed": 0, "defaults": {}},
+        "questions": ["workload"],
+        "brokers": {},
+        "elapsed_s": {},
+    }
+    writer = results.Writer(options.out, {**results.surroundings(), **facts})
+    case = Case(workloads, designs, samples, writer, json_lines=options.json, dimensions=asked.dimensions(said))
+    return case.main(required, complain)
+
+
+def _init(path: Path, complain: Complain) -> int:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(asked.example())
+    except FileExistsError:
+        return complain(f"{path} is there already, and is not overwritten: name another file", USE)
+    print(f"wrote {path}: change what is not as you want it, then `python -m bench workload {path}`")
+    return WELL
+
+
+def _said(options: argparse.Namespace) -> dict[str, tuple[Value, ...]]:
+    """What the file says, and over it what the flags say."""
+    said = asked.from_file(options.file) if options.file else {}
+    for name in asked.names():
+        if (text := getattr(options, f"key_{name}")) is not None:
+            said[name] = asked.from_flag(name, text)
+    return said
+
+
+def _designs(text: str | None) -> list[Design]:
+    measured = {one.design for one in contenders.every() if one.name == "greet"}
+    known = [one for one in DESIGNS if one.name in measured]
+    if text is None:
+        return known
+    names = list(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in [one.name for one in known]:
+            raise ValueError(f"there is no design {name!a}: choose from {', '.join(one.name for one in known)}")
+    return [named(name) for name in names]
+
+
+class Case:
+    """One run of the command."""
+
+    def __init__(
+        self,
+        workloads: Sequence[Workload],
+        designs: Sequence[Design],
+        samples: dict[str, list[str]],
+        writer: results.Writer,
+        *,
+        json_lines: bool,
+        dimensions: Sequence[str],
+    ) -> None:
+        self.workloads = workloads
+        self.designs = designs
+        self.samples = samples
+        self.writer = writer
+        self.json_lines = json_lines
+        self.dimensions = dimensions
+        self.missing: dict[str, str] = {}
+        self.wrong = False
+        self.aside = Console(stderr=True)
+
+    def main(self, required: Sequence[str], complain: Complain) -> int:
+        """Measure, whatever happens keep it, and print the answer."""
+        status, began = WELL, perf_counter()
+        try:
+            try:
+                asyncio.run(self._measure())
+            except* (OSError, ValueError, GreetError) as errors:
+                status = complain(f"{_first(errors)}: stopped, and the run is INCOMPLETE", WRONG)
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            status = INTERRUPTED
+        seconds = round(perf_counter() - began, 1)
+        self.writer.note(
+            complete=status == WELL, missing=self.missing, total_s=seconds, elapsed_s={"workload": seconds}
+        )
+        rows, about = results.load(self.writer.folder), results.about(self.writer.folder)
+        if not self.json_lines:
+            paper = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+            show.terminal(paper, rows, about)
+            why = {INTERRUPTED: ": interrupted, so INCOMPLETE", WRONG: ": stopped by an error, so INCOMPLETE"}
+            print(f"kept in {self.writer.folder}{why.get(status, '')}")
+        for name, why_not in self.missing.items():
+            complain(f"{name} is left out: {why_not}", MISSING)
+        if status != WELL:
+            return status
+        if any(name in required for name in self.missing):
+            return MISSING
+        unmet = any(
+            judge.failed(one, judge.answers(one, number, rows, about)) for number, one in enumerate(self.workloads)
+        )
+        return WRONG if unmet or self.wrong else WELL
+
+    async def _measure(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if sys.platform != "win32":  # there, Ctrl-C is a KeyboardInterrupt
+            for interrupt in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(interrupt, task.cancel)
+        able = [one for one in self.designs if any(not judge.unable(work, one) for work in self.workloads)]
+        network = any(one.break_ == "network" for one in self.workloads)
+        greets = {(one.design, one.way): one for one in contenders.every() if one.name == "greet"}
+        with self._progress() as tell:
+            tell("starting the brokers")
+            async with grounds(able, network=network) as (found, self.missing):
+                self.writer.note(
+                    brokers={
+                        n: g.broker.version if g.broker else None for n, g in found.items() if not g.design.in_process
+                    }
+                )
+                for number, one in enumerate(self.workloads):
+                    place = f"{number + 1} of {len(self.workloads)}, " if len(self.workloads) > 1 else ""
+                    for name, ground in found.items():
+                        if judge.unable(one, ground.design):
+                            continue
+                        title = f"{place}{ground.design.title}: "
+                        trial = Trial(
+                            *(self.writer.run, ground, greets[name, "name"], greets[name, "many"], one, number),
+                            dimensions={
+                                key: getattr(one, "break_" if key == "break" else key) for key in self.dimensions
+                            },
+                            samples=self.samples.get(one.samples, ()),
+                            tell=partial(_tell, tell, title),
+                        )
+                        async for row in trial.measured():
+                            self._keep(row)
+
+    def _keep(self, row: Row) -> None:
+        measurement, details = row
+        self.writer.append(measurement, details)
+        self.wrong |= measurement.wrong
+        if self.json_lines:
+            print(json.dumps(asdict(measurement)), flush=True)
+
+    @contextmanager
+    def _progress(self) -> Iterator[Callable[[str], None]]:
+        """What goes on, on a line of standard error, where that is a terminal."""
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=self.aside, transient=True, disable=not self.aside.is_terminal) as progress:
+            line = progress.add_task("")
+            yield lambda what: progress.update(line, description=what)
+
+
+def _tell(tell: Callable[[str], None], title: str, what: str) -> None:
+    tell(title + what)
+
+
+def _first(errors: BaseException) -> str:
+    while isinstance(errors, BaseExceptionGroup):
+        errors = errors.exceptions[0]
+    return f"{type(errors).__name__}: {' '.join(str(errors).split())}"

@@ -1,0 +1,605 @@
+"""A workload: how it is read, what of it each design can, how its figures come about, and the answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+import bench
+from bench.judge import workload as judge
+from bench.judge.workload import Answer
+from bench.measure.account import SHIFT
+from bench.measure.carry import Outcome
+from bench.measure.trial import enough, figures, gap, pile
+from bench.measure.workload import Misread, Workload, example, from_file, from_flag, lines_of, meaning, points
+from bench.results import MEASUREMENTS
+from bench.show import workload as show
+from greet import Guarantee
+from greet.designs import DESIGNS, named
+
+ROOT = Path(__file__).parent.parent
+THREE = ("asyncio", "rabbitmq", "kafka")
+
+pytestmark = pytest.mark.timeout(180)
+
+
+# ------------------------------------------------------------------------------------------- how it is read
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "case.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_the_file_of_init_says_every_key_and_its_default(tmp_path: Path) -> None:
+    said = from_file(written(tmp_path, example()))
+    assert list(said) == [name for name, *_ in meaning()]
+    assert points(said) == [Workload()]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ("rate = 5\nsise = 8", 2, "there is no key 'sise': do you mean size?"),
+        ("xyzzy = 8", 1, "there is no key 'xyzzy': use about, size, samples"),
+        ("\n[load]\nrate = 5", 2, "[load] is a table: write its keys without one"),
+        ("rate = -5", 1, "rate: -5: a rate is above 0"),
+        ("rate = 0", 1, "a rate is above 0"),
+        ("rate = nan", 1, "a rate is above 0"),
+        ('rate = "100..-1"', 1, "a rate is above 0"),
+        ("rate = true", 1, "True is no rate"),
+        ('rate = "fast"', 1, "'fast' is no rate"),
+        ("size = 15", 1, "15: a message has 16 to 65,536 bytes"),
+        ("size = 65537", 1, "a message has 16 to 65,536 bytes"),
+        ('size = "100+70000"', 1, "a message has 16 to 65,536 bytes"),
+        ('size = "900..100"', 1, "goes down"),
+        ("size = 20.5", 1, "20.5 is no size"),
+        ("members = 0", 1, "0 is not a whole number from 1 to 64"),
+        ("members = 1.5", 1, "1.5 is not a whole number"),
+        ("members = true", 1, "True is not a whole number"),
+        ("members = []", 1, "members has no value"),
+        ("members = [1, [2]]", 1, "[2] is no single value"),
+        ("members = [1, 0]", 1, "0 is not a whole number"),
+        ('survive = "all"', 1, "'all' is none of nothing, consumer, broker"),
+        ('apart = "yes"', 1, "'yes' is neither true nor false"),
+        ('keep = "3 weeks"', 1, "'3 weeks' is no time"),
+        ("keep = -1", 1, "-1 is no time"),
+        ('about = "a\\u001bb"', 1, "is no line of text"),
+        ("rate = 5\nrate = 6", 2, "is no TOML"),
+        ("rate = 5\nsize = ", 2, "is no TOML"),
+        ("rate = 1979-05-27", 1, "is no single value"),
+        ('samples = "missing.txt"', 1, "missing.txt: No such file or directory"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, line: int, told: str) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(Misread) as error:
+        from_file(file)
+    assert str(error.value).startswith(f"{file}:{line}: ")
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_samples_are_seen_from_the_file_and_each_is_a_message(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("héllo, this is a longer message\nshort\n", encoding="utf-8")
+    (path,) = from_file(written(tmp_path, 'samples = "some.txt"'))["samples"]
+    assert lines_of(Path(str(path)), "") == ["a longer message", ""], "what its number takes is left out"
+    (tmp_path / "some.txt").write_bytes(b"good\nbad\x07\n")
+    with pytest.raises(Misread, match=r"some\.txt:2: .*control character"):
+        from_file(written(tmp_path, 'samples = "some.txt"'))
+    (tmp_path / "some.txt").write_text("good\n\n")
+    with pytest.raises(Misread, match=r"some\.txt:2: a name has 1 to"):
+        from_file(written(tmp_path, 'samples = "some.txt"'))
+    (tmp_path / "some.txt").write_bytes(b"")
+    with pytest.raises(Misread, match="is empty"):
+        from_file(written(tmp_path, 'samples = "some.txt"'))
+    (tmp_path / "some.txt").write_bytes(b"\xff\n")
+    with pytest.raises(Misread, match="is no UTF-8"):
+        from_file(written(tmp_path, 'samples = "some.txt"'))
+
+
+def test_a_list_is_a_dimension(tmp_path: Path) -> None:
+    said = from_file(written(tmp_path, 'members = [1, 3]\nrate = [10, "10..20"]\nbreak = "broker"\nsize = 100'))
+    found = [(one.rate, one.members) for one in points(said)]
+    assert found == [(10, 1), (10, 3), ("10..20", 1), ("10..20", 3)]
+    assert from_flag("members", "1, 3") == (1, 3)
+    assert from_flag("about", "one, two") == ("one, two",)
+    assert from_flag("apart", "true") == (True,)
+    with pytest.raises(Misread, match="--p99-ms: p99_ms: 'soon'"):
+        from_flag("p99_ms", "soon")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"rate": (1_000_000,), "seconds": (10,)}, "are more than 2,000,000"),
+        ({"break": ("broker",), "break_at": (5,), "seconds": (3,)}, "break_at 5 is not within the run of 3 seconds"),
+    ],
+)
+def test_what_does_not_go_together_is_told(said: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        points(said)
+
+
+# ------------------------------------------------------------------------------------------- the timetable
+
+
+def test_an_even_flow_and_its_multiple() -> None:
+    due = Workload(rate=100).due(2.0)
+    assert len(due) == 200
+    assert np.allclose(np.diff(due), 1e7, rtol=1e-3)
+    assert 0 <= due[0] < due[-1] < 2e9
+    assert len(Workload(rate=100).due(2.0, 3.0)) == 600
+
+
+def test_bursts_are_due_at_one_moment_in_the_middle_of_their_time() -> None:
+    due = Workload(rate=100, burst=50).due(1.0)
+    moments, sizes = np.unique(due, return_counts=True)
+    assert sizes.tolist() == [50, 50]
+    assert moments == pytest.approx([0.25e9, 0.75e9], rel=1e-6)
+    assert np.unique(Workload(rate=100, burst=50).due(1.0, 2.0), return_counts=True)[1].tolist() == [50] * 4
+
+
+def test_a_curve_goes_up_and_down_again() -> None:
+    one = Workload(rate="0..400..0")
+    due = one.due(4.0)
+    assert one.mean_rate == 200
+    assert len(due) == 800
+    by_second = np.histogram(due / 1e9, bins=4, range=(0, 4))[0]
+    assert by_second == pytest.approx([100, 300, 300, 100], abs=2)
+    assert (np.diff(due) >= 0).all()
+
+
+def test_sizes_are_as_asked_and_the_same_each_time() -> None:
+    assert set(Workload(size=100).bodies(5)) == {84}
+    assert Workload(size="100+200").bodies(4) == [84, 184, 84, 184]
+    spread = Workload(size="100..200").bodies(5000)
+    assert spread == Workload(size="100..200").bodies(5000)
+    assert min(spread) == 84
+    assert max(spread) == 184
+    assert Workload().bodies(3, ["a", "b"]) == ["a", "b", "a"]
+
+
+def test_a_run_is_as_long_as_a_p99_takes_within_bounds() -> None:
+    assert Workload(rate=250).for_s == pytest.approx(5.0)
+    assert Workload(rate=10_000).for_s == 3.0
+    assert Workload(rate=1).for_s == 10.0
+    assert Workload(rate=1, seconds=2).for_s == 2
+
+
+# --------------------------------------------------------------------------------------------- the figures
+
+MS = 1_000_000
+
+
+def outcome(waits: Sequence[int], rate: float = 1000.0, **more: Any) -> Outcome:
+    """One group that has each message so many ns after it was due; -1 is never."""
+    due = (np.arange(len(waits)) * 1e9 / rate).astype(np.int64)
+    came = np.where(np.asarray(waits) < 0, -1, due + np.asarray(waits))
+    codes = np.arange(len(waits), dtype=np.int64)
+    got = codes[came >= 0][np.argsort(came[came >= 0], kind="stable")]
+    start = Outcome(due, codes, due + 1, due + 2, (came,), (got,), (np.sort(came[came >= 0]) + 5,), (len(got),))
+    return replace(start, seconds=len(waits) / rate, **more)
+
+
+def told(found: Outcome, **more: Any) -> Any:
+    return figures(found, Workload(**{"p99_ms": 10, **more}), Guarantee.AT_LEAST_ONCE, 1, ordered=True)
+
+
+def test_latency_is_from_when_a_message_was_due() -> None:
+    found = told(outcome([MS] * 1100 + [5 * MS] * 900))
+    assert found.fields["latency_ms"]["p50"] == pytest.approx(1)
+    assert found.fields["latency_ms"]["p99"] == pytest.approx(5)
+    assert found.fields["latency_ms"]["p99_9"] is None, "that takes 10,000 samples"
+    assert found.params["in_time"] is True
+    assert found.fields["lost"] == found.fields["duplicates"] == found.fields["reordered"] == 0
+    assert found.fields["sent"] == found.fields["accepted"] == found.fields["received"] == 2000
+
+
+def test_what_is_not_enough_samples_is_none() -> None:
+    assert told(outcome([MS] * 900)).fields["latency_ms"]["p99"] is None
+    assert enough({"p50": 1.0, "p99": 2.0, "p99_9": 3.0}, 9_999) == {"p50": 1.0, "p99": 2.0, "p99_9": None}
+
+
+def test_one_in_a_hundred_may_be_late_and_no_more() -> None:
+    assert told(outcome([MS] * 1991 + [11 * MS] * 9)).params["in_time"] is True
+    late = told(outcome([MS] * 1900 + [11 * MS] * 100))
+    assert late.params["in_time"] is False
+    assert late.params["late"] == pytest.approx(100 / 1800)
+
+
+def test_a_message_that_never_comes_is_late_and_lost() -> None:
+    found = told(outcome([MS] * 1900 + [-1] * 100))
+    assert found.fields["lost"] == 100
+    assert found.params["late"] == pytest.approx(100 / 1800)
+    assert found.params["in_time"] is False
+
+
+def test_a_growing_backlog_is_not_in_time_whatever_the_limit() -> None:
+    waits = [int(k * 0.3 * MS) for k in range(2000)]  # each 0.3 ms later than the one before
+    found = told(outcome(waits), p99_ms=60_000)
+    assert found.params["late"] == 0
+    assert found.params["backlog"] > 400
+    assert found.params["in_time"] is False
+
+
+def test_what_came_twice_or_out_of_order_is_counted() -> None:
+    good = outcome([MS] * 1000)
+    twice = replace(good, handled=(np.concatenate([good.handled[0], good.handled[0][:3]]),))
+    assert told(twice).fields["duplicates"] == 3
+    order = good.handled[0].copy()
+    order[[10, 11]] = order[[11, 10]]
+    assert told(replace(good, handled=(order,))).fields["reordered"] == 1
+    stranger = replace(good, handled=(np.concatenate([good.handled[0], [7 << SHIFT]]),))
+    assert "nobody had sent" in told(stranger).fields["error"]
+
+
+def test_what_was_refused_or_is_unknown_is_neither_accepted_nor_lost() -> None:
+    good = outcome([MS] * 1000)
+    accepted = good.accepted.copy()
+    accepted[:5], accepted[5:8] = -1, -2
+    found = told(replace(good, accepted=accepted))
+    assert (found.fields["accepted"], found.params["refused"], found.params["unknown"]) == (992, 5, 3)
+    assert found.fields["lost"] == 0
+    assert found.params["in_time"] is False
+
+
+def test_the_pile_of_a_burst_and_how_long_it_takes() -> None:
+    due = np.repeat(np.array([1_000 * MS, 2_000 * MS]), [50, 60])
+    came = due + np.concatenate([np.arange(1, 51) * MS, np.arange(1, 61) * 2 * MS])
+    assert pile(due, came, 50.0) == (60, pytest.approx(0.118)), "one may wait: it is under way"
+    assert pile(due, np.where(came < 1_500 * MS, came, -1), 50.0) == (60, None), "it never was gone"
+
+
+def test_the_gap_is_the_longest_time_without_a_message_after_the_break() -> None:
+    good = outcome([MS] * 1000)
+    done = good.done[0]
+    late = np.where((done > 300 * MS) & (done < 700 * MS), done + 400 * MS, done)
+    assert gap(good) is None
+    assert gap(replace(good, done=(np.sort(late),), hurt=(0.25, 0.3))) == pytest.approx(0.4, abs=0.01)
+    assert gap(replace(good, hurt=(0.25, 0.3))) == pytest.approx(0.001, abs=0.001)
+
+
+# ---------------------------------------------------------------------------------------- can it at all
+
+
+@pytest.mark.parametrize(
+    ("needs", "able"),
+    [
+        ({}, THREE),
+        ({"survive": "broker"}, ("rabbitmq", "kafka")),
+        ({"replay": True}, ("kafka",)),
+        ({"order": "all"}, THREE),
+        ({"order": "all", "members": 2}, ()),
+        ({"order": "all", "partitions": 2}, ("asyncio", "rabbitmq")),
+        ({"order": "key"}, THREE),
+        ({"order": "key", "members": 2}, ("kafka",)),
+        ({"keep": "1 day"}, ("rabbitmq", "kafka")),
+        ({"apart": True}, ("rabbitmq", "kafka")),
+        ({"replay": True, "order": "all", "members": 2}, ()),
+    ],
+)
+def test_what_a_design_can_is_read_from_its_record(needs: dict[str, Any], able: tuple[str, ...]) -> None:
+    one = Workload(**needs)
+    assert tuple(name for name in THREE if not judge.unable(one, named(name))) == able
+
+
+def test_every_design_of_the_table_can_the_least() -> None:
+    assert not any(judge.unable(Workload(survive="nothing"), design) for design in DESIGNS)
+
+
+def test_remarks_say_what_no_figure_does() -> None:
+    assert "2 of 4 members have no partition" in judge.remarks(Workload(members=4, partitions=2), named("kafka"))[0]
+    assert "25 GB of its disk" in judge.remarks(Workload(keep="7 days", rate=50, size=820), named("rabbitmq"))[0]
+    assert judge.remarks(Workload(partitions=2), named("asyncio")) == ["it has no partitions: that key changes nothing"]
+
+
+# ------------------------------------------------------------------------------------------- the answer
+
+
+def row(design: str, rung: str = "asked", point: int = 0, **more: Any) -> dict[str, Any]:
+    """A row of a run as `bench.load` gives it."""
+    params = {"in_time": True, "late": 0.0, "samples": 1100, "backlog": 0, "pile": 3, "catch_up_s": 0.01}
+    params |= {"refused": 0, "unknown": 0, "room": None, "capped": None, "too_much": None, "broken": None}
+    params |= {"not_measured": None, "gap_s": None, "allowed": None}
+    found: dict[str, Any] = {
+        "run": "r", "question": "workload", "design": design, "contender": "greet", "repetition": 1, "sent": 1250,
+        "accepted": 1250, "received": 1250, "lost": 0, "duplicates": 0, "reordered": None, "elapsed_s": 5.0,
+        "latency_ms.p50": 1.0, "latency_ms.p90": 2.0, "latency_ms.p99": 4.0, "latency_ms.p99_9": None,
+        "cpu_s.client": 0.5, "cpu_s.broker": None, "rss_mb.client": 50.0, "rss_mb.broker": None, "error": None,
+        "params.rung": rung, "params.point": point,
+    }  # fmt: skip
+    found |= {f"params.{key}": value for key, value in params.items()}
+    return found | {(key if key in found else f"params.{key}"): value for key, value in more.items()}
+
+
+def answered(workload: Workload, *rows: dict[str, Any], **about: Any) -> list[Answer]:
+    told_of = {"workload": {"designs": THREE}, **about}
+    return judge.answers(workload, 0, pd.DataFrame(list(rows)), told_of)
+
+
+def advised(workload: Workload, *rows: dict[str, Any]) -> judge.Advice:
+    return judge.advice(workload, answered(workload, *rows))
+
+
+def test_where_all_meet_it_the_part_of_the_program_is_taken_and_the_runner_up_is_named() -> None:
+    found = advised(Workload(), *(row(name) for name in THREE))
+    assert found.take
+    assert found.take.title == "asyncio"
+    assert "no broker to run" in found.sentences[0]
+    assert "The runner-up is RabbitMQ" in found.sentences[2]
+    assert "if messages have to outlive the program" in found.sentences[2]
+    assert len(found.sentences) == 3
+
+
+def test_where_one_meets_it_that_one_is_taken_and_the_others_are_ruled_out_with_their_reason() -> None:
+    found = advised(Workload(replay=True), row("kafka"))
+    assert found.take
+    assert found.take.title == "Kafka"
+    assert "it alone of 3" in found.sentences[0]
+    assert found.sentences[2].count("it cannot replay") == 2
+
+
+def test_where_none_meets_it_each_has_its_reason() -> None:
+    one = Workload(order="all", members=2)
+    found = advised(one)
+    assert found.take is None
+    assert found.sentences[0] == "None of asyncio, RabbitMQ, Kafka meets every need."
+    assert found.sentences[1].count("side by side") == 3
+    assert judge.failed(one, answered(one))
+
+
+def test_where_none_is_fast_enough_the_nearest_says_what_it_carries() -> None:
+    slow = {"in_time": False, "late": 0.4, "backlog": 900}
+    rows = [row("kafka", **slow), row("kafka", "room", room=0.5, too_much=0.6, capped=False), row("rabbitmq", **slow)]
+    found = advised(Workload(survive="broker", rate=1000), *rows)
+    assert found.take is None
+    assert "40% of the messages were later than 100 ms, and 900 waited at the end" in found.sentences[1]
+    assert found.sentences[2] == "The nearest is Kafka: it carries 500 messages a second in time."
+
+
+@pytest.mark.parametrize(
+    ("rabbitmq", "kafka", "taken", "why"),
+    [
+        ({"room": 20.0}, {"room": 1.4}, "RabbitMQ", "room for 20.0 times the load, Kafka for 1.40"),
+        ({"room": 4.0}, {"room": 90.0}, "RabbitMQ", "it meets every need; Kafka does so too"),
+        ({"latency_ms.p99": 9.0}, {"latency_ms.p99": 4.0}, "Kafka", "p99 4.00 ms is the shorter wait"),
+        ({"latency_ms.p99": 5.0}, {"latency_ms.p99": 4.0}, "RabbitMQ", "no figure here tells them apart"),
+        ({"cpu_s.client": 4.0}, {"cpu_s.client": 1.0}, "Kafka", "20% of a core where RabbitMQ takes 80%"),
+        ({"gap_s": 14.0}, {"gap_s": 5.0}, "Kafka", "back in 5.00 s, RabbitMQ in 14.0 s"),
+    ],
+)
+def test_the_first_figure_that_tells_two_apart_decides(
+    rabbitmq: dict[str, Any], kafka: dict[str, Any], taken: str, why: str
+) -> None:
+    rows = []
+    for name, figures_ in (("rabbitmq", rabbitmq), ("kafka", kafka)):
+        rows.append(row(name, **{key: value for key, value in figures_.items() if key not in ("room", "gap_s")}))
+        if "room" in figures_:
+            rows.append(row(name, "room", room=figures_["room"], capped=False))
+        if "gap_s" in figures_:
+            rows.append(row(name, "break", broken="broker", gap_s=figures_["gap_s"], allowed="duplicates"))
+    found = advised(Workload(survive="broker"), *rows)
+    assert found.take
+    assert found.take.title == taken
+    assert why in found.sentences[0]
+
+
+def test_a_runner_up_with_more_room_is_for_a_load_that_grows() -> None:
+    rows = [row("rabbitmq"), row("rabbitmq", "room", room=4.0, capped=False)]
+    rows += [row("kafka"), row("kafka", "room", room=90.0, capped=False)]
+    found = advised(Workload(survive="broker", rate=1000), *rows)
+    assert "take it if the load grows beyond 4.00k a second" in found.sentences[2]
+
+
+def test_what_is_lost_in_a_break_counts_unless_it_was_allowed() -> None:
+    def broken(allowed: str) -> Answer:
+        rows = [row("kafka"), row("kafka", "break", broken="broker", lost=7, gap_s=5.0, allowed=allowed)]
+        return answered(Workload(survive="broker"), *rows)[2]
+
+    assert broken("duplicates").misses(Workload(survive="broker")) == ["7 messages were lost when the broker broke"]
+    assert broken("lost, duplicates").misses(Workload(survive="broker")) == []
+
+
+def test_what_was_not_measured_meets_nothing_and_says_why() -> None:
+    one = Workload(survive="broker")
+    found = answered(one, row("kafka", in_time=None, error="no"), missing={"rabbitmq": "install it"})
+    assert [answer.misses(one) for answer in found[1:]] == [["install it"], ["no"]]
+    assert answered(one)[1].misses(one) == ["the run ended before it"]
+
+
+def printed(
+    workloads: Sequence[Workload], *rows: dict[str, Any], width: int = 80, dimensions: Sequence[str] = ()
+) -> str:
+    console = Console(width=width, record=True, file=StringIO())
+    points_ = [vars(one) for one in workloads]
+    about = {"workload": {"designs": THREE, "points": points_, "dimensions": dimensions}}
+    show.terminal(console, pd.DataFrame(list(rows)), about)
+    return console.export_text()
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_the_answer_fits_the_screen(width: int) -> None:
+    big = {"sent": 1_250_000, "received": 1_250_000, "cpu_s.broker": 7.0, "rss_mb.broker": 1240.0}
+    rows = [row(name, **big) for name in THREE]
+    rows += [row(name, "break", broken="broker", gap_s=14.0, duplicates=12_345) for name in THREE]
+    rows += [row(name, "room", room=123.4, capped=True) for name in THREE]
+    text = printed([Workload(break_="broker")], *rows, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert text.count("1,250,000") == 3
+    assert "≥ 123" in text
+
+
+def test_a_figure_that_is_not_there_says_why() -> None:
+    few = {"samples": 120, "latency_ms.p99": None}
+    text = printed([Workload()], *(row(name, **few) for name in THREE))
+    assert "p99 is not told of fewer than 1,000 samples; there were 120" in " ".join(text.split())
+    assert "p99 ms" not in text
+    text = printed(
+        [Workload(survive="broker")], row("kafka"), row("rabbitmq", "break", broken="broker", not_measured="x")
+    )
+    assert "the broker was not broken: x" in text
+
+
+def test_several_workloads_are_shown_as_a_table_first() -> None:
+    rows = [row(name, point=k) for k in (0, 1) for name in THREE]
+    text = printed([Workload(rate=10), Workload(rate=20, order="all", members=2)], *rows, dimensions=("rate",))
+    first, second = [line.split()[:2] for line in text.splitlines() if line.strip().startswith(("10 ", "20 "))][:2]
+    assert first == ["10", "asyncio"]
+    assert second == ["20", "none"]
+
+
+# --------------------------------------------------------------------------------------- the real command
+
+
+def call(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", "workload", *map(str, words)],
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=150, check=False,
+    )  # fmt: skip
+
+
+def test_all_designs_carry_a_small_load_and_every_message_is_counted(tmp_path: Path) -> None:
+    """All that this machine has meet it."""
+    ended = call("--rate", 200, "--seconds", 1, "--groups", 2, "--p99-ms", 2000, "--room", "false", "--out", tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("Take asyncio: it meets every need") == 1
+    assert max(map(len, ended.stdout.splitlines()[:-1])) <= 80
+    (folder,) = tmp_path.iterdir()
+    rows = bench.load(folder)
+    assert set(rows["design"]) >= {"asyncio"}
+    assert (rows["sent"] == 200).all()
+    assert (rows["received"] == 400).all()
+    assert (rows["lost"] + rows["duplicates"] == 0).all()
+    assert rows["latency_ms.p50"].gt(0).all()
+    assert rows["latency_ms.p99"].isna().all(), "of 360 samples there is none"
+
+
+def test_what_no_design_can_needs_no_broker_and_is_status_1(tmp_path: Path) -> None:
+    ended = call("--order", "all", "--members", 2, "--out", tmp_path, GREET_KAFKA_URL="kafka://127.0.0.1:1?timeout=1")
+    assert ended.returncode == 1
+    assert "None of asyncio, RabbitMQ, Kafka meets every need." in " ".join(ended.stdout.split())
+    assert ended.stderr == ""
+
+
+def test_what_one_design_alone_can(tmp_path: Path) -> None:
+    ended = call("--replay", "--rate", 200, "--seconds", 1, "--p99-ms", 5000, "--room", "false", "--out", tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "Take Kafka: it alone of" in ended.stdout
+    assert set(bench.load(*tmp_path.iterdir())["design"]) == {"kafka"}
+
+
+def test_a_load_beyond_all_is_met_by_none_and_ends_in_time(tmp_path: Path) -> None:
+    words = ("--rate", 100, "--work-ms", 20, "--seconds", 1, "--designs", "asyncio", "--out", tmp_path)
+    ended = call(*words)
+    assert ended.returncode == 1, ended.stdout
+    (folder,) = tmp_path.iterdir()
+    rows = bench.load(folder).set_index("params.rung")
+    assert not rows.loc["asked", "params.in_time"]
+    assert rows.loc["asked", "lost"] == 0
+    assert 0.35 <= rows.loc["room", "params.room"] <= 0.53, "20 ms of work are 50 a second"
+
+
+def test_a_reader_that_is_killed_loses_nothing(tmp_path: Path) -> None:
+    words = ("--rate", 200, "--seconds", 2, "--members", 2, "--work-ms", 2, "--break", "consumer", "--room", "false")
+    ended = call(*words, "--p99-ms", 60000, "--designs", "asyncio,rabbitmq", "--out", tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    rows = bench.load(*tmp_path.iterdir())
+    broken = rows[rows["params.rung"] == "break"]
+    assert len(broken) == 2
+    assert (broken["lost"] == 0).all()
+    assert (broken["received"] == 400).all()
+    assert broken["params.gap_s"].notna().all()
+
+
+def test_json_prints_the_rows_and_nothing_else(tmp_path: Path) -> None:
+    words = ("--rate", "100,200", "--seconds", 0.5, "--designs", "asyncio", "--room", "false", "--json")
+    ended = call(*words, "--out", tmp_path)
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [one["params"]["rate"] for one in found] == [100, 200]
+    (folder,) = tmp_path.iterdir()
+    assert (folder / MEASUREMENTS).read_text().splitlines() == ended.stdout.splitlines()
+    about = bench.about(folder)
+    assert about["workload"]["dimensions"] == ["rate"]
+    assert about["complete"] is True
+
+
+@pytest.mark.parametrize(
+    ("words", "told_of"),
+    [
+        (("--sise", "5"), "--sise: there is no key 'sise': do you mean size?"),
+        (("--rate", "-5"), "--rate: rate: -5: a rate is above 0"),
+        (("missing.toml",), "missing.toml: No such file or directory"),
+        (("a.toml", "b.toml"), "'b.toml' is one word too many"),
+        (("--designs", "mqtt"), "there is no design 'mqtt': choose from asyncio"),
+        (("--size", "5"), "16 to 65,536 bytes"),
+    ],
+)
+def test_wrong_use_is_one_line_and_two(words: tuple[str, ...], told_of: str) -> None:
+    ended = call(*words)
+    assert ended.returncode == 2
+    assert told_of in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert ended.stdout == ""
+
+
+def test_init_writes_a_file_that_is_good_and_overwrites_none(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    assert call("--init", file).returncode == 0
+    assert points(from_file(file)) == [Workload()]
+    file.write_text("rate = 5")
+    again = call("--init", file)
+    assert again.returncode == 2
+    assert "is not overwritten" in again.stderr
+    assert file.read_text() == "rate = 5"
+
+
+def test_a_broker_that_was_asked_for_and_is_not_there_is_status_3(tmp_path: Path) -> None:
+    words = ("--rate", 100, "--seconds", 0.5, "--room", "false", "--out", tmp_path)
+    there_is_none = {"GREET_KAFKA_URL": "kafka://127.0.0.1:1?timeout=1", "GREET_REQUIRE": ""}
+    ended = call(*words, "--designs", "kafka", **there_is_none)
+    assert ended.returncode == 3
+    assert "bench: kafka is left out: " in ended.stderr
+
+
+def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
+    words = ("--rate", "100,101,102,103", "--seconds", "1", "--designs", "asyncio", "--out", str(tmp_path))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench", "workload", *words],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not any(file.read_text() for file in tmp_path.glob(f"*/{MEASUREMENTS}")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == ""
+    assert "interrupted, so INCOMPLETE" in said
+    (folder,) = tmp_path.iterdir()
+    assert bench.about(folder)["complete"] is False
+    assert len(bench.load(folder)) >= 1
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "workloads").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_ready_files_are_good(file: Path) -> None:
+    found = points(from_file(file))
+    assert all(one.about for one in found)
