@@ -532,7 +532,7 @@ async def test_another_loop_or_thread_is_refused(line: Line) -> None:
     async with line.subscribe("hello") as names:
         for use in (lambda: line.publish("Ada"), lambda: line.publish_many(["Ada"]), names.__anext__):
             with pytest.raises(greet.WrongUse, match="belongs to another event loop"):
-                await asyncio.to_thread(asyncio.run, use())  # type: ignore[arg-type]
+                await asyncio.to_thread(asyncio.run, use())
         await nothing_comes(names)
 
 
