@@ -78,7 +78,8 @@ def prepare(folder: Path, server: str, count: int, config: Mapping[str, str]) ->
         }
         if count > 1:
             # What a member that was given up knows of queues has parted from what the others know: with "ignore",
-            # the default, it stays so, and a name that it has no queue for is accepted and lost.
+            # the default, it stays so, and a name that it has no queue for is accepted and lost. 4.3 on takes this key
+            # and has no use for it: what its members know is agreed upon by a majority.
             settings["cluster_partition_handling"] = "autoheal"
         if number > 1:
             settings["cluster_formation.classic_config.nodes.1"] = "greet1@127.0.0.1"
@@ -192,5 +193,5 @@ def how_to_get() -> str:
     if sys.platform == "darwin" and shutil.which("brew"):
         return "brew install rabbitmq"
     if shutil.which("apt-get"):
-        return f"{'' if os.geteuid() == 0 else 'sudo '}apt-get install rabbitmq-server"
+        return "make rabbitmq" if os.geteuid() == 0 else "sudo apt-get install rabbitmq-server"
     return "docker compose up -d --wait"
