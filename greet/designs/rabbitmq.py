@@ -98,6 +98,8 @@ class RabbitMQLine(Line):
         self._opening = asyncio.Lock()
         self._exchange = None
         self._taken = 0  # bytes, up to which names are not sent alone
+        self._flying = 0  # names that are published and not confirmed yet
+        self._blamed = False  # a name was told why the broker has closed the channel
         self._heard = 0.0
         try:
             await self._link.open(deadline)
@@ -114,7 +116,7 @@ class RabbitMQLine(Line):
         bodies = [name.encode() for name in names]
         if max(map(len, bodies)) > self._taken:
             for accepted, body in enumerate(bodies):
-                if failure := await self._publish(exchange, body, deadline, alone=True):
+                if failure := await self._publish(exchange, body, deadline):
                     failure.accepted = accepted
                     raise failure
             self._taken = max(self._taken, rounded(max(map(len, bodies))))
@@ -127,11 +129,12 @@ class RabbitMQLine(Line):
         return len(bodies)
 
     async def _publish(
-        self, exchange: AbstractExchange, body: bytes, deadline: float, *, alone: bool = False
+        self, exchange: AbstractExchange, body: bytes, deadline: float
     ) -> PublishFailed | PublishUnknown | None:
         """Publish one name; what is returned is why it is not accepted."""
         message = aio_pika.Message(body, delivery_mode=self._mode)
         failure: PublishFailed | PublishUnknown
+        self._flying += 1
         try:
             async with within(deadline):
                 await exchange.publish(message, routing_key="", mandatory=True)
@@ -147,12 +150,15 @@ class RabbitMQLine(Line):
                 case TimeoutError():
                     failure = PublishUnknown(f"no confirm within {self.timeout:g} s; {MAYBE}")
                 case ChannelClosed():
-                    failure = refused(error, certain=alone)
+                    failure = refused(error, certain=self._flying == 1 and not self._blamed)
+                    self._blamed = True
                 case _:
                     reason = why(self.address, error)
                     failure = PublishUnknown(f"the connection was lost before the confirm came; {MAYBE}: {reason}")
             failure.__cause__ = error
             return failure
+        finally:
+            self._flying -= 1
         self._heard = self._time()
         return None
 
@@ -194,7 +200,7 @@ class RabbitMQLine(Line):
         channel = await self._link.channel(confirms=self._confirms)
         exchange = await channel.get_exchange(self.topic)
         self._heard = self._time()
-        self._channel, self._exchange = channel, exchange
+        self._channel, self._exchange, self._blamed = channel, exchange, False
         return exchange
 
     # Reading
@@ -275,6 +281,7 @@ class RabbitMQSubscription(Subscription):
         self._noted = Batch([]), 0  # how many names of which batch are among the handled
         self._handled: deque[Any] = deque(maxlen=max(REMEMBER, self._line.prefetch))  # how their messages are known
         self._known: set[str | None] = set()  # the ids of these, as long as they may come again
+        self._acknowledging: asyncio.Task[None] | None = None
         self._told_broker = False  # an acknowledgement was written
         self._behind_broker = False  # one could not be written
 
@@ -299,6 +306,7 @@ class RabbitMQSubscription(Subscription):
         self._channel = channel
         await self._consume(channel, queue)
         self._told_broker = self._behind_broker = False
+        self._acknowledging = None
 
     async def _declare_all(self) -> None:
         """See to it that exchange, queues and binding are there, with the settings of the line."""
@@ -412,12 +420,21 @@ class RabbitMQSubscription(Subscription):
 
     async def _settle(self, batch: Batch, count: int) -> None:
         self._note(batch, count)
-        self._behind_broker = True  # should this be cancelled
-        if batch.source is self._channel:
-            with suppress(*DRIVER):
-                async with within(self._line._deadline()):
-                    await batch.origins[count - 1].ack(multiple=True)
-                self._told_broker, self._behind_broker = True, False
+        self._behind_broker = batch.source is not self._channel
+        if not self._behind_broker:
+            self._told_broker = True
+            # A task of its own: who is cancelled while it waits to be written has settled all the same.
+            self._acknowledging = asyncio.create_task(batch.origins[count - 1].ack(multiple=True))
+            await self._acknowledged(self._line._deadline())
+
+    async def _acknowledged(self, deadline: float) -> None:
+        """Wait until the last acknowledgement is written."""
+        if self._acknowledging:
+            try:
+                async with within(deadline):
+                    await asyncio.shield(self._acknowledging)
+            except DRIVER:
+                self._behind_broker = True
 
     async def _settle_ahead(self, batch: Batch, deadline: float) -> bool:
         await self._settle(batch, len(batch.names))
@@ -435,6 +452,8 @@ class RabbitMQSubscription(Subscription):
         if looking := self._looking:
             looking.cancel()
             await asyncio.wait([looking])
+        if clean:
+            await self._acknowledged(deadline)
         channel, self._channel = self._channel, None
         behind = self._behind_broker
         if clean and self._told_broker and not behind:

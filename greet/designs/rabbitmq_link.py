@@ -18,6 +18,7 @@ from aio_pika.exceptions import (
     CONNECTION_EXCEPTIONS,
     AMQPConnectionError,
     AuthenticationError,
+    InvalidFrameError,
     ProbableAuthenticationError,
     ProtocolSyntaxError,
 )
@@ -204,13 +205,14 @@ REPLIES = (
     ("CHANNEL_ERROR", "it does not understand us: check that RabbitMQ listens there, and nothing stands between"),
     ("UNEXPECTED_FRAME", "it does not understand us: check that RabbitMQ listens there, and nothing stands between"),
 )
-_reply = re.compile(r"\b[A-Z]+_[A-Z_]+ - [^\"]*")
+_reply = re.compile(r"\b[A-Z]+_[A-Z_]+ - .*", re.DOTALL)
 
 
 def remedy(error: BaseException) -> str:
     """What RabbitMQ replied, if `error` holds a reply, with what to do; else an empty text."""
-    if found := _reply.search(str(error)):
-        reply = one_line(Exception(found[0])).strip("' ")
+    text = next((one for one in reversed(error.args) if isinstance(one, str)), "")
+    if found := _reply.search(text):
+        reply = one_line(Exception(found[0]))
         for beginning, todo in REPLIES:
             if reply.startswith(beginning):
                 return f"{todo} ({reply})"
@@ -235,6 +237,8 @@ def why(address: Address, error: BaseException) -> str:  # noqa: PLR0911 - a tab
             return f"TLS fails, so check the port and the certificates: {one_line(error)}"
         case ProbableAuthenticationError() | AuthenticationError():
             return "it refuses this user and password: check them"
+        case InvalidFrameError() if "Connection.Close" in str(error):  # the answer to Connection.Open
+            return f"it does not let this user into the virtual host {address.path or '/'}: check both"
         case ProtocolSyntaxError() | PAMQPException():
             return "what answers there does not speak AMQP 0-9-1 as RabbitMQ does: check host and port"
         case AMQPConnectionError() if "Connect call failed" in str(error) or "Multiple exceptions" in str(error):

@@ -635,7 +635,8 @@ class Outbox:
         return True
 
     def _confirm(self, number: int, *, multiple: bool) -> None:
-        number = min(number, self._last)
+        if number > self._last:  # of none that we sent
+            return
         for one in range(self._oldest if multiple else number, number + 1):
             if parcel := self._pending.pop(one, None):
                 self._settle(parcel)
