@@ -281,6 +281,7 @@ class RabbitMQSubscription(Subscription):
         self._noted = Batch([]), 0  # how many names of which batch are among the handled
         self._handled: deque[Any] = deque(maxlen=max(REMEMBER, self._line.prefetch))  # how their messages are known
         self._known: set[str | None] = set()  # the ids of these, as long as they may come again
+        self._acknowledging: asyncio.Task[None] | None = None
         self._told_broker = False  # an acknowledgement was written
         self._behind_broker = False  # one could not be written
 
@@ -305,6 +306,7 @@ class RabbitMQSubscription(Subscription):
         self._channel = channel
         await self._consume(channel, queue)
         self._told_broker = self._behind_broker = False
+        self._acknowledging = None
 
     async def _declare_all(self) -> None:
         """See to it that exchange, queues and binding are there, with the settings of the line."""
@@ -418,12 +420,21 @@ class RabbitMQSubscription(Subscription):
 
     async def _settle(self, batch: Batch, count: int) -> None:
         self._note(batch, count)
-        self._behind_broker = True  # should this be cancelled
-        if batch.source is self._channel:
-            with suppress(*DRIVER):
-                async with within(self._line._deadline()):
-                    await batch.origins[count - 1].ack(multiple=True)
-                self._told_broker, self._behind_broker = True, False
+        self._behind_broker = batch.source is not self._channel
+        if not self._behind_broker:
+            self._told_broker = True
+            # A task of its own: who is cancelled while it waits to be written has settled all the same.
+            self._acknowledging = asyncio.create_task(batch.origins[count - 1].ack(multiple=True))
+            await self._acknowledged(self._line._deadline())
+
+    async def _acknowledged(self, deadline: float) -> None:
+        """Wait until the last acknowledgement is written."""
+        if self._acknowledging:
+            try:
+                async with within(deadline):
+                    await asyncio.shield(self._acknowledging)
+            except DRIVER:
+                self._behind_broker = True
 
     async def _settle_ahead(self, batch: Batch, deadline: float) -> bool:
         await self._settle(batch, len(batch.names))
@@ -441,6 +452,8 @@ class RabbitMQSubscription(Subscription):
         if looking := self._looking:
             looking.cancel()
             await asyncio.wait([looking])
+        if clean:
+            await self._acknowledged(deadline)
         channel, self._channel = self._channel, None
         behind = self._behind_broker
         if clean and self._told_broker and not behind:
