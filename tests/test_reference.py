@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import bench
-from bench import results
+from bench import results, tables
 from bench.judge import claims
 from bench.judge.claims import DEPENDS, FAILS, HOLDS, UNKNOWN, verdicts
 from bench.show import report
@@ -27,7 +27,7 @@ def rows() -> pd.DataFrame:
 def test_they_are_whole_and_all_went_well(rows: pd.DataFrame) -> None:
     assert all(bench.about(folder)["complete"] for folder in results.published())
     assert rows["error"].isna().all()
-    assert not report.broken(rows).sum().any()
+    assert not tables.broken(rows).sum().any()
     assert set(rows["design"]) == {"asyncio", "rabbitmq", "kafka"}
 
 
