@@ -1,0 +1,83 @@
+"""The answer of a run in at most five lines of plain words: which one to take, why, and how sure that is."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pandas as pd
+
+from bench.judge import claims
+from bench.judge.claims import ALONE, Figures, Missing, _lightly, _many
+from bench.stats import short
+
+FULL = "python -m bench run --profile full"
+"""What leaves least open; it takes three quarters of an hour."""
+
+
+def answer(rows: pd.DataFrame) -> list[str]:
+    """One line for each decision that the run has figures for, then how sure they are. Empty if it has none."""
+    run = Figures(rows)
+    lines = []
+    for line in (_one_program, _several_programs, _large_volumes, _large_messages):
+        with suppress(Missing):
+            lines.append(line(run))
+    return [*lines, _sure(run, rows)] if lines else []
+
+
+def open_claims(rows: pd.DataFrame) -> dict[str, str]:
+    """The claims that the run leaves open, and why: which command asks for it."""
+    judged = claims.verdicts(rows)
+    left = judged[judged["verdict"] == claims.UNKNOWN]
+    return dict(zip(left["claim"], left["evidence"], strict=True))
+
+
+def _one_program(run: Figures) -> str:
+    cell = {"question": "throughput", "design": "asyncio", "guarantee": "AT_LEAST_ONCE"}
+    one, many = (run.speed(**cell, way=way) for way in ("name", "many"))
+    said = f"One program: asyncio. {short(one)} messages a second one by one, {short(many)} in lists"
+    return f"{said}{_alone(run, 'asyncio')}. Nothing survives its process."
+
+
+def _several_programs(run: Figures) -> str:
+    one, many = (run.best(**_many("rabbitmq", way)) for way in ("name", "many"))
+    said = f"Several programs that share work: RabbitMQ. {short(run.speed(**one))} a second one by one, "
+    said += f"{short(run.speed(**many))} in lists, each kept over a kill of the broker"
+    return f"{said}{_alone(run, 'rabbitmq')}."
+
+
+def _large_volumes(run: Figures) -> str:
+    pairs = {way: [run.best(**_many(design, way)) for design in ("kafka", "rabbitmq")] for way in ("many", "name")}
+    many, one = (run.speed(**pairs[way][0]) for way in ("many", "name"))
+    said = f"Large volumes, or to read again: Kafka. {short(many)} a second in batches{_beside(run, pairs['many'])}, "
+    said += f"{short(one)} one by one{_beside(run, pairs['name'])}, as safe as RabbitMQ's"
+    return f"{said}{_alone(run, 'kafka')}."
+
+
+def _large_messages(run: Figures) -> str:
+    cells = [{"question": "payload", "design": design, "size": 65_536} for design in ("kafka", "rabbitmq")]
+    if not all(len(run.measured(**cell)) > 1 for cell in cells):
+        raise Missing("greet alone says nothing of a broker")
+    best = [run.best(**cell) for cell in cells]
+    kafka, rabbitmq = (f"{short(run.speed(**cell))} over {cell['contender']}" for cell in best)
+    return f"Messages of 64 KiB: Kafka {kafka} a second{_beside(run, best)}, RabbitMQ {rabbitmq}."
+
+
+def _beside(run: Figures, pair: list[dict[str, object]]) -> str:
+    times = run.times("messages_per_s", *pair)
+    low, high = (f"{value:.2g}" if value < 10 else f"{value:,.0f}" for value in (times.low, times.high))
+    return f" ({low} to {high} times RabbitMQ's)"
+
+
+def _alone(run: Figures, design: str) -> str:
+    with suppress(Missing):
+        return f"; a message that comes alone takes {run.median(ALONE, **_lightly(design)):.2g} ms"
+    return ""
+
+
+def _sure(run: Figures, rows: pd.DataFrame) -> str:
+    left = len(open_claims(rows))
+    rounds = int(rows["repetition"].max()) + 1
+    return (
+        f"How sure: medians of {rounds} rounds in which broker and clients shared this machine; no difference below "
+        f"{run.noise:.0%} is called one; {len(claims.CLAIMS) - left} of {len(claims.CLAIMS)} claims are judged."
+    )
