@@ -546,6 +546,10 @@ CLAIMS = (
 )
 
 
+SHOWN = frozenset(("Management and monitoring are incomplete.", "Topics cannot be selected by wildcard."))
+"""The claims that no figure decides: a notebook shows them, and its cells are run as tests."""
+
+
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     """Each claim with its verdict and evidence on the rows of a run."""
     run = Figures(rows)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import questions, stats, tables
-from bench.judge import claims, targets
+from bench.judge import answer, claims, targets
 from bench.model import BARE
 from bench.stats import short
 
@@ -24,6 +24,34 @@ PAIRED = "Ratios are paired by round, so they may differ from the quotient of tw
 DEFAULTS = "What decides each contender's figures"
 LONG = 24  # lines of a table, beyond which the README has it folded
 WIDTH = 120  # of a table that does not go to a terminal
+LABELS = ("contender", "guarantee", "verdict")  # columns of words that stay on one line while there is room
+WORDS = 22  # characters in a line of a column of words, at least
+LEAST_FIRST = (
+    "max ms",
+    "p99.9 ms",
+    "MB gained, client",
+    "disk MB, broker",
+    "end / beginning",
+    "min–max",
+    "min–max s",
+    "p90 ms",
+    "MB, client + broker",
+    "CPU s/M, client + broker",
+    "target",
+    "sent late, p50 ms",
+    "from when it was due, p50 ms",
+    "count",
+)
+"""The columns of tables, those first that are left out first where there is no room."""
+NEXT = (
+    (
+        "python -m bench workload --init mine.toml",
+        "then `bench workload mine.toml`: the same question for your own messages",
+    ),
+    ("python -m bench run --profile full", "three quarters of an hour: all questions, with the peers"),
+    ("python -m bench run --profile full --questions faults", "half an hour: what kills cost, and what survives them"),
+    ("python -m bench report --html > report.html", "this run as a page, with pictures"),
+)
 
 
 def conclusion(rows: pd.DataFrame) -> list[str]:
@@ -118,20 +146,66 @@ def measured(rows: pd.DataFrame) -> list[str]:
 
 
 def terminal(console: Console, rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> None:
-    """Print the answers, the conclusion and what it stands on: the `abouts` of the runs that `rows` are of."""
+    """Print the answer, what to type next, and its evidence in tables that fit: of the runs that `abouts` tell of."""
+    said = answer.answer(rows)
+    if said:
+        console.print("Which one to take", style="bold")
+        for line in said:
+            console.print(f"• {line}", markup=False, highlight=False)
+    following(console, rows)
+    left_out: dict[str, None] = {}
     for name, table in answers(rows).items():
-        console.print(rich_table(table, f"{name}: {questions.asked(name)}"))
+        _print(console, table, f"{name}: {questions.asked(name)}", left_out)
     judged = claims.verdicts(rows)
-    judged = judged[judged["verdict"] != claims.UNKNOWN]
-    if len(judged):
-        console.print(rich_table(judged, "What is usually said, and what this run says of it"))
+    judged = judged[judged["verdict"] != claims.UNKNOWN].drop(columns="of")
+    tried = ~judged["claim"].isin(claims.SHOWN)
+    if tried.any():
+        _print(console, judged[tried], "What is usually said, and what this run says of it", left_out)
+    if said and (~tried).any():
+        _print(console, judged[~tried], "What a notebook shows; this run did not try it", left_out)
     ratios = targets.table(rows)
     if len(ratios):
-        console.print(rich_table(ratios, f"{BESIDE}: {RATIOS}"))
+        _print(console, ratios, f"{BESIDE}: {RATIOS}", left_out)
     for sentence in [*conclusion(rows), *errors(rows)]:
         console.print(f"• {sentence}", markup=False, highlight=False)
-    for line in [*([PAIRED] if len(rows) else []), *ground(*abouts)]:
+    notes = (
+        [f"Left out here for want of room: {', '.join(left_out)}. `bench report --html` has it."] if left_out else []
+    )
+    for line in [*notes, *([PAIRED] if len(rows) else []), *ground(*abouts)]:
         console.print(line, style="dim", markup=False, highlight=False)
+
+
+def following(console: Console, rows: pd.DataFrame) -> None:
+    """What to type next, and which claims the run leaves open."""
+    console.print("What to type next", style="bold")
+    for command, what in NEXT:
+        console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"      {what}", style="dim", markup=False, highlight=False)
+    if len(rows) and (left := answer.open_claims(rows)):
+        console.print("What stays open", style="bold")
+        for claim, why in left.items():
+            console.print(f"• {claim} {why[:1].upper()}{why[1:]}.", markup=False, highlight=False)
+
+
+def _print(console: Console, table: pd.DataFrame, title: str, left_out: dict[str, None]) -> None:
+    fitting = fitted(table, console.width)
+    left_out.update(dict.fromkeys(str(name) for name in table if name not in fitting))
+    console.print(rich_table(fitting, title))
+
+
+def fitted(table: pd.DataFrame, width: int) -> pd.DataFrame:
+    """`table` with as many columns as fit into `width` without breaking a figure; the least of weight go first."""
+    found = table
+    while len(found.columns) > 3 and sum(_least_width(found[name]) for name in found.columns) > width:
+        names = list(found.columns)
+        found = found.drop(columns=next((name for name in LEAST_FIRST if name in names), names[-1]))
+    return found
+
+
+def _least_width(column: pd.Series[Any]) -> int:
+    """Characters that a column takes at least, with the space around it: figures are not broken into lines, words are."""
+    longest: int = max([*column.map(text).map(len), *map(len, str(column.name).split())])
+    return (longest if of_figures(column) or column.name in LABELS else min(longest, WORDS)) + 2
 
 
 def ground(*abouts: Mapping[str, Any]) -> list[str]:
@@ -165,7 +239,8 @@ def rich_table(frame: pd.DataFrame, title: str = "") -> Table:
     """A DataFrame for the terminal; what is the same as in the line above is left out in the first column."""
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
     for name in frame.columns:
-        table.add_column(str(name), justify="right" if of_figures(frame[name]) else "left", no_wrap=name == "contender")
+        least = _least_width(frame[name]) - 2 if of_figures(frame[name]) else None
+        table.add_column(str(name), justify="right" if least else "left", min_width=least, overflow="fold")
     above = ""
     for first, *rest in frame.itertuples(index=False):
         table.add_row("" if first == above else text(first), *map(text, rest))
