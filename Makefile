@@ -16,7 +16,7 @@ STAMP   := $(VENV)/.installed
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV_LOCK := --universal --generate-hashes --no-emit-index-url --python-version 3.11
 # All that a deployed producer or consumer needs; the rest starts brokers, measures, or draws.
-APP     := aio-pika aiokafka
+APP     := aio-pika aiokafka cramjam
 
 help:
 	@echo "make bench   measure the three designs on real brokers       (ARGS=... is passed on)"

@@ -1,0 +1,89 @@
+"""The dead letters of Kafka: a topic of one partition, and a position up to which they were sent again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from greet.designs.kafka_settings import settings, trouble
+from greet.errors import ConnectionLost, GreetError
+from greet.line import DeadLetter
+
+if TYPE_CHECKING:
+    from greet.designs.kafka import KafkaLine
+
+
+class Graveyard:
+    """What the groups of a line's topic could not read as a name."""
+
+    def __init__(self, line: KafkaLine) -> None:
+        self._line = line
+        self._topic = line._dead
+        self._partition = TopicPartition(line._dead, 0)
+
+    async def letters(self) -> list[DeadLetter]:
+        """Those that were not sent again, the oldest first."""
+        async with self._opened() as consumer:
+            return [letter for _, letter in await self._read(consumer)]
+
+    async def resend(self) -> int:
+        """Publish each once more; how many."""
+        sent = 0
+        async with self._opened() as consumer:
+            origins: set[str] = set()
+            try:
+                for offset, letter in await self._read(consumer):
+                    if letter.origin not in origins:  # each group has kept a letter of its own
+                        await self._line._send_bodies([letter.body], self._line._deadline())
+                        origins |= {letter.origin} - {""}
+                        sent += 1
+                    await self._sent_to(consumer, offset + 1)
+                if sent:
+                    await self._sent_to(consumer, self._end)
+            except GreetError as error:
+                error.accepted = sent
+                raise
+        return sent
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[AIOKafkaConsumer]:
+        consumer = AIOKafkaConsumer(
+            **settings(self._line.address), group_id=self._topic, enable_auto_commit=False, max_poll_records=1000
+        )
+        try:
+            yield consumer
+        finally:
+            await self._line._stop(consumer, self._line._deadline())
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> list[tuple[int, DeadLetter]]:
+        """The letters with their offsets, from the position on up to which they were sent again."""
+        letters = []
+        known = set()
+        what = "the dead letters cannot be read: "
+        line = self._line
+        async with trouble(ConnectionLost, line._deadline(), line.address, self._topic, what=what, verb="read"):
+            await consumer.start()
+            if self._topic not in await consumer.topics():
+                return []
+            partition = self._partition
+            consumer.assign([partition])
+            start = (await consumer.beginning_offsets([partition]))[partition]
+            self._end = (await consumer.end_offsets([partition]))[partition]
+            consumer.seek(partition, max(start, await consumer.committed(partition) or 0))
+            while await consumer.position(partition) < self._end:
+                for record in (await consumer.getmany(partition, timeout_ms=1000)).get(partition, []):
+                    headers = {key: value.decode(errors="replace") for key, value in record.headers}
+                    group, origin, reason = (headers.get(key, "") for key in ("group", "origin", "reason"))
+                    # A member that died after it buried a letter left it to be buried once more.
+                    if not origin or (group, origin) not in known:
+                        letters.append((record.offset, DeadLetter(record.value or b"", group, origin, reason)))
+                    known.add((group, origin))
+        return letters
+
+    async def _sent_to(self, consumer: AIOKafkaConsumer, offset: int) -> None:
+        line, what = self._line, "it is not written down up to where the dead letters were sent: "
+        async with trouble(ConnectionLost, line._deadline(), line.address, self._topic, what=what, verb="read"):
+            await consumer.commit({self._partition: offset})

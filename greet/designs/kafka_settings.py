@@ -1,0 +1,388 @@
+"""What every client of aiokafka is given: addresses, time-outs, TLS, SASL; and words for what goes wrong.
+
+settings   the arguments of every client, from a URL
+words      why something failed: what is wrong, where, and what to do
+trouble    aiokafka's errors and a deadline, told as one of greet's errors
+insist     asked again, while a member of a cluster is gone or a broker is only just back
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+import math
+import re
+import ssl
+import time
+import warnings
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cramjam
+from aiokafka import errors as kafka
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.record import default_records
+
+from greet.address import Address
+from greet.errors import BadURL, GreetError, Unsupported, one_line
+
+T = TypeVar("T")
+UNPACKING = (cramjam.DecompressionError, zlib.error, gzip.BadGzipFile)
+DRIVER_ERRORS = (
+    kafka.KafkaError,
+    kafka.ConsumerStoppedError,
+    kafka.IllegalOperation,
+    OSError,
+    ValueError,
+    AssertionError,
+    *UNPACKING,
+)
+"""What aiokafka raises, on purpose or not; a time-out is an OSError."""
+AWAY = (ConnectionError, TimeoutError, kafka.KafkaConnectionError, kafka.KafkaTimeoutError)
+"""What is raised when the member that was asked is gone."""
+NOBODY = (kafka.NodeNotReadyError, kafka.StaleMetadata)
+"""What is raised when a broker answers and names no broker: it was silent, and is about to be let in again."""
+UNREADABLE = (kafka.UnsupportedCodecError, kafka.CorruptRecordException, *UNPACKING)
+"""What is raised for messages that came, and cannot be unpacked."""
+RETRY_SECONDS = 0.1
+QUIET_SECONDS = 10.0
+
+if not default_records.DefaultRecordBatch.__module__.startswith("aiokafka.record._crecords"):
+    warnings.warn(
+        "aiokafka runs without its C extensions, some 13 times slower: reinstall it from a wheel,"
+        " and leave AIOKAFKA_NO_EXTENSIONS unset",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+# ------------------------------------------------------------------------------------------ arguments
+
+
+def settings(address: Address) -> dict[str, Any]:
+    """The arguments that every client of aiokafka takes. A deadline has room for some requests."""
+    options = address.options
+    found: dict[str, Any] = {
+        "bootstrap_servers": [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in address.hosts],
+        "request_timeout_ms": max(500, int(address.timeout * 250)),  # a fetch may wait 200 ms for names
+        # Members are sorted by this when partitions are shared out: who came first keeps the first ones.
+        "client_id": f"greet-{time.time_ns()}",
+        "metadata_max_age_ms": 3000,  # so soon is a partition noticed that was added to the topic
+        "security_protocol": "SSL" if address.tls else "PLAINTEXT",
+    }
+    if address.tls:
+        found["ssl_context"] = _tls(options)
+    if mechanism := login(address):
+        found["security_protocol"] = "SASL_SSL" if address.tls else "SASL_PLAINTEXT"
+        found["sasl_mechanism"] = mechanism
+        found["sasl_plain_username"] = address.user
+        found["sasl_plain_password"] = address.password
+        if mechanism == "OAUTHBEARER":
+            found["sasl_oauth_token_provider"] = _TokenFile(Path(options["token_file"]))
+    return found
+
+
+def login(address: Address) -> str:
+    """The SASL mechanism; empty without a login. Raises `BadURL` for one that cannot be."""
+    if "token_file" in address.options:
+        return address.choice("sasl", "OAUTHBEARER")
+    if address.user:
+        return address.choice("sasl", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+    if "sasl" in address.options:
+        raise BadURL("sasl= in the URL needs a user and a password, or a token_file=")
+    return ""
+
+
+def codec(address: Address) -> str | None:
+    """How batches are compressed."""
+    name = address.choice("compression", "none", "gzip", "snappy", "lz4", "zstd")
+    return None if name == "none" else name
+
+
+def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
+    """Certificate and host name of the broker are verified, by `ca` or the system's authorities."""
+    context = ssl.create_default_context(cafile=options.get("ca"))
+    if "cert" in options:
+        context.load_cert_chain(options["cert"], options.get("key"))
+    return context
+
+
+class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]
+    """Reads the token anew for each login, so who renews it only has to write the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def token(self) -> str:
+        """The token that the broker is shown."""
+        return (await asyncio.to_thread(self._path.read_text)).strip()
+
+
+# ---------------------------------------------------------------------------------- what aiokafka logs
+
+
+@dataclass
+class _Log:
+    """What the clients that were started together have logged."""
+
+    reason: Exception | None = None
+    """The last exception that says why something failed."""
+    said: dict[str, float] = field(default_factory=dict)
+
+
+_log: ContextVar[_Log | None] = ContextVar("_log", default=None)  # aiokafka's tasks inherit it
+
+
+def _listen(record: logging.LogRecord) -> bool:
+    """Whether a record of aiokafka's goes on to the application's log.
+
+    - The request that holds the password or token does not: at level DEBUG aiokafka logs it too.
+    - Of greet's own clients, the same warning does so once in ten seconds: during an outage they
+      would log a hundred a second.
+    """
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    if any(type(one).__name__.startswith("SaslAuthenticate") for one in arguments):
+        return False
+    log = _log.get()
+    if log is None or record.levelno < logging.WARNING:
+        return True
+    for one in arguments:
+        if isinstance(one, Exception) and not isinstance(one, NOBODY):
+            log.reason = one
+    last, log.said[record.msg] = log.said.get(record.msg, -math.inf), record.created
+    if record.created - last < QUIET_SECONDS:
+        log.said[record.msg] = last
+        return False
+    return True
+
+
+for _name in (
+    "aiokafka",
+    "aiokafka.cluster",
+    "aiokafka.conn",
+    "aiokafka.consumer.fetcher",
+    "aiokafka.consumer.group_coordinator",
+    "aiokafka.producer.sender",
+):
+    logging.getLogger(_name).addFilter(_listen)
+# Where no logging is set up, Python would print warnings to standard error: what matters is raised.
+logging.getLogger("aiokafka").addHandler(logging.NullHandler())
+
+
+# ------------------------------------------------------------------------------------- what went wrong
+
+
+def _answer(number: int, name: str) -> type[Exception]:
+    """A code that Kafka answers and aiokafka 0.14 does not know; without this it is an `UnknownError` of code -1."""
+    kind: type[Exception] = type(name, (kafka.UnknownError,), {"errno": number})
+    return kafka.kafka_errors.setdefault(number, kind)  # type: ignore[no-any-return]
+
+
+InvalidRecord = _answer(87, "InvalidRecord")
+UnsupportedCompression = _answer(76, "UnsupportedCompression")
+GroupMaxSizeReached = _answer(81, "GroupMaxSizeReached")
+ThrottlingQuotaExceeded = _answer(89, "ThrottlingQuotaExceeded")
+
+
+class SilentCoordinator(kafka.KafkaError):  # type: ignore[misc]
+    """The broker answers, but for what it is asked of a group."""
+
+
+_WORDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    # No connection, or none that can be used.
+    ((ssl.SSLCertVerificationError,), "the certificate of {address} is refused: correct it, or the URL's host or ca="),
+    ((FileNotFoundError, PermissionError), "a file cannot be read: correct ca=, cert=, key= or token_file="),
+    (
+        (kafka.AuthenticationFailedError, kafka.SaslAuthenticationFailed),
+        "{address} refuses the login: correct user and password, or the token, or sasl=",
+    ),
+    ((kafka.UnsupportedSaslMechanismError,), "{address} knows other ways to log in: correct sasl="),
+    ((kafka.IllegalSaslStateError,), "{address} takes no login: leave user and password out"),
+    (
+        (ConnectionRefusedError, kafka.NoBrokersAvailable, kafka.KafkaUnavailableError),
+        "no connection to {address}: check that a broker runs there",
+    ),
+    ((SilentCoordinator,), "{address} answers, but not for {group}: restart the broker that coordinates this group"),
+    (
+        (
+            kafka.GroupCoordinatorNotAvailableError,
+            kafka.NotCoordinatorForGroupError,
+            kafka.GroupLoadInProgressError,
+        ),
+        "{address} has no coordinator ready for {group}: wait; where that does not end, restart the broker",
+    ),
+    # What may not be done.
+    ((kafka.TopicAuthorizationFailedError,), "{user} may not {verb} topic {topic} at {address}: grant {right} on it"),
+    (
+        (kafka.GroupAuthorizationFailedError,),
+        "{user} may not read as {group} at {address}: grant READ and DESCRIBE on that group",
+    ),
+    (
+        (kafka.ClusterAuthorizationFailedError, kafka.TransactionalIdAuthorizationFailed),
+        "{user} may not publish as DURABLE at {address}: grant WRITE on topic {topic}, or IDEMPOTENT_WRITE",
+    ),
+    ((kafka.SecurityDisabled,), "{address} has no security switched on: leave the login out"),
+    # Topics.
+    (
+        (kafka.InvalidPartitionsError, kafka.InvalidReplicationFactorError, kafka.InvalidReplicationAssignmentError),
+        "{address} cannot make topic {topic} so: correct partitions= or replication=",
+    ),
+    (
+        (kafka.InvalidTopicError,),
+        "{address} refuses the name of topic {topic}: Kafka takes a.b and a_b for the same; use another name",
+    ),
+    ((kafka.PolicyViolationError,), "a policy of {address} forbids to make topic {topic} so: make it by hand"),
+    ((kafka.InvalidConfigurationError,), "{address} refuses the settings of topic {topic}: make it by hand"),
+    ((ThrottlingQuotaExceeded,), "{address} makes no more topics for {user} just now: wait, or raise the quota"),
+    (
+        (kafka.UnknownTopicOrPartitionError,),
+        "topic {topic} is not at {address}, or not any more: make it, and connect again",
+    ),
+    # Publishing.
+    (
+        (kafka.MessageSizeTooLargeError, kafka.RecordListTooLargeError, kafka.RecordTooLargeError),
+        "TooLarge for topic {topic}: raise its max.message.bytes",
+    ),
+    (
+        (InvalidRecord,),
+        "topic {topic} refuses messages without a key, as it is compacted: use one with cleanup.policy=delete",
+    ),
+    ((kafka.InvalidTimestampError,), "topic {topic} refuses the time of this machine: set its clock"),
+    ((UnsupportedCompression,), "topic {topic} refuses this codec: correct compression="),
+    (
+        (kafka.NotEnoughReplicasError, kafka.NotEnoughReplicasAfterAppendError),
+        "topic {topic} has too few replicas in sync: start the brokers that are away",
+    ),
+    ((kafka.InvalidRequiredAcksError,), "{address} does not know this kind of acknowledgement: use Kafka 2.1 or later"),
+    (
+        (kafka.OutOfOrderSequenceNumber, kafka.UnknownProducerId, kafka.ProducerFenced, kafka.InvalidProducerEpoch),
+        "{address} has lost count of what this publisher sent to topic {topic}: look there what has come",
+    ),
+    ((kafka.KafkaStorageError, kafka.LogDirNotFound), "a disk of {address} fails: mend it"),
+    (
+        (kafka.LeaderNotAvailableError, kafka.NotLeaderForPartitionError, kafka.ReplicaNotAvailableError),
+        "a partition of topic {topic} has no leader: start the brokers that are away",
+    ),
+    # Reading.
+    (
+        (kafka.UnsupportedCodecError,),
+        "messages of topic {topic} are in a codec that cannot be read here: pip install cramjam",
+    ),
+    (
+        (kafka.CorruptRecordException, *UNPACKING),
+        "topic {topic} holds damaged messages: move {group} behind them, kafka-consumer-groups.sh --reset-offsets",
+    ),
+    (
+        (kafka.OffsetMetadataTooLargeError, kafka.InvalidCommitOffsetSizeError),
+        "{address} refuses to keep the position of {group}: raise its offset.metadata.max.bytes",
+    ),
+    (
+        (kafka.InvalidSessionTimeoutError,),
+        "{address} refuses a session of 6 s: set its group.min.session.timeout.ms to 6000 or less",
+    ),
+    ((GroupMaxSizeReached,), "{group} has as many members as {address} allows: raise group.max.size"),
+    (
+        (kafka.InconsistentGroupProtocolError,),
+        "{group} has members of another kind of client: use another name for this group",
+    ),
+    ((kafka.InvalidGroupIdError,), "{address} refuses the name of {group}: use another one"),
+    (
+        (kafka.CommitFailedError, kafka.UnknownMemberIdError, kafka.IllegalGenerationError),
+        "{group} has gone on without this member, whose handler kept it from answering",
+    ),
+    # Versions, and what is left.
+    (
+        (kafka.UnsupportedVersionError, kafka.IncompatibleBrokerVersion, kafka.UnrecognizedBrokerVersion),
+        "{address} is too old for aiokafka: use Kafka 2.1 or later",
+    ),
+    ((TimeoutError, kafka.RequestTimedOutError), "{address} has not answered in time"),
+    (
+        (EOFError, ConnectionResetError, kafka.KafkaConnectionError, *NOBODY),
+        "{address} hung up: correct its scheme, or the login (user and password, sasl=, token_file=)",
+    ),
+)
+_RIGHTS = {
+    "make": "CREATE, or DESCRIBE where it is there,",
+    "write": "WRITE and DESCRIBE",
+    "read": "READ and DESCRIBE",
+}
+
+
+def words(error: BaseException, address: Address, topic: str, group: str = "the group", verb: str = "write") -> str:
+    """What went wrong, where, and what to do."""
+    user = f"user {address.user}" if address.user else "an anonymous user"
+    known = {"address": address, "topic": topic, "group": group, "verb": verb, "right": _RIGHTS[verb], "user": user}
+    error = _named(error)
+    for kinds, text in _WORDS:
+        if isinstance(error, kinds):
+            detail = getattr(error, "verify_message", "") or (str(error) if isinstance(error, OSError) else "")
+            if isinstance(error, kafka.InvalidPartitionsError | kafka.PolicyViolationError | kafka.InvalidTopicError):
+                detail = ", ".join(map(str, error.args))
+            return text.format(**known) + (f" ({detail})" if detail else "")
+    return f"{address} refuses: {one_line(error)}"
+
+
+def _named(error: BaseException) -> BaseException:
+    """aiokafka wraps some answers in a `KafkaError` that only names them."""
+    if type(error) is kafka.KafkaError and (found := re.match(r"(\w+)\(", str(error))):
+        for kind in kafka.kafka_errors.values():
+            if kind.__name__ == found[1]:
+                return kind()  # type: ignore[no-any-return]
+    return error
+
+
+@asynccontextmanager
+async def trouble(
+    ours: type[GreetError], deadline: float, address: Address, topic: str, *, what: str = "", **more: str
+) -> AsyncIterator[None]:
+    """Raise `ours`, with the real reason and by the deadline, in place of the driver's errors.
+
+    What came and cannot be read is `Unsupported`, as no line was lost.
+    """
+    log = _Log()
+    token = _log.set(log)
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except GreetError:
+        raise
+    except DRIVER_ERRORS as error:
+        reason = _reason(error)
+        kind = Unsupported if isinstance(reason, UNREADABLE) else ours
+        raise kind(what + words(reason, address, topic, **more)) from reason
+    finally:
+        _log.reset(token)
+
+
+async def insist(address: Address, attempt: Callable[[], Awaitable[T]], passing: tuple[type[Exception], ...] = ()) -> T:
+    """The result of `attempt`, which is repeated until the caller's deadline while what is raised is `passing`.
+
+    So it is while a member of a cluster is away: the others name one that has died for some seconds
+    more, and aiokafka asks it as readily as them. And while a broker names nobody, itself included;
+    but aiokafka reads the same out of the answer to a token that has expired.
+    """
+    if "token_file" not in address.options:
+        passing += NOBODY
+    if len(address.hosts) > 1:
+        passing += NOBODY + AWAY
+    while True:
+        try:
+            return await attempt()
+        except DRIVER_ERRORS as error:
+            if not isinstance(_reason(error), passing):
+                raise
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+def _reason(error: Exception) -> Exception:
+    """What aiokafka logged when it raised `error`; but what a broker has answered says more than an earlier log."""
+    log = _log.get()
+    if log is None or log.reason is None or (isinstance(error, kafka.BrokerResponseError) and not error.retriable):
+        return error
+    return log.reason
