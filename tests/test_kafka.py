@@ -86,8 +86,8 @@ async def test_equal_names_share_a_partition_and_keep_their_order(kafka_url: str
 
 
 async def test_a_topic_has_the_partitions_it_was_made_with(kafka_url: str, topic: str) -> None:
-    async with greet.connect(kafka_url, topic), greet.connect(f"{kafka_url}?partitions=1", topic):
-        pass
+    async with greet.connect(kafka_url, topic) as line, greet.connect(f"{kafka_url}?partitions=1", topic):
+        await line.publish("Ada")
     with pytest.raises(greet.ConnectFailed, match="partitions=1"):
         async with greet.connect(f"{kafka_url}?partitions=2", topic):
             pass

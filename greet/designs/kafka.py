@@ -139,7 +139,7 @@ class KafkaLine(Line):
     async def _connect(self, deadline: float) -> None:
         self._producer: AIOKafkaProducer | None = None
         self._leaving: set[asyncio.Task[None]] = set()  # what stops producers that were given up
-        self._starting = asyncio.Lock()
+        self._starting: asyncio.Task[None] | None = None
         self._lanes = defaultdict[int, asyncio.Lock](asyncio.Lock)  # of each partition: one batch is under way
         self._batch_bytes = BATCH_BYTES  # less, once the topic has refused such a batch
         self._can_bury = False
@@ -149,6 +149,8 @@ class KafkaLine(Line):
             raise ConnectFailed(f"topic {self.topic} has partitions={count}: say so, or use another topic")
 
     async def _disconnect(self, deadline: float, *, clean: bool) -> None:
+        if self._starting:
+            self._starting.cancel()
         if self._producer:
             await self._stop(self._producer, deadline)
         if self._leaving:
@@ -333,20 +335,31 @@ class KafkaLine(Line):
 
         A member that does not publish needs no right to.
         """
-        if self._producer is None:
-            async with self._starting:
-                if self._producer is None:
-                    await insist(self.address, self._start_producer, NOBODY + AWAY)
+        while self._producer is None:
+            if self._state is State.LEFT:
+                raise PublishFailed(CLOSED)
+            if self._starting is None:
+                self._starting = beside(self._start_producer(), self._leaving)
+            starting = self._starting
+            await asyncio.wait([starting])
+            if not starting.cancelled():  # as it is by leaving
+                starting.result()
         return self._producer
 
     async def _start_producer(self) -> None:
+        """Whoever publishes meanwhile waits for this one start."""
+        try:
+            async with asyncio.timeout(self.timeout):
+                await insist(self.address, self._try_producer, NOBODY + AWAY)
+        finally:
+            self._starting = None
+
+    async def _try_producer(self) -> None:
         await self._make_topic(self.topic, self._partitions)
         producer = self._new_producer()
         try:
             await producer.start()
             await producer.partitions_for(self.topic)
-            if self._state is State.LEFT:
-                raise PublishFailed(CLOSED)  # noqa: TRY301
         except BaseException:
             await self._stop(producer, 0)
             raise

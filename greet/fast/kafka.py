@@ -70,13 +70,14 @@ from greet.names import check_all
 class FastKafkaLine(KafkaLine):
     """As its parent; the names of concurrent publishers share batches."""
 
-    _watching: asyncio.Task[None] | None = None
+    _watching: asyncio.Task[None] | None
 
     async def _connect(self, deadline: float) -> None:
-        await super()._connect(deadline)
         self._counted = 0  # the partitions, as far as known
         self._outboxes: dict[int, _Outbox] = {}
         self._sending: set[asyncio.Task[None]] = set()
+        self._watching = None
+        await super()._connect(deadline)
         if self.guarantee is Guarantee.AT_MOST_ONCE:
             self._watching = asyncio.create_task(self._watch())
 
