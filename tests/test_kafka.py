@@ -12,8 +12,10 @@ from zlib import crc32
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka import errors as kafka
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import kafka_errors
 from common import take
 
 import greet
@@ -22,6 +24,7 @@ from bench.faults.proxy import proxy
 from greet import Guarantee
 from greet.brokers import Broker
 from greet.brokers.process import free_ports
+from greet.designs.kafka_settings import words
 
 MANY = [f"name-{number:013d}" for number in range(5000)]
 
@@ -396,6 +399,7 @@ async def test_a_broker_that_stops_answering(own: Broker, topic: str) -> None:
 async def test_closing_does_not_wait_for_a_broker(own: Broker, topic: str) -> None:
     try:
         async with greet.connect(f"{own.url}?timeout=1.5", topic) as line, line.subscribe("hello"):
+            await line.publish("first")
             await own.pause()
             publishing = asyncio.create_task(line.publish("Ada"))
             await asyncio.sleep(0.1)
@@ -527,6 +531,184 @@ async def test_a_broker_that_names_no_broker_is_waited_for(topic: str) -> None:
         async with greet.connect(broker.url, topic) as other:
             await other.publish("Ada")
         assert await take(names, 1) == ["Ada"]
+
+
+# What comes from others, and what the broker refuses
+
+
+async def make(url: str, topic: str, **config: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers(url))
+    await admin.start()
+    await admin.create_topics([NewTopic(topic, 1, 1, topic_configs=config)])
+    await admin.close()
+
+
+WAYS = pytest.mark.parametrize("path", ["fast", "plain"])
+
+
+@WAYS
+async def test_connecting_leaves_nothing(kafka_url: str, topic: str, path: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers(kafka_url))
+    await admin.start()
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line:
+        assert topic not in await admin.list_topics()
+        await line.publish("Ada")
+        assert topic in await admin.list_topics()
+    await admin.close()
+
+
+@WAYS
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_every_codec_is_written_and_read(kafka_url: str, topic: str, codec: str, path: str) -> None:
+    await make(kafka_url, topic, **{"compression.type": codec})
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line, line.subscribe("hello") as names:
+        await line.publish_many(MANY[:100])
+        async with AIOKafkaProducer(bootstrap_servers=servers(kafka_url), compression_type=codec) as producer:
+            await producer.send_and_wait(topic, b"Bob")
+        assert await take(names, 101) == [*MANY[:100], "Bob"]
+    async with greet.connect(f"{kafka_url}?path={path}&compression={codec}", topic) as line:
+        await line.publish("Cy")
+
+
+@WAYS
+async def test_only_what_was_committed_is_handed_out(kafka_url: str, topic: str, path: str) -> None:
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line, line.subscribe("hello") as names:
+        await line.publish("Ada")
+        async with AIOKafkaProducer(bootstrap_servers=servers(kafka_url), transactional_id=topic) as producer:
+            for name, end in ((b"aborted", producer.abort_transaction), (b"Bob", producer.commit_transaction)):
+                await producer.begin_transaction()
+                await producer.send_and_wait(topic, name, partition=0)
+                await end()
+        await line.publish("Cy")
+        assert await take(names, 3) == ["Ada", "Bob", "Cy"]
+    assert await positions(kafka_url, topic, "hello") == [6]
+
+
+@WAYS
+@pytest.mark.parametrize("guarantee", [Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE])
+async def test_a_batch_that_is_too_large_is_sent_by_halves(
+    kafka_url: str, topic: str, path: str, guarantee: Guarantee
+) -> None:
+    await make(kafka_url, topic, **{"max.message.bytes": "50000"})
+    url = f"{kafka_url}?path={path}"
+    async with greet.connect(url, topic, guarantee=guarantee) as line, line.subscribe("hello") as names:
+        assert await line.publish_many(MANY) == len(MANY)
+        assert await take(names, len(MANY), many=True) == MANY
+        wide = [f"{number:04d}".ljust(9000, "-") for number in range(60)]
+        results = await asyncio.gather(*map(line.publish, [*wide, "x" * 60_000]), return_exceptions=True)
+        assert results[:-1] == [None] * 60
+        assert isinstance(results[-1], greet.PublishFailed)
+        assert "TooLarge" in str(results[-1])
+        assert sorted(await take(names, 60)) == wide
+        with pytest.raises(greet.PublishFailed) as failure:
+            await line.publish_many([*MANY[:10], "x" * 60_000])
+        assert failure.value.accepted == 10
+
+
+@WAYS
+async def test_partitions_that_are_added_are_read_within_seconds(kafka_url: str, topic: str, path: str) -> None:
+    url = f"{kafka_url}?path={path}"
+    async with greet.connect(url, topic) as line, line.subscribe("hello") as names:
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+        admin = AIOKafkaAdminClient(bootstrap_servers=servers(kafka_url))
+        await admin.start()
+        await admin.create_partitions({topic: NewPartitions(4)})
+        await admin.close()
+        async with greet.connect(url, topic) as other:
+            await other.publish_many(MANY[:50])
+        assert sorted(await take(names, 50, seconds=15)) == MANY[:50]
+
+
+@WAYS
+async def test_a_group_that_begins_behind_kept_names_says_so(
+    kafka_url: str, topic: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line:
+        async with line.subscribe("hello"):
+            assert not [one for one in caplog.records if one.name == "greet"]
+        await line.publish_many(MANY[:3])
+        async with line.subscribe("goodbye"):
+            (said,) = [one.getMessage() for one in caplog.records if one.name == "greet"]
+    assert "3 names" in said
+    assert "replay=True" in said
+
+
+@WAYS
+async def test_a_compacted_topic_says_what_it_refuses(kafka_url: str, topic: str, path: str) -> None:
+    await make(kafka_url, topic, **{"cleanup.policy": "compact"})
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line:
+        with pytest.raises(greet.PublishFailed, match="compacted"):
+            await line.publish("Ada")
+
+
+async def test_topics_that_collide_are_refused_at_once(kafka_url: str, topic: str) -> None:
+    async with greet.connect(kafka_url, f"{topic}.a") as line:
+        await line.publish("Ada")
+    with pytest.raises(greet.ConnectFailed, match="a_b for the same"):
+        async with greet.connect(kafka_url, f"{topic}_a"):
+            pass
+
+
+@WAYS
+async def test_a_clean_end_says_when_nothing_could_be_settled(own: Broker, topic: str, path: str) -> None:
+    async with greet.connect(f"{own.url}?path={path}&timeout=2", topic) as line:
+        names = line.subscribe("hello")
+        await names.__aenter__()
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+        await own.pause()
+        try:
+            start = monotonic()
+            with pytest.raises(greet.ConnectionLost, match="could not be settled"):
+                await names.__aexit__(None, None, None)
+            assert monotonic() - start < 4
+        finally:
+            await own.resume()
+        async with line.subscribe("hello") as names:
+            assert await take(names, 1) == ["Ada"]
+
+
+async def test_a_coordinator_that_does_not_answer_is_told_of(topic: str) -> None:
+    """Here the topic of positions cannot be made, as it asks for three brokers."""
+    async with (
+        greet.brokers.kafka(config={"offsets.topic.replication.factor": "3"}) as broker,
+        greet.connect(f"{broker.url}?timeout=4", topic) as line,
+    ):
+        await line.publish("Ada")
+        with pytest.raises(greet.ConnectFailed, match="restart the broker"):
+            await line.subscribe("hello").__aenter__()
+
+
+@pytest.mark.parametrize("kind", kafka_errors.values(), ids=lambda kind: kind.__name__)
+def test_no_answer_of_a_broker_is_told_as_a_broker_that_does_not_run(kind: type[Exception]) -> None:
+    address = greet.connect("kafka://ada@localhost").address
+    said = words(kind(), address, "names")
+    assert "check that a broker runs there" not in said
+    assert "\n" not in said
+    assert said != f"{address}: "
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionRefusedError(), "check that a broker runs there"),
+        (kafka.TopicAuthorizationFailedError("names"), "user ada may not write topic names"),
+        (kafka.KafkaError("TopicAuthorizationFailedError()"), "user ada may not write topic names"),
+        (kafka.GroupAuthorizationFailedError(), "grant READ"),
+        (kafka.for_code(87)(), "compacted"),
+        (kafka.for_code(81)(), "group.max.size"),
+        (kafka.InvalidTopicError("it collides"), "it collides"),
+        (kafka.UnsupportedCodecError(), "cramjam"),
+        (kafka.CorruptRecordException(), "--reset-offsets"),
+        (kafka.MessageSizeTooLargeError(), "max.message.bytes"),
+        (kafka.InvalidReplicationFactorError(), "replication="),
+        (kafka.NotEnoughReplicasError(), "start the brokers"),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, Exception) else "",
+)
+def test_the_reason_given_is_the_reason(error: Exception, said: str) -> None:
+    assert said in words(error, greet.connect("kafka://ada@localhost").address, "names")
 
 
 # Secrets

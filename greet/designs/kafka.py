@@ -282,16 +282,16 @@ class KafkaLine(Line):
         """
         while True:
             producer = await self._started()
+            waiting = True
             try:
                 written = await send(producer)
-            except KafkaTimeoutError:
-                continue  # there was no room behind other batches
-            attempt.handed_over = True
-            written.add_done_callback(asked)
-            await asyncio.wait([written])  # awaited by itself, it would be cancelled with its caller
-            try:
+                attempt.handed_over, waiting = True, False
+                written.add_done_callback(asked)
+                await asyncio.wait([written])  # awaited by itself, it would be cancelled with its caller
                 written.result()
             except KafkaError as error:
+                if waiting and isinstance(error, KafkaTimeoutError):
+                    continue  # there was no room behind other batches
                 answered = isinstance(error, BrokerResponseError)
                 if answered and not error.retriable and not _miscounted(error):
                     attempt.handed_over = False  # surely not written
