@@ -455,6 +455,7 @@ async def test_who_closes_while_a_batch_waits_leaves_nobody_waiting(own: Broker,
     """Also when the closing is cancelled: each publisher is told."""
     line = greet.connect(f"{own.url}?timeout=30", topic)
     await line.__aenter__()
+    await line.publish("first")
     await own.pause()
     try:
         publishing = [asyncio.create_task(line.publish(name)) for name in MANY[:20]]

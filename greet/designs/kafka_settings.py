@@ -330,7 +330,7 @@ def words(error: BaseException, address: Address, topic: str, group: str = "the 
 
 def _named(error: BaseException) -> BaseException:
     """aiokafka wraps some answers in a `KafkaError` that only names them."""
-    if type(error) is kafka.KafkaError and (found := re.match(r"(\w+)\(", str(error))):
+    if type(error) is kafka.KafkaError and (found := re.search(r"(\w+)\(", str(error))):
         for kind in kafka.kafka_errors.values():
             if kind.__name__ == found[1]:
                 return kind()  # type: ignore[no-any-return]
