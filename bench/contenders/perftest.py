@@ -60,7 +60,7 @@ class PerfTest(Contender):
                 before = site.used()
                 output, cpu = await _perftest(place, queue, phase, cell, names)
                 after, left = site.used(), await _left(place, queue)
-                fields = _paced(output, cell.rate) if cell.rate else _counted(output, phase, names, left)
+                fields = paced(output, cell.rate) if cell.rate else counted(output, phase, names, left)
                 fields |= {"cpu_s": {"client": cpu, "broker": more(before[0], after[0])}, "error": None}
                 fields |= {"rss_mb": {"client": None, "broker": after[1]}, "survives": cell.guarantee.value}
                 rows.append(Figures(fields, {} if phase == "together" else {"phase": phase}))
@@ -88,17 +88,17 @@ async def _perftest(place: Place, queue: str, phase: str, cell: Cell, names: int
         words += ["-r", f"{cell.rate:.0f}", "-i", str(LOOK_S), "-z", str(2 * LOOK_S)]
     else:
         words += ["-C", str(names), "-D", str(names), "-z", f"{LIMIT_S - 20:.0f}"]
-    return await run_tool([find_java(), "-cp", paths, "com.rabbitmq.perf.PerfTest", *words], {"URI": _uri(place)})
+    return await run_tool([find_java(), "-cp", paths, "com.rabbitmq.perf.PerfTest", *words], {"URI": uri(place)})
 
 
-def _uri(place: Place) -> str:
+def uri(place: Place) -> str:
     """The URL as Java's client reads it: "/" is no virtual host to it, and one in a name is %2F."""
     parts = urlsplit(place.address)
     host = quote(unquote(parts.path.removeprefix("/")), safe="")
     return parts._replace(path=f"/{host}" if host else "").geturl()
 
 
-def _counted(output: str, phase: str, names: int, left: int) -> dict[str, Any]:
+def counted(output: str, phase: str, names: int, left: int) -> dict[str, Any]:
     """The fields of a row. Raises `ValueError` unless it stopped because all were carried."""
     what = "Producer" if phase == "publish" else "Consumer"
     if f"{what} reached message limit" not in output:
@@ -119,7 +119,7 @@ def _counted(output: str, phase: str, names: int, left: int) -> dict[str, Any]:
     return counts | {"duplicates": 0 if phase == "publish" else left, "names_per_s": rate, "elapsed_s": names / rate}
 
 
-def _paced(output: str, rate: float) -> dict[str, Any]:
+def paced(output: str, rate: float) -> dict[str, Any]:
     """The fields of a row: what its second report says, counted from the actual send."""
     (_, _), (_, said) = REPORT.findall(output)[:2]
     found, got = PERCENTILES.search(said), re.search(r"received: (\d+) msg/s", said)
