@@ -103,26 +103,25 @@ def counted(output: str, phase: str, names: int, left: int) -> dict[str, Any]:
     what = "Producer" if phase == "publish" else "Consumer"
     if f"{what} reached message limit" not in output:
         raise ValueError("it did not carry all in time")
-    reports = [(float(time), rates) for time, rates in REPORT.findall(output)]
-    warm = reports[-1][0] * WARM_UP
-    counted = (
-        "confirmed" if phase == "publish" and "confirmed" in output else "sent" if phase == "publish" else "received"
-    )
-    spans = [
-        (now - before, int(found[1]))
-        for (before, _), (now, rates) in zip([(0.0, ""), *reports], reports, strict=False)
-        if before >= warm and (found := re.search(rf"{counted}: (\d+) msg/s", rates))
-    ]
-    rate = sum(span * each for span, each in spans) / sum(span for span, _ in spans)
+    column = "received" if phase != "publish" else "confirmed" if "confirmed" in output else "sent"
+    reports = [(float(at), int(found[1])) for at, said in REPORT.findall(output) if (found := _column(column, said))]
+    spans = [(now - before, each) for (before, _), (now, each) in zip([(0.0, 0), *reports], reports, strict=False)]
+    cold = sum(at - span < reports[-1][0] * WARM_UP for (at, _), (span, _) in zip(reports, spans, strict=True))
+    warm = spans[min(cold, len(spans) - 1) :]
+    rate = sum(span * each for span, each in warm) / sum(span for span, _ in warm)
     arrived = left if phase == "publish" else names
     counts = {"sent": names, "accepted": names, "received": arrived, "lost": names - arrived}
     return counts | {"duplicates": 0 if phase == "publish" else left, "names_per_s": rate, "elapsed_s": names / rate}
 
 
+def _column(name: str, report: str) -> re.Match[str] | None:
+    return re.search(rf"{name}: (\d+) msg/s", report)
+
+
 def paced(output: str, rate: float) -> dict[str, Any]:
     """The fields of a row: what its second report says, counted from the actual send."""
     (_, _), (_, said) = REPORT.findall(output)[:2]
-    found, got = PERCENTILES.search(said), re.search(r"received: (\d+) msg/s", said)
+    found, got = PERCENTILES.search(said), _column("received", said)
     if not found or not got:
         raise ValueError("no latency in its report")
     p50, p99 = (int(one) / 1000 for one in found.groups())

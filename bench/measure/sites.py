@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import psutil
 
 import greet
-from bench.measure.cleanup import remove
+from bench.contenders.cleanup import remove
 from bench.model import Used
 from greet import BrokerMissing, GreetError
 from greet.brokers import PRIVATE, VARIABLES, Broker, by_default

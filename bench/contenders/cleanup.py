@@ -1,11 +1,13 @@
-"""What a run has made on a broker that stays: its topics, queues and groups, and their removal."""
+"""What a run has made on a broker that stays: its topics, queues and groups, and their removal; no contender."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
+from typing import Any
 from urllib.parse import quote
 
 import aiormq
@@ -13,10 +15,6 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import UnknownTopicOrPartitionError, for_code
 
 import greet
-from bench.measure.loops import said
-from greet.address import Address
-from greet.designs.kafka_driver import settings
-from greet.designs.rabbitmq_link import tls
 
 DEADLINE_S = 60.0
 Made = Mapping[str, Iterable[str]]
@@ -30,16 +28,27 @@ async def remove(design: str, url: str, made: Made) -> None:
         async with asyncio.timeout(DEADLINE_S):
             await (_of_kafka if design == "kafka" else _of_rabbitmq)(address, made)
     except Exception as error:  # noqa: BLE001, of whatever a driver raises: the run is over, and its figures are kept
-        names = f"{min(made)} to {max(made)}"
-        logging.getLogger("bench").warning("left on %s: the topics %s and their groups: %s", design, names, said(error))
+        # Of the error only its name: its text may hold the URL.
+        what = f"the topics {min(made)} to {max(made)} and their groups: {type(error).__name__}"
+        logging.getLogger("bench").warning("left on %s: %s", design, what)
 
 
-async def _of_rabbitmq(address: Address, made: Made) -> None:
+def _tls(address: Any) -> ssl.SSLContext | None:
+    """How to encrypt, as the URL says."""
+    if not address.tls:
+        return None
+    context = ssl.create_default_context(cafile=address.options.get("ca"))
+    if "cert" in address.options:
+        context.load_cert_chain(address.options["cert"], address.options.get("key"))
+    return context
+
+
+async def _of_rabbitmq(address: Any, made: Made) -> None:
     """Exchanges, queues of groups, and dead letters; RabbitMQ takes it that one is not there."""
     host, port = address.hosts[0]
     login = f"{quote(address.user or 'guest', '')}:{quote(address.password or 'guest', '')}"
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    connection = await aiormq.connect(f"{address.scheme}://{login}@{where}{address.path or '/'}", context=tls(address))
+    connection = await aiormq.connect(f"{address.scheme}://{login}@{where}{address.path or '/'}", context=_tls(address))
     try:
         channel = await connection.channel()
         for topic, groups in made.items():
@@ -50,9 +59,15 @@ async def _of_rabbitmq(address: Address, made: Made) -> None:
         await connection.close()
 
 
-async def _of_kafka(address: Address, made: Made) -> None:
+async def _of_kafka(address: Any, made: Made) -> None:
     """Topics, and groups: where confluent-kafka is not there, a broker removes a group some time after its topic."""
-    admin = AIOKafkaAdminClient(**settings(address))
+    settings = {"security_protocol": "SSL" if address.tls else "PLAINTEXT", "ssl_context": _tls(address)}
+    if address.user:
+        settings["security_protocol"] = "SASL_SSL" if address.tls else "SASL_PLAINTEXT"
+        settings["sasl_mechanism"] = address.options.get("sasl", "PLAIN")
+        settings |= {"sasl_plain_username": address.user, "sasl_plain_password": address.password}
+    servers = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in address.hosts]
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers, **settings)
     await admin.start()
     try:
         there = set(await admin.list_topics())
@@ -64,9 +79,8 @@ async def _of_kafka(address: Address, made: Made) -> None:
     finally:
         await admin.close()
     if find_spec("confluent_kafka") and not address.tls and not address.user:
-        servers = ",".join(f"{host}:{port}" for host, port in address.hosts)
         groups = [f"{topic}:{group}" for topic, groups in made.items() for group in groups]
-        await asyncio.to_thread(_groups, servers, groups)
+        await asyncio.to_thread(_groups, ",".join(servers), groups)
 
 
 def _groups(servers: str, groups: list[str]) -> None:
