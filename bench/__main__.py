@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor
-from dataclasses import asdict, replace
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench import contenders, questions, results, workload
 from bench.judge import compare
-from bench.measure import doctor, run
+from bench.measure import doctor, runner
 from bench.measure.loops import said
-from bench.model import DESIGNS, Measurement, Settings
-from bench.show import page, plots, report
+from bench.model import DESIGNS, Settings
+from bench.show import page, plots, progress, report
 from greet import GreetError, Guarantee
 
 if TYPE_CHECKING:
     import pandas as pd
 
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
-TROUBLE = (OSError, ValueError, GreetError, BrokenExecutor)
-"""What may go wrong while measuring, such as a full disk, and ends a run without a traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -195,141 +187,40 @@ def _run(options: argparse.Namespace) -> int:
             f"nothing to measure: {', '.join(settings.designs)} cannot give that guarantee, or has no such question"
         )
     required = options.designs or (DESIGNS if os.environ.get("GREET_REQUIRE") == "all" else ())
-    runner = Runner(settings, asked, required, options.out, json_lines=options.json, peers=chosen == "all")
+    facts = {"settings": runner.told(settings), "questions": list(asked), "brokers": {}, "elapsed_s": {}}
+    writer = results.Writer(options.out, {**results.surroundings(), **facts})
+    watch = progress.Watch(json_lines=options.json)
     try:
-        return runner.main()
-    except TROUBLE as error:  # of what is printed, after the measuring
-        return _complain(f"{_told_of(error)}: what was measured is kept in {runner.writer.folder}", WRONG)
+        with watch.shown():
+            work = {name: questions.question(name).cells for name in asked}
+            outcome = runner.measured(settings, work, writer, watch)
+        status = _ended(outcome, writer, show=not options.json)
+    except runner.TROUBLE as error:  # of what is printed, after the measuring
+        return _complain(f"{_told_of(error)}: what was measured is kept in {writer.folder}", WRONG)
+    for who, what in {**outcome.missing, **(contenders.missing() if chosen == "all" else {})}.items():
+        watch.say(f"{who} is left out: {what}")
+    if outcome.complete and any(design in required for design in outcome.missing):
+        return MISSING
+    return status
 
 
-class Runner:
-    """One `run`: it measures, keeps and prints."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        asked: Sequence[str],
-        required: Sequence[str],
-        out: Path,
-        *,
-        json_lines: bool,
-        peers: bool,
-    ) -> None:
-        self.settings = settings
-        self.peers = peers
-        self.asked = asked
-        self.required = required
-        self.json_lines = json_lines
-        self.missing: dict[str, str] = {}
-        self.wrong = False
-        self.aside = Console(stderr=True)
-        facts: dict[str, Any] = {"settings": _told(settings), "questions": list(asked), "brokers": {}, "elapsed_s": {}}
-        self.writer = results.Writer(out, {**results.surroundings(), **facts})
-
-    def main(self) -> int:
-        """Measure, whatever happens keep it, and print what there is."""
-        status = self._measured()
-        if not self.json_lines:
-            rows, about = results.load(self.writer.folder, details=True), results.about(self.writer.folder)
-            report.terminal(_paper(), rows, about)
-            why = {INTERRUPTED: ": interrupted, so INCOMPLETE", WRONG: ": stopped by an error, so INCOMPLETE"}
-            print(f"kept in {self.writer.folder}{why.get(status, '')}")
-        for who, what in {**self.missing, **(contenders.missing() if self.peers else {})}.items():
-            self.aside.print(f"bench: {who} is left out: {what}", markup=False, highlight=False, soft_wrap=True)
-        if status != WELL:
-            return status
-        if any(design in self.required for design in self.missing):
-            return MISSING
-        return WRONG if self.wrong else WELL
-
-    def _measured(self) -> int:
-        """Measure all there is to: `WELL`, `INTERRUPTED`, or `WRONG` when an error made it stop, which is told."""
-        status, began = WELL, perf_counter()
-        try:
-            try:
-                asyncio.run(self._measure())
-            except* TROUBLE as errors:
-                status = self._stopped(errors)
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            status = INTERRUPTED
-        try:
-            self.writer.note(complete=status == WELL, missing=self.missing, total_s=round(perf_counter() - began, 1))
-        except OSError as error:  # the disk is still full: run.json says as before that it is not complete
-            status = status or self._stopped(error)
-        return status
-
-    @staticmethod
-    def _stopped(error: BaseException) -> int:
-        return _complain(f"{_told_of(error)}: stopped, and the run is INCOMPLETE", WRONG)
-
-    async def _measure(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        if sys.platform != "win32":  # there, Ctrl-C is a KeyboardInterrupt
-            for interrupt in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(interrupt, task.cancel)
-        progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=self.aside,
-        )
-        progress.disable = not self.aside.is_terminal
-        with progress:
-            bar = progress.add_task("starting the brokers", total=None)
-            async with run.session(self.settings) as session:
-                self.missing = session.missing
-                session.folder = self.writer.folder
-                brokers = {name: site.broker.version if site.broker else None for name, site in session.sites.items()}
-                brokers.pop("asyncio", None)
-                self.writer.note(brokers=brokers, clock_shared=await session.clock_is_shared())
-                settings = session.settings = replace(
-                    self.settings, designs=tuple(d for d in self.settings.designs if d in session.sites)
-                )
-                work = {name: questions.question(name).cells(settings) for name in self.asked}
-                progress.update(bar, total=sum(settings.rounds_of(cell) for cells in work.values() for cell in cells))
-                for name, cells in work.items():
-                    progress.update(bar, description=name)
-                    began = perf_counter()
-                    async for row, details in run.rounds(session, name, cells, self.writer.run):
-                        self._keep(row, details)
-                        progress.advance(bar, 0 if row.params["phase"] == "publish" else 1)
-                    elapsed = results.about(self.writer.folder)["elapsed_s"] | {name: round(perf_counter() - began, 1)}
-                    self.writer.note(elapsed_s=elapsed)
-
-    def _keep(self, row: Measurement, details: Any) -> None:
-        self.writer.append(row, details)
-        self.wrong |= row.wrong
-        if self.json_lines:
-            print(json.dumps(asdict(row)), flush=True)
-        if row.wrong:
-            what = row.error or f"{row.lost} lost, {row.duplicates} twice, {row.reordered} out of order"
-            self.aside.print(
-                f"bench: {row.question}, {row.design} {row.contender}: {what}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+def _ended(outcome: runner.Outcome, writer: results.Writer, *, show: bool) -> int:
+    """Print what there is, and how it ended."""
+    status, why = (WRONG if outcome.wrong else WELL), ""
+    if outcome.interrupted:
+        status, why = INTERRUPTED, ": interrupted, so INCOMPLETE"
+    elif outcome.trouble:
+        status, why = WRONG, ": stopped by an error, so INCOMPLETE"
+        _complain(f"{_told_of(outcome.trouble)}: stopped, and the run is INCOMPLETE", WRONG)
+    if show:
+        report.terminal(_paper(), results.load(writer.folder, details=True), results.about(writer.folder))
+        print(f"kept in {writer.folder}{why}")
+    return status
 
 
 def _paper() -> Console:
     """Standard output; a pipe or file has lines of a fixed width."""
     return Console() if sys.stdout.isatty() else Console(width=report.WIDTH)
-
-
-def _told(settings: Settings) -> dict[str, Any]:
-    """The settings for run.json, with what decides each contender's figures."""
-    return {
-        "profile": settings.profile,
-        "designs": settings.designs,
-        "guarantee": settings.guarantee and settings.guarantee.name,
-        "seconds": settings.seconds,
-        "rounds": settings.rounds,
-        "loop": settings.loop,
-        "seed": settings.seed,
-        "defaults": {f"{one.design} {one.label}": one.defaults for one in settings.of()},
-    }
 
 
 def _report(options: argparse.Namespace) -> int:

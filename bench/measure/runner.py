@@ -1,0 +1,114 @@
+"""A run from its start to its files: whatever happens, what was measured is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any, Protocol
+
+from bench.measure import run
+from bench.model import Cell, Measurement, Settings
+from bench.results import Writer, about
+from greet import GreetError
+
+TROUBLE = (OSError, ValueError, GreetError, BrokenExecutor)
+"""What may go wrong while measuring, such as a full disk, and ends a run without a traceback."""
+Questions = Mapping[str, Callable[[Settings], list[Cell]]]
+"""The name of each question, and its cells."""
+
+
+class Watcher(Protocol):
+    """Who is told how far a run is."""
+
+    def begins(self, repetitions: int) -> None:
+        """So many repetitions there will be."""
+
+    def asks(self, question: str) -> None:
+        """This question comes now."""
+
+    def sees(self, row: Measurement) -> None:
+        """This was measured, and is kept."""
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    missing: dict[str, str] = field(default_factory=dict)
+    """The designs that could not be had, and what to do."""
+    wrong: bool = False
+    """A promise was broken, or a repetition failed."""
+    interrupted: bool = False
+    trouble: BaseException | None = None
+    """What made it stop."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all was measured."""
+        return not self.interrupted and self.trouble is None
+
+
+def measured(settings: Settings, questions: Questions, writer: Writer, watcher: Watcher) -> Outcome:
+    """Measure all there is to, and note how it ended."""
+    outcome, began = Outcome(), perf_counter()
+    try:
+        try:
+            asyncio.run(_measure(settings, questions, writer, watcher, outcome))
+        except* TROUBLE as errors:
+            outcome.trouble = errors
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        outcome.interrupted = True
+    try:
+        total = round(perf_counter() - began, 1)
+        writer.note(complete=outcome.complete, missing=outcome.missing, total_s=total)
+    except OSError as error:  # the disk is still full: run.json says as before that it is not complete
+        if outcome.complete:
+            outcome.trouble = error
+    return outcome
+
+
+async def _measure(
+    settings: Settings, questions: Questions, writer: Writer, watcher: Watcher, outcome: Outcome
+) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    if sys.platform != "win32":  # there, Ctrl-C is a KeyboardInterrupt
+        for interrupt in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(interrupt, task.cancel)
+    async with run.session(settings) as session:
+        outcome.missing = session.missing
+        session.folder = writer.folder
+        brokers = {name: site.broker and site.broker.version for name, site in session.sites.items() if site.control}
+        writer.note(brokers=brokers, clock_shared=await session.clock_is_shared())
+        had = tuple(design for design in settings.designs if design in session.sites)
+        settings = session.settings = replace(settings, designs=had)
+        work = {name: cells(settings) for name, cells in questions.items()}
+        watcher.begins(sum(settings.rounds_of(cell) for cells in work.values() for cell in cells))
+        for name, cells in work.items():
+            watcher.asks(name)
+            began = perf_counter()
+            async for row, details in run.rounds(session, name, cells, writer.run):
+                writer.append(row, details)
+                outcome.wrong |= row.wrong
+                watcher.sees(row)
+            elapsed = about(writer.folder)["elapsed_s"] | {name: round(perf_counter() - began, 1)}
+            writer.note(elapsed_s=elapsed)
+
+
+def told(settings: Settings) -> dict[str, Any]:
+    """The settings for run.json, with what decides each contender's figures."""
+    return {
+        "profile": settings.profile,
+        "designs": settings.designs,
+        "guarantee": settings.guarantee and settings.guarantee.name,
+        "seconds": settings.seconds,
+        "rounds": settings.rounds,
+        "loop": settings.loop,
+        "seed": settings.seed,
+        "defaults": {f"{one.design} {one.label}": one.defaults for one in settings.of()},
+    }
