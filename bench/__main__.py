@@ -16,6 +16,7 @@ from bench import contenders, questions, results, workload
 from bench.judge import compare
 from bench.measure import doctor, runner
 from bench.measure.loops import said
+from bench.measure.surroundings import surroundings
 from bench.model import DESIGNS, Settings
 from bench.show import page, plots, progress, report
 from greet import GreetError, Guarantee
@@ -83,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare two runs cell by cell, their repetitions paired, each ratio with its interval. Of many "
         "figures some differ by chance: so the intervals are widened (Bonferroni, over all figures of the comparison) "
         "until in 95 % of all comparisons all of them hold.",
-        epilog="status: 0 nothing got worse, 1 something got worse beyond the noise, 2 nothing to compare",
+        epilog="status: 0 nothing got worse; 1 something got worse beyond the noise, is missing or failed in one run; "
+        "2 nothing to compare, or a damaged file",
     )
     compare_.add_argument("before", type=Path, help="the folder of a run")
     compare_.add_argument("after", type=Path, help="the folder of another")
@@ -104,14 +106,14 @@ def _run_parser(commands: Any) -> None:
         "run",
         help="measure, print the answers and keep them (the default)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Carry names through every design that can be had, count each one, and time it.",
+        description="Carry messages through every design that can be had, count each one, and time it.",
         epilog="examples:\n"
         "  python -m bench                                   the main questions, all designs, under 3 minutes\n"
         "  python -m bench run --designs kafka --questions latency\n"
         "  python -m bench run --profile full --contenders all\n"
         "  python -m bench run --profile full --questions faults     kills in earnest, half an hour\n"
-        "  python -m bench run --json | jq .names_per_s\n"
-        "status: 0 all well, 1 a name was lost, a repetition failed or the run had to stop, 2 wrong use,\n"
+        "  python -m bench run --json | jq .messages_per_s\n"
+        "status: 0 all well, 1 a message was lost, a repetition failed or the run had to stop, 2 wrong use,\n"
         "        3 a broker that was asked for cannot be had, 130 interrupted",
     )
     parser.add_argument("--designs", type=_words(DESIGNS), help="some of asyncio,rabbitmq,kafka (all that can be had)")
@@ -188,7 +190,7 @@ def _run(options: argparse.Namespace) -> int:
         )
     required = options.designs or (DESIGNS if os.environ.get("GREET_REQUIRE") == "all" else ())
     facts = {"settings": runner.told(settings), "questions": list(asked), "brokers": {}, "elapsed_s": {}}
-    writer = results.Writer(options.out, {**results.surroundings(), **facts})
+    writer = results.Writer(options.out, {**surroundings(), **facts})
     watch = progress.Watch(json_lines=options.json)
     try:
         with watch.shown():
@@ -240,7 +242,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _draw(rows: pd.DataFrame, folder: Path) -> None:
-    """A file for each question, which names the runs that it is drawn from, and one with the main figures of all."""
+    """A file for each question, which messages the runs that it is drawn from, and one with the main figures of all."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = {name: rows[rows["question"] == name] for name in report.measured(rows)}
     figures = {name: plots.draw(questions.question(name).picture(part)) for name, part in parts.items()}
@@ -256,17 +258,22 @@ def _draw(rows: pd.DataFrame, folder: Path) -> None:
 def _compare(options: argparse.Namespace) -> int:
     for line in compare.differences(results.about(options.before), results.about(options.after)):
         print(f"bench: careful, {line}", file=sys.stderr)
-    found = compare.compare(results.load(options.before), results.load(options.after))
-    if not found:
-        raise ValueError("the two runs have nothing in common")
-    _paper().print(report.rich_table(compare.table(found)))
+    runs = [results.load(options.before), results.load(options.after)]
+    found, gaps = compare.compare(*runs), compare.gaps(*runs)
+    if not any(map(len, runs)):
+        raise ValueError("nothing was measured in either of the two runs")
+    if found:
+        _paper().print(report.rich_table(compare.table(found)))
+    for gap in gaps:
+        print(f"- {gap}")
     worse = sum(one.regression for one in found)
     print(
         f"The intervals are so wide that in 95 % of all comparisons all {len(found)} of them hold (Bonferroni).",
         f"{worse or 'None'} of {len(found)} figures got worse beyond the noise.",
+        f"{len(gaps) or 'None'} of the cells {'is' if len(gaps) == 1 else 'are'} missing or failed in one of the runs.",
         sep="\n",
     )
-    return WRONG if worse else WELL
+    return WRONG if worse or gaps else WELL
 
 
 def _doctor(_: argparse.Namespace) -> int:

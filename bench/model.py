@@ -19,7 +19,7 @@ from greet import Guarantee
 DESIGNS = ("asyncio", "rabbitmq", "kafka")
 JAVA, PERFTEST = "Java's own", "PerfTest"
 BARE = "without this instrument: not counted"
-"""Contenders and a rung of the ladder of which it is known how many names came, and not which."""
+"""Contenders and a rung of the ladder of which it is known how many messages came, and not which."""
 
 T = TypeVar("T")
 
@@ -34,14 +34,14 @@ def more(before: float | None, after: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how the names travel; `url` may hold a password and is not shown."""
+    """Where and how the messages travel; `url` may hold a password and is not shown."""
 
     url: str = field(repr=False)
     topic: str
     guarantee: Guarantee
     partitions: int = 1
     window: int = 1
-    """How many names a publisher that sends them one by one has unconfirmed at a time."""
+    """How many messages a publisher that sends them one by one has unconfirmed at a time."""
     options: tuple[tuple[str, str], ...] = ()
     """What the question adds to greet's URL, such as ("queue_type", "quorum"), or asks of a peer."""
 
@@ -79,7 +79,7 @@ class Publisher:
         self.accepted: list[int] = []
 
     async def publish_all(self, names: Iterable[str]) -> None:
-        """Have at most `window` names unconfirmed: as many tasks, each with every `window`-th name."""
+        """Have at most `window` messages unconfirmed: as many tasks, each with every `window`-th message."""
         self.accepted = [0] * self.window
         shares = [names]
         if self.window > 1:
@@ -108,12 +108,12 @@ class Following:
 
 @dataclass(frozen=True)
 class Contender(ABC):
-    """One way to carry names."""
+    """One way to carry messages."""
 
     design: str
     way: Literal["name", "many"]
     guess: int
-    """Names a second that the first warm-up counts on; what it measures takes its place."""
+    """Messages a second that the first warm-up counts on; what it measures takes its place."""
     defaults: str
     """The settings that decide the figure, stated beside it."""
     window: int = 1
@@ -123,7 +123,7 @@ class Contender(ABC):
     needs: str = ""
     """The module of a peer, which is an extra."""
     survives: str = ""
-    """What a name survives, where the guarantee does not say it."""
+    """What a message survives, where the guarantee does not say it."""
     only_full: bool = False
     """Whether the quick profile leaves it out."""
 
@@ -132,7 +132,7 @@ class Contender(ABC):
         return await session.deliver(cell, names)
 
     def names(self, size: int) -> int | None:  # noqa: ARG002, for those who say so
-        """How many names of `size` bytes a repetition has, where it is not for the seconds of the run to say."""
+        """How many messages of `size` bytes a repetition has, where it is not for the seconds of the run to say."""
         return None
 
     @property
@@ -146,7 +146,7 @@ class Contender(ABC):
 
     @abstractmethod
     def consumer(self, place: Place, group: str) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
-        """Join `group`: once entered, every name published from then on reaches it."""
+        """Join `group`: once entered, every message published from then on reaches it."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Cell:
     contender: Contender
     guarantee: Guarantee
     size: int = 18
-    """Bytes of a name."""
+    """Bytes of a message."""
     publishers: int = 1
     groups: int = 1
     members: int = 1
@@ -169,9 +169,9 @@ class Cell:
     supply: Contender | None = None
     """Who publishes what is then read, where only that is timed; left out, the contender itself."""
     load: float | None = None
-    """The share of the measured maximum at which names are due; None is the closed loop."""
+    """The share of the measured maximum at which messages are due; None is the closed loop."""
     rate: float | None = None
-    """Names a second that are due, where it is no share of the maximum."""
+    """Messages a second that are due, where it is no share of the maximum."""
     window: int | None = None
     """Names unconfirmed at a time, published one by one; left out, the contender's."""
     rung: str = ""
@@ -179,7 +179,7 @@ class Cell:
     again: bool = False
     """The same once more, for the noise floor (A/A)."""
     lean: bool = False
-    """Publish from a generator and keep no name, for more of them than should be in memory, and watch the memory."""
+    """Publish from a generator and keep no message, for more of them than should be in memory, and watch the memory."""
     fresh: bool = False
     """In new worker processes: memory that others have freed would hide what this one takes."""
     names: int | None = None
@@ -193,7 +193,7 @@ class Cell:
     rounds: int | None = None
     """How many repetitions; left out, as many as the run says."""
     measure: Callable[[Session, Cell, int], Awaitable[list[Figures]]] | None = None
-    """Where a question measures in its own way, without a warm-up: the session, the cell, its names or 0."""
+    """Where a question measures in its own way, without a warm-up: the session, the cell, its messages or 0."""
 
     @property
     def params(self) -> dict[str, Any]:
@@ -274,10 +274,10 @@ def failure(text: str) -> Figures:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One repetition: a row. Units are in the names; what was not measured is None.
+    """One repetition: a row. Units are in the messages of the fields; what was not measured is None.
 
-    `names_per_s` counts a name once, however many groups it reached; `received`, `lost` and
-    `duplicates` are summed over the groups. `latency_ms` is from the moment a name was meant to be
+    `messages_per_s` counts a message once, however many groups it reached; `received`, `lost` and
+    `duplicates` are summed over the groups. `latency_ms` is from the moment a message was meant to be
     sent; latency from the actual send and the publish delay are in the details.
     """
 
@@ -295,7 +295,7 @@ class Measurement:
     duplicates: int | None = None
     reordered: int | None = None
     elapsed_s: float | None = None
-    names_per_s: float | None = None
+    messages_per_s: float | None = None
     latency_ms: Mapping[str, float | None] | None = None
     target_rate: float | None = None
     cpu_s: Mapping[str, float | None] | None = None
@@ -307,7 +307,7 @@ class Measurement:
     def wrong(self) -> bool:
         """Whether a promise was broken or the measurement failed.
 
-        A fault may do to names what no guarantee rules out: that is in `params["allowed"]`.
+        A fault may do to messages what no guarantee rules out: that is in `params["allowed"]`.
         """
         allowed = self.params.get("allowed") or ""
         breaches = {"lost": self.lost, "duplicates": self.duplicates, "reordered": self.reordered}
@@ -350,10 +350,10 @@ class Session(Protocol):
         """What a question opens once a run, and what is closed when the run ends."""
 
     async def names_for(self, cell: Cell) -> int:
-        """How many names a repetition of `cell` takes."""
+        """How many messages a repetition of `cell` takes."""
 
     async def make_groups(self, cell: Cell) -> None:
         """Have the groups of `cell` on a topic of its own, with nobody in them."""
 
     async def deliver(self, cell: Cell, names: int, *, sleepers: int = 0) -> list[Figures]:
-        """Carry so many names once and count them; the last `sleepers` of the groups read after the clock."""
+        """Carry so many messages once and count them; the last `sleepers` of the groups read after the clock."""

@@ -15,9 +15,9 @@ class Dots:
 
     rows: pd.DataFrame
     unit: str
-    value: str = "names_per_s"
+    value: str = "messages_per_s"
     cost: bool = False
-    """Beside them, what a million names cost of CPU."""
+    """Beside them, what a million messages cost of CPU."""
 
 
 @dataclass(frozen=True)
@@ -34,29 +34,29 @@ class Growth:
     rows: pd.DataFrame
     key: str
     what: str
-    value: str = "names_per_s"
-    unit: str = "names a second"
+    value: str = "messages_per_s"
+    unit: str = "messages a second"
     split: str = "guarantee"
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Names a second over the names or seconds so far, a line for each repetition, a panel for each phase."""
+    """Messages a second over the messages or seconds so far, a line for each repetition, a panel for each phase."""
 
     rows: pd.DataFrame
-    over: Literal["names", "seconds"]
+    over: Literal["messages", "seconds"]
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """Names a second of each rung as a bar with its repetitions as dots, a panel for each design, in order."""
+    """Messages a second of each rung as a bar with its repetitions as dots, a panel for each design, in order."""
 
     rows: pd.DataFrame
 
 
 @dataclass(frozen=True)
 class Survival:
-    """A field for each fault, and each design and guarantee: a sign, how many names, and the longest gap."""
+    """A field for each fault, and each design and guarantee: a sign, how many messages, and the longest gap."""
 
     rows: pd.DataFrame
     faults: Mapping[str, Collection[tuple[str, str]]]

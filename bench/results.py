@@ -9,27 +9,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import platform
 import secrets
-import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
+from bench import schema
 from bench.model import Measurement
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CLIENTS = ("aio-pika", "aiormq", "aiokafka", "confluent-kafka", "faststream", "uvloop", "numpy", "pandas")
 MEASUREMENTS, DETAILS, RUN = "measurements.jsonl", "details.jsonl", "run.json"
 FIGURES = (
     *(f"latency_ms.{name}" for name in ("p50", "p90", "p99", "p99_9", "max")),
@@ -65,7 +59,7 @@ class Writer:
         partial.replace(self.folder / RUN)
 
     def append(self, row: Measurement, details: Mapping[str, Any] | None = None) -> None:
-        """Keep a row, and in a line of the same number what is too long for it: curves, names over time."""
+        """Keep a row, and in a line of the same number what is too long for it: curves, messages over time."""
         _append(self.folder / DETAILS, details or {})
         _append(self.folder / MEASUREMENTS, asdict(row))
 
@@ -90,7 +84,7 @@ def load(*paths: str | Path, details: bool = False) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: there is no such run.
-        ValueError: a line is no row of a run.
+        BadRun: a file is damaged; it says which, where and how.
     """
     import pandas as pd  # noqa: PLC0415, no worker process needs it, and all of them import bench
 
@@ -99,8 +93,8 @@ def load(*paths: str | Path, details: bool = False) -> pd.DataFrame:
     for path in paths:
         file = Path(path) / MEASUREMENTS if Path(path).is_dir() else Path(path)
         aside = file.with_name(DETAILS)
-        rows += _lines(file)
-        more += _lines(aside)[: len(rows) - len(more)] if details and aside.exists() else []
+        rows += schema.rows(file)
+        more += schema.details(aside)[: len(rows) - len(more)] if details and aside.exists() else []
         more += [{}] * (len(rows) - len(more))
     if not rows:
         return pd.DataFrame()
@@ -126,7 +120,7 @@ async def live(question: str, **options: object) -> pd.DataFrame:
     `options` are those of the command: `await bench.live("latency", designs="asyncio,kafka", rounds=3)`.
 
     Raises:
-        RuntimeError: a name was lost, a repetition failed, or a broker that was asked for is missing.
+        RuntimeError: a message was lost, a repetition failed, or a broker that was asked for is missing.
     """
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     with TemporaryDirectory() as out:
@@ -148,77 +142,9 @@ async def live(question: str, **options: object) -> pd.DataFrame:
 
 def about(path: str | Path) -> dict[str, Any]:
     """The run.json of a run. Raises as `load` does."""
-    found: dict[str, Any] = json.loads((Path(path) / RUN).read_text())
-    return found
-
-
-def _lines(file: Path) -> list[Any]:
-    lines = file.read_text().splitlines()
-    if lines and not _whole(lines[-1]):
-        lines.pop()  # the disk was full, or the power went, in the middle of a line
-    return [json.loads(line) for line in lines]
-
-
-def _whole(line: str) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
+    return schema.about(Path(path) / RUN)
 
 
 def newest(out: Path) -> Path | None:
     """The newest run in `out`."""
     return max((file.parent for file in out.glob(f"*/{RUN}")), default=None, key=lambda folder: folder.name)
-
-
-def surroundings() -> dict[str, Any]:
-    """The machine, the versions and the commit; no host name, user or path."""
-    clock = time.get_clock_info("perf_counter")
-    return {
-        "machine": {
-            "cpu": _cpu(),
-            "cores": psutil.cpu_count(logical=False),
-            "threads": os.cpu_count(),
-            "usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-            "os": f"{platform.system()} {platform.release()} {platform.machine()}",
-            "load_average": psutil.getloadavg(),
-        },
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "clients": {name: found for name in CLIENTS if (found := _version(name))},
-        "clock": {"name": clock.implementation, "resolution_s": clock.resolution, "monotonic": clock.monotonic},
-        "commit": _commit(),
-    }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    if sys.platform == "darwin":
-        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of this kit, with "+" when something is changed; None outside of a repository."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

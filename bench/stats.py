@@ -45,7 +45,7 @@ def tail(samples_ns: ArrayLike, points: int = 60) -> list[tuple[float, float]]:
 
 
 def pace(progress: Sequence[tuple[float, float]], steps: int = 20) -> list[tuple[float, float]]:
-    """Of (seconds, names so far), the speed over time: (seconds, names a second) for each of `steps` equal spans."""
+    """Of (seconds, messages so far), the speed over time: (seconds, messages a second), in `steps` equal spans."""
     if len(progress) < 2:
         return []
     times, names = np.asarray(progress, float).T
@@ -150,7 +150,7 @@ def same_twice(rows: pd.DataFrame) -> list[tuple[str, Ratio]]:
     if rows.empty or "params.again" not in rows:
         return []
     params = [name for name in rows if str(name).startswith("params.") and name != "params.again"]
-    good = rows[rows["names_per_s"].notna() & rows["params.load"].isna()]
+    good = rows[rows["messages_per_s"].notna() & rows["params.load"].isna()]
     found = []
     for values, part in good.groupby(
         ["question", "design", "contender", "guarantee", *params], sort=False, dropna=False
@@ -161,9 +161,13 @@ def same_twice(rows: pd.DataFrame) -> list[tuple[str, Ratio]]:
     return found
 
 
-def beside(ours: pd.DataFrame, theirs: pd.DataFrame, figure: str = "names_per_s") -> Ratio | None:
+def beside(ours: pd.DataFrame, theirs: pd.DataFrame, figure: str = "messages_per_s") -> Ratio | None:
     """How many times as much `ours` has of a figure as `theirs`, paired by round; None where nothing can be paired."""
-    sides = [part.set_index("repetition")[figure].astype(float).dropna() for part in (ours, theirs) if figure in part]
+    sides = [
+        part.astype({figure: float}).groupby("repetition")[figure].median().dropna()
+        for part in (ours, theirs)
+        if figure in part
+    ]
     both = sorted(set(sides[0].index) & set(sides[1].index)) if len(sides) == 2 else []
     return ratio(sides[0][both].tolist(), sides[1][both].tolist()) if both else None
 

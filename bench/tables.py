@@ -41,17 +41,17 @@ def labelled(rows: pd.DataFrame) -> pd.Series[Any]:
 
 
 def summary(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
-    """Names a second with their spread, the cost of a million names, and the count, a line for each of `keys`.
+    """Messages a second with their spread, the cost of a million messages, and the count, a line for each of `keys`.
 
-    CPU is in seconds for a million names, memory in MB, each the median of the repetitions. The client's
+    CPU is in seconds for a million messages, memory in MB, each the median of the repetitions. The client's
     memory is "–" where its process had other work before: what that has left behind would be in it.
     """
     found = []
     for line, part in lines(rows, *keys):
-        speed = part["names_per_s"].astype(float).dropna()
+        speed = part["messages_per_s"].astype(float).dropna()
         millions = figures(part, "accepted").replace(0, float("nan")) / 1e6
         line |= {
-            "names/s": short(speed.median()),
+            "messages/s": short(speed.median()),
             "min–max": f"{short(speed.min())}–{short(speed.max())}" if len(speed) else "",
             "CPU s/M, client + broker": _both(figures(part, f"cpu_s.{side}") / millions for side in SIDES),
             "MB, client + broker": _both(figures(part, f"rss_mb.{side}") for side in SIDES),
@@ -65,7 +65,7 @@ def latencies(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
     """Percentiles in milliseconds, each the median of the repetitions, a line for each of `keys`."""
     found = []
     for line, part in lines(rows, *keys):
-        line["names/s"] = short(figures(part, "target_rate").median())
+        line["messages/s"] = short(figures(part, "target_rate").median())
         for name in stats.PERCENTILES:
             line[f"{name.replace('_', '.')} ms"] = short(figures(part, f"latency_ms.{name}").median())
         line["count"] = counted(part)
@@ -74,11 +74,11 @@ def latencies(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
 
 
 def growth(rows: pd.DataFrame, key: str, derived: str, *more: str) -> pd.DataFrame:
-    """Names a second as `key` grows, and what follows from it: "greetings/s", "MB/s" or "speed-up"."""
+    """Messages a second as `key` grows, and what follows from it: "greetings/s", "MB/s" or "speed-up"."""
     found = summary(rows, f"params.{key}", *(f"params.{one}" for one in more))
-    place, values, base = list(found.columns).index("names/s") + 1, [], 1.0
+    place, values, base = list(found.columns).index("messages/s") + 1, [], 1.0
     for line, part in lines(rows, f"params.{key}", *(f"params.{one}" for one in more)):
-        speed = float(figures(part, "names_per_s").median())
+        speed = float(figures(part, "messages_per_s").median())
         base = speed if line[key] == 1 and all(line[one] == 1 for one in more) else base
         factor = {"greetings/s": line[key], "MB/s": line[key] / 1e6 if key == "size" else 1, "speed-up": 1 / base}[
             derived
@@ -128,7 +128,7 @@ def lines(rows: pd.DataFrame, *keys: str) -> Iterator[tuple[dict[str, Any], pd.D
 
 
 def counted(part: pd.DataFrame) -> str:
-    """What became of the names of some rows: "5 × all" or what is wrong."""
+    """What became of the messages of some rows: "5 × all" or what is wrong."""
     wrong = [f"{int(part[what].sum())} {what}" for what in BREACHES if part[what].sum() > 0]
     failed = part["error"].notna().sum()
     every = "all" if told_apart(part).all() else "all, not told apart"
@@ -136,6 +136,12 @@ def counted(part: pd.DataFrame) -> str:
 
 
 def told_apart(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Of which rows each name was known; of the others there is only how many came: a tool that counts by itself
+    """Of which rows each message was known; of the others there is only how many came: a tool that counts by itself
     said so, or a loop that nothing of this instrument is in."""
     return ~rows["contender"].isin([JAVA, PERFTEST]) & rows["params.rung"].ne(BARE)
+
+
+def broken(rows: pd.DataFrame) -> pd.DataFrame:
+    """What no guarantee allows: a fault may cost messages, and its row says which kinds."""
+    allowed = rows["params.allowed"].fillna("") if "params.allowed" in rows else pd.Series("", rows.index)
+    return pd.DataFrame({what: rows[what].where(~allowed.str.contains(what), 0) for what in BREACHES})

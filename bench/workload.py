@@ -23,6 +23,7 @@ from bench import contenders, results
 from bench.faults.ground import grounds
 from bench.judge import workload as judge
 from bench.measure import workload as asked
+from bench.measure.surroundings import surroundings
 from bench.measure.trial import Row, Trial
 from bench.measure.workload import Misread, Value, Workload
 from bench.show import workload as show
@@ -102,7 +103,7 @@ def main(words: Sequence[str], complain: Complain) -> int:
         "brokers": {},
         "elapsed_s": {},
     }
-    writer = results.Writer(options.out, {**results.surroundings(), **facts})
+    writer = results.Writer(options.out, {**surroundings(), **facts})
     case = Case(workloads, designs, samples, writer, json_lines=options.json, dimensions=asked.dimensions(said))
     return case.main(required, complain)
 

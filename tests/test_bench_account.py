@@ -1,4 +1,4 @@
-"""The accountant: whatever is done to one name in a million is caught."""
+"""The accountant: whatever is done to one message in a million is caught."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_letters_one_behind_the_other_are_names_too(names: list[str]) -> None:
 
 
 def test_a_letter_that_moved_to_the_name_before_is_noticed(names: list[str]) -> None:
-    """All letters are there, and all numbers: only where one name ends and the next begins is wrong."""
+    """All letters are there, and all numbers: only where one message ends and the next begins is wrong."""
     moved = [names[0] + names[1][0], names[1][1:], *names[2:100]]
     assert list(codes(moved, "ab12", 18)[:3] == STRANGER) == [True, True, False]
 

@@ -18,8 +18,10 @@ import pytest
 import bench
 from bench import results, tables
 from bench.judge import compare
-from bench.model import Measurement
-from bench.results import MEASUREMENTS, RUN, Writer, surroundings
+from bench.measure.runner import told
+from bench.measure.surroundings import surroundings
+from bench.model import Measurement, Settings
+from bench.results import MEASUREMENTS, RUN, Writer
 from bench.show import report
 from greet import Guarantee
 
@@ -27,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 SHORT = ("--designs", "asyncio", "--questions", "throughput", "--seconds", "0.02", "--rounds", "2")
 FIELDS = (
     *("run", "question", "design", "contender", "guarantee", "params", "repetition", "sent", "accepted", "received"),
-    *("lost", "duplicates", "reordered", "elapsed_s", "names_per_s", "latency_ms", "target_rate", "cpu_s", "rss_mb"),
+    *("lost", "duplicates", "reordered", "elapsed_s", "messages_per_s", "latency_ms", "target_rate", "cpu_s", "rss_mb"),
     *("survives", "error"),
 )
 
@@ -56,7 +58,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results")
     ended = call("run", *SHORT, "--out", out)
     assert ended.returncode == 0, ended.stderr
-    assert "every name arrived, once and in order" in ended.stdout
+    assert "every message arrived, once and in order" in ended.stdout
     assert ended.stderr == "", "progress is for a terminal only"
     (folder,) = out.iterdir()
     assert f"kept in {folder}" in ended.stdout
@@ -91,7 +93,7 @@ def test_run_json_tells_where_and_how_and_no_more(done: Path) -> None:
 def test_load_gives_a_data_frame(done: Path) -> None:
     frame = bench.load(done)
     assert len(frame) == 6
-    assert {"names_per_s", "cpu_s.client", "params.way"} <= set(frame)
+    assert {"messages_per_s", "cpu_s.client", "params.way"} <= set(frame)
     assert bench.load(done / MEASUREMENTS).equals(frame)
     assert "progress_s" in bench.load(done, details=True)
 
@@ -103,10 +105,10 @@ def test_json_prints_the_rows_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_report_in_four_forms(done: Path, tmp_path: Path) -> None:
-    assert "How many names a second" in call("report", done).stdout
+    assert "How many messages a second" in call("report", done).stdout
     block = call("report", done, "--markdown").stdout
     assert block.startswith("| of | claim | verdict | evidence |")
-    assert "**How many names a second" in block
+    assert "**How many messages a second" in block
     assert "**greet beside its peers**" not in block, "no peer was measured"
     assert block == report.markdown(bench.load(done, details=True), bench.about(done))
     page = call("report", done, "--html").stdout
@@ -240,7 +242,7 @@ def stopped(ended: subprocess.CompletedProcess[str], folder: Path, why: str) -> 
     assert line.startswith("bench: ")
     assert why in line
     assert line.endswith("stopped, and the run is INCOMPLETE")
-    assert "every name arrived, once and in order" in ended.stdout
+    assert "every message arrived, once and in order" in ended.stdout
     assert ended.stdout.endswith(f"{folder.name}: stopped by an error, so INCOMPLETE\n")
     assert bench.about(folder)["complete"] is False
     assert len(bench.load(folder)) >= 2
@@ -305,11 +307,11 @@ def rows(speed: float, run: str = "r", **more: Any) -> list[Measurement]:
     wobble = (0.99, 1.0, 1.01, 1.0, 0.99, 1.01)
     fields: dict[str, Any] = {"sent": 10, "accepted": 10, "received": 10, "lost": 0, "duplicates": 0, "reordered": 0}
     key = (run, "throughput", "asyncio", "greet", "AT_LEAST_ONCE", params)
-    return [Measurement(*key, i, names_per_s=speed * by, **{**fields, **more}) for i, by in enumerate(wobble)]
+    return [Measurement(*key, i, messages_per_s=speed * by, **{**fields, **more}) for i, by in enumerate(wobble)]
 
 
 def written(out: Path, measurements: list[Measurement]) -> Path:
-    writer = Writer(out, {**surroundings(), "settings": {}, "brokers": {}})
+    writer = Writer(out, {**surroundings(), "settings": told(Settings((), ())), "brokers": {}})
     for one in measurements:
         writer.append(one)
     writer.note(complete=True)

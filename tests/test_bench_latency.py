@@ -58,9 +58,9 @@ async def between(design: str) -> AsyncIterator[tuple[str, Proxy]]:
 
 @pytest.mark.parametrize("design", ["rabbitmq", "kafka"])
 async def test_twenty_milliseconds_each_way_are_forty(design: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name crosses the proxy twice: from its publisher, and to its consumer, if that waits for it.
+    """A message crosses the proxy twice: from its publisher, and to its consumer, if that waits for it.
 
-    Kafka's consumer asks for more, and commits, by journeys of their own: at four names a second they are over.
+    Kafka's consumer asks for more, and commits, by journeys of their own: at four messages a second they are over.
     """
     medians = []
     async with between(design) as (url, way):
@@ -98,7 +98,7 @@ async def test_a_stall_of_one_second_shows_in_the_right_share(design: str, monke
         latencies = well(delivering.result()).details["latencies"]
     counted = seconds * rate * 0.9  # the first tenth is left out
     for what, names in (("intended", rate * 0.75), ("service", 1)):
-        # Of the names due in the second, three quarters waited a quarter of a second or longer.
+        # Of the messages due in the second, three quarters waited a quarter of a second or longer.
         shares = [share for share, milliseconds in latencies[what]["tail"] if milliseconds >= 250]
         affected = max(shares, default=0) * counted
         if what == "intended":

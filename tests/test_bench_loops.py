@@ -1,4 +1,4 @@
-"""The load: every name counted through real queues, paces kept, breaches noticed, and little cost of its own."""
+"""The load: every message counted through real queues, paces kept, breaches noticed, and little cost of its own."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ async def test_every_name_is_counted(contender: Contender, groups: int, publishe
     assert fields["lost"] == fields["duplicates"] == 0
     assert fields["reordered"] == (0 if members == 1 else None)
     assert fields["elapsed_s"] > 0
-    assert fields["names_per_s"] == pytest.approx(2_001 / fields["elapsed_s"])
+    assert fields["messages_per_s"] == pytest.approx(2_001 / fields["elapsed_s"])
     assert fields["latency_ms"] is None, "saturated throughput has no latency"
 
 
 @dataclass(frozen=True)
 class Faulty(Greet):
-    """Does something wrong to one name."""
+    """Does something wrong to one message."""
 
     fault: str = ""
 
@@ -84,7 +84,7 @@ class Faulty(Greet):
     [
         ("drop", {"lost": 1, "duplicates": 0}),
         ("twice", {"lost": 0, "duplicates": 1}),
-        ("alter", {"lost": 1, "error": "1 names came that nobody had sent"}),
+        ("alter", {"lost": 1, "error": "1 messages came that nobody had sent"}),
         ("raise", {"lost": 0, "accepted": 700, "error": "PublishFailed: not this one"}),
     ],
 )
@@ -166,7 +166,7 @@ async def test_a_worker_that_dies_is_told_and_replaced() -> None:
 
 async def test_rounds_are_interleaved_in_an_order_that_the_seed_tells() -> None:
     async def quick(_: Session, cell: Cell, __: int) -> list[Figures]:
-        return [Figures({"error": None, "names_per_s": 1.0 + cell.size})]
+        return [Figures({"error": None, "messages_per_s": 1.0 + cell.size})]
 
     phases = ("publish", "consume")  # what is compared has the same
     cells = [

@@ -17,7 +17,7 @@ from bench.show import page, report
 
 COUNTED: dict[str, Any] = {
     "sent": 10, "accepted": 10, "received": 10, "lost": 0, "duplicates": 0, "reordered": 0,
-    "elapsed_s": 1.0, "names_per_s": 10.0, "survives": "nothing",
+    "elapsed_s": 1.0, "messages_per_s": 10.0, "survives": "nothing",
 }  # fmt: skip
 WITHIN = "where it allows it, or a control provokes it"
 ABOUT: dict[str, Any] = {
@@ -63,8 +63,8 @@ def test_names_are_summed_once_and_only_where_each_was_known(tmp_path: Path) -> 
         row("faults", params={"allowed": "lost, duplicates"}, received=50_000, lost=1300, duplicates=2),
     )
     said = report.conclusion(rows)
-    total = "21 receipts, one of a name in each group, in 2 repetitions"
-    assert said[0] == f"Without faults every name arrived, once and in order: {total}."
+    total = "21 receipts, one of a message in each group, in 2 repetitions"
+    assert said[0] == f"Without faults every message arrived, once and in order: {total}."
     beyond = "With faults injected: 0 lost or doubled beyond what the guarantee allows"
     assert said[1] == f"{beyond}; {WITHIN}: 1,300 lost, 2 twice."
     assert tables.counted(rows[:3]) == "3 × all"

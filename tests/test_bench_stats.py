@@ -54,8 +54,8 @@ def test_the_pace_is_the_speed_in_equal_spans() -> None:
 
 
 def test_rows_are_paired_by_round() -> None:
-    ours = pd.DataFrame({"repetition": [3, 1, 2, 4], "names_per_s": [6.0, 2.0, 4.0, 8.0]})
-    theirs = pd.DataFrame({"repetition": [1, 2, 3, 4, 5], "names_per_s": [1.0, 2.0, 3.0, 4.0, None]})
+    ours = pd.DataFrame({"repetition": [3, 1, 2, 4], "messages_per_s": [6.0, 2.0, 4.0, 8.0]})
+    theirs = pd.DataFrame({"repetition": [1, 2, 3, 4, 5], "messages_per_s": [1.0, 2.0, 3.0, 4.0, None]})
     assert stats.beside(ours, theirs) == Ratio(2.0, 2.0, 2.0, 4)
     assert stats.beside(ours, theirs[:0]) is None
     assert stats.beside(ours, theirs, "latency_ms.p50") is None
@@ -109,7 +109,7 @@ def compared(source: np.random.Generator, rounds: int, scatter: float, *factors:
     sides = source.lognormal(0, scatter, (2, 230, rounds))
     sides[1, : len(factors)] *= np.reshape(factors, (-1, 1))
     ratios = [
-        (str(cell), "names/s", ratio(after.tolist(), before.tolist()))
+        (str(cell), "messages/s", ratio(after.tolist(), before.tolist()))
         for cell, (before, after) in enumerate(zip(*sides, strict=True))
     ]
     return compare.judged(ratios, compare.NOISE)

@@ -23,7 +23,7 @@ WOBBLE = (0.98, 1.0, 1.02, 0.99, 1.01)
 
 
 def cell(
-    contender: str, figure: float, column: str = "names_per_s", rounds: int = 5, **more: Any
+    contender: str, figure: float, column: str = "messages_per_s", rounds: int = 5, **more: Any
 ) -> list[dict[str, Any]]:
     told = {key.replace("_", ".", 1) if key.startswith("params_") else key: value for key, value in more.items()}
     return [
@@ -47,7 +47,7 @@ def test_a_ratio_that_is_or_is_not_reached(speed: float, met: str) -> None:
 
 def test_a_ratio_whose_interval_holds_the_bar_is_open() -> None:
     noisy = [
-        {**row, "names_per_s": row["names_per_s"] * by}
+        {**row, "messages_per_s": row["messages_per_s"] * by}
         for row, by in zip(cell("bare queue", 100), (1, 2, 1, 0.5, 1), strict=True)
     ]
     assert line(cell("greet", 62) + noisy)["met"] == "within the noise"
@@ -68,7 +68,7 @@ def test_a_latency_should_be_at_most() -> None:
 def test_a_figure_stands_by_itself() -> None:
     told: dict[str, Any] = {"design": "kafka", "guarantee": "DURABLE", "params_way": "many", "params_phase": "publish"}
     found = line(cell("greet", 2e6, **told))
-    assert (found["beside"], found["times as much"][:2], found["met"]) == ("names/s", "2.", "yes")
+    assert (found["beside"], found["times as much"][:2], found["met"]) == ("messages/s", "2.", "yes")
 
 
 def test_few_rounds_settle_nothing_and_no_peer_shows_nothing() -> None:

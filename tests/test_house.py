@@ -22,7 +22,7 @@ FLOORS = {
     "greet": "what an application imports",
     "greet.brokers, greet.__main__": "private brokers, and the command line",
     "bench.model, bench.stats": "the data that all rooms of the bench share, and its arithmetic",
-    "bench.results, bench.tables, bench.pictures, bench": "a run as files, as lines of tables, as what is to be drawn",
+    "bench.schema, bench.results, bench.tables, bench.pictures, bench": "a run as files, tables and pictures",
     "bench.contenders": "who is measured",
     "bench.measure": "the measuring: brokers, workers, load, clock and account",
     "bench.faults": "what breaks, and the accounting of it",

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import bench
-from bench import results
+from bench import results, tables
 from bench.judge import claims
 from bench.judge.claims import DEPENDS, FAILS, HOLDS, UNKNOWN, verdicts
 from bench.show import report
@@ -27,7 +27,7 @@ def rows() -> pd.DataFrame:
 def test_they_are_whole_and_all_went_well(rows: pd.DataFrame) -> None:
     assert all(bench.about(folder)["complete"] for folder in results.published())
     assert rows["error"].isna().all()
-    assert not report.broken(rows).sum().any()
+    assert not tables.broken(rows).sum().any()
     assert set(rows["design"]) == {"asyncio", "rabbitmq", "kafka"}
 
 
@@ -59,7 +59,7 @@ def test_memory_does_not_grow_with_what_is_published_or_waits(rows: pd.DataFrame
 def test_a_verdict_that_turns_is_seen(rows: pd.DataFrame) -> None:
     """The README's block follows the rows: a thousand times slower, RabbitMQ no longer does thousands a second."""
     slower = rows.assign(
-        names_per_s=rows["names_per_s"].where(rows["design"] != "rabbitmq", rows["names_per_s"] / 1000)
+        messages_per_s=rows["messages_per_s"].where(rows["design"] != "rabbitmq", rows["messages_per_s"] / 1000)
     )
     before, after = (verdicts(frame).set_index("claim")["verdict"] for frame in (rows, slower))
     thousands = "Thousands of messages a second."

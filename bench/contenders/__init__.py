@@ -1,7 +1,7 @@
 """Who is measured: greet's designs and their peers, behind one small interface.
 
 A contender is data that can be sent to another process. It opens a `Publisher` and a consumer. A
-consumer is an async iterator of names, or for `way="many"` of lists of names, which settles what
+consumer is an async iterator of messages, or for `way="many"` of lists of messages, which acknowledges what
 it gave when the next is asked for or its `async with` ends.
 
 To add one: a file here with a subclass of `Contender` and a list `CONTENDERS` of its instances, and

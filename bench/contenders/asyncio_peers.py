@@ -1,6 +1,6 @@
 """The bare `asyncio.Queue`: `await queue.put(name)`, `await queue.get()`, and nothing else.
 
-For many at a time, an entry is a list of 100 names, and the queue holds as many entries: greet's bounds.
+For many at a time, an entry is a list of 100 messages, and the queue holds as many entries: greet's bounds.
 """
 
 from __future__ import annotations

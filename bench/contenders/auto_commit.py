@@ -1,4 +1,4 @@
-"""A negative control, no contender for speed: aiokafka as many use it, committing by itself while names are handled.
+"""A negative control, no contender for speed: aiokafka as many use it, committing by itself while messages are handled.
 
 `getmany` moves the position past all that it returns, and every 0.1 s that position is committed:
 a consumer that is killed in between never sees the rest again.

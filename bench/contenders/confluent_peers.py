@@ -1,7 +1,7 @@
-"""What carries names over Kafka by librdkafka: confluent-kafka's blocking classes, and its asyncio ones.
+"""What carries messages over Kafka by librdkafka: confluent-kafka's blocking classes, and its asyncio ones.
 
 Three things would decide the figure, and the documentation has a better way for each. A delivery report for each
-name calls Python for each: for many, only failures are reported. A consumer that has 100,000 names ahead fetches
+name calls Python for each: for many, only failures are reported. A consumer that has 100,000 messages ahead fetches
 again a second later (`fetch.queue.backoff.ms`): here 5 ms. And `consume(n, timeout)` sits its time-out out before
 it gives fewer than n: here it takes what is there, and `poll` waits for the first.
 """
@@ -81,7 +81,7 @@ class _ErrorsOnly(Publisher):
 
 
 class _Reported(Publisher):
-    """`produce` with a report for each name, which a thread polls for; it wakes the event loop once for each poll."""
+    """`produce` with a report for each message, a thread polls for them; it wakes the loop once a poll."""
 
     def __init__(self, producer: Any, place: Place) -> None:
         super().__init__(self._one, place.window)
@@ -182,7 +182,7 @@ class Confluent(Contender):
 
 
 class _Futures(Publisher):
-    """`await produce`, which gives a future for each name."""
+    """`await produce`, which gives a future for each message."""
 
     def __init__(self, producer: Any, topic: str) -> None:
         super().__init__(self._one)

@@ -1,4 +1,4 @@
-"""greet itself: each design, name by name and many at a time."""
+"""greet itself: each design, message by message and many at a time."""
 
 from __future__ import annotations
 

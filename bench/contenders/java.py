@@ -79,7 +79,7 @@ class Performance(Contender):
             Figures(
                 {
                     **counts,
-                    "names_per_s": each,
+                    "messages_per_s": each,
                     "elapsed_s": names / each,
                     "cpu_s": {"client": cpu, "broker": more(then[0], now[0])},
                     "rss_mb": {"client": None, "broker": now[1]},

@@ -1,4 +1,4 @@
-"""What carries names over Kafka without greet: aiokafka as its documentation shows, FastStream.
+"""What carries messages over Kafka without greet: aiokafka as its documentation shows, FastStream.
 
 All of them commit after handling and wait for it: FastStream by itself, the others when 0.1 s have passed
 since the last time, as greet does, and at the end. Under DURABLE they are idempotent with acks=all; the topic has one
@@ -26,7 +26,7 @@ from bench.model import Contender, Following, Place, Publisher
 from greet import Guarantee
 
 COMMIT_SECONDS = 0.1
-"""How long a name that is handled may wait for its commit: as long as greet's."""
+"""How long a message that is handled may wait for its commit: as long as greet's."""
 FULL_BATCH = 1_000_000
 """Bytes of a batch of our own making: a broker takes 1,048,588 by default."""
 BATCHES = 4
@@ -231,7 +231,7 @@ class Aiokafka(Contender):
 
 
 class _Lists(Publisher):
-    """`publish_batch` of lists of names, with a bounded number of them unanswered."""
+    """`publish_batch` of lists of messages, with a bounded number of them unanswered."""
 
     def __init__(self, publish: Callable[[str], Awaitable[object]], broker: Any, place: Place) -> None:
         super().__init__(publish, place.window)
@@ -323,7 +323,7 @@ CONTENDERS: list[Contender] = [
         name="aiokafka",
     ),
     FastStreamKafka(
-        *("kafka", "name", 2_000, "1,000 in flight, linger 0, a function for each name, committed when it returns"),
+        *("kafka", "name", 2_000, "1,000 in flight, linger 0, a function for each message, committed when it returns"),
         name="FastStream",
         window=1_000,
         needs="faststream",

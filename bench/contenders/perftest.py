@@ -32,7 +32,7 @@ ACK_EVERY = 50
 REPORT = re.compile(r"time ([\d.]+) s,(.*)")
 PERCENTILES = re.compile(r"consumer latency: \d+/(\d+)/\d+/\d+/(\d+) ")
 LOOK_S = 4
-"""Seconds of a report where names are paced; the first is the warm-up, the second the figure."""
+"""Seconds of a report where messages are paced; the first is the warm-up, the second the figure."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def counted(output: str, phase: str, names: int, left: int) -> dict[str, Any]:
     rate = sum(span * each for span, each in warm) / sum(span for span, _ in warm)
     arrived = left if phase == "publish" else names
     counts = {"sent": names, "accepted": names, "received": arrived, "lost": names - arrived}
-    return counts | {"duplicates": 0 if phase == "publish" else left, "names_per_s": rate, "elapsed_s": names / rate}
+    return counts | {"duplicates": 0 if phase == "publish" else left, "messages_per_s": rate, "elapsed_s": names / rate}
 
 
 def _column(name: str, report: str) -> re.Match[str] | None:
@@ -127,7 +127,7 @@ def paced(output: str, rate: float) -> dict[str, Any]:
     p50, p99 = (int(one) / 1000 for one in found.groups())
     names = int(got[1]) * LOOK_S
     counts = {"sent": names, "accepted": names, "received": names, "lost": 0, "target_rate": rate}
-    return counts | {"names_per_s": int(got[1]), "elapsed_s": LOOK_S, "latency_ms": {"p50": p50, "p99": p99}}
+    return counts | {"messages_per_s": int(got[1]), "elapsed_s": LOOK_S, "latency_ms": {"p50": p50, "p99": p99}}
 
 
 async def _queue(place: Place) -> str:

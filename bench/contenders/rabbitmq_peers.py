@@ -1,4 +1,4 @@
-"""What carries names over RabbitMQ without greet: aio-pika and aiormq as their documentation shows, FastStream.
+"""What carries messages over RabbitMQ without greet: aio-pika and aiormq as their documentation shows, FastStream.
 
 All of them publish to a fan-out exchange with a durable queue for each group, as greet does, with the
 confirms, delivery mode and acknowledgements of the guarantee.
@@ -217,7 +217,7 @@ class FastStreamRabbit(Contender):
 
     @asynccontextmanager
     async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
-        """A subscriber that hands on each name."""
+        """A subscriber that hands on each message."""
         from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue  # noqa: PLC0415
 
         handled: asyncio.Queue[str] = asyncio.Queue()

@@ -1,6 +1,6 @@
-"""Faults for real, and Jepsen's accounting of what they did to the names.
+"""Faults for real, and Jepsen's accounting of what they did to the messages.
 
-A publisher and a member of each of two groups, processes of their own, carry names while a broker, a member or
+A publisher and a member of each of two groups, processes of their own, carry messages while a broker, a member or
 a connection is hurt. Each writes a journal, which also outlives a SIGKILL of it. When the publisher has
 stopped, end markers are published until every group has handled one; then what is still missing is lost.
 

@@ -105,7 +105,7 @@ class Arenas:
         return await self._stack.enter_async_context(start)
 
     async def fight(self, campaign: Campaign, folder: Path) -> dict[Trial, Verdict | str]:
-        """Carry names in all trials, inject the fault into all of them, let names flow again, drain, and count.
+        """Carry messages in all trials, inject the fault into all of them, let messages flow again, drain, and count.
 
         What could not be tried at all has a text that says why. The journals are in `folder`.
         """
@@ -158,7 +158,7 @@ class Arenas:
 
 @asynccontextmanager
 async def arenas(config: Mapping[str, str] | None = None) -> AsyncIterator[Arenas]:
-    """Brokers to be hurt, and processes to carry names; `config` is for Kafka's server.properties."""
+    """Brokers to be hurt, and processes to carry messages; `config` is for Kafka's server.properties."""
     with Pool() as pool:
         async with AsyncExitStack() as stack:
             yield Arenas(pool, stack, config or {})

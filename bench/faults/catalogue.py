@@ -12,7 +12,7 @@ from greet import Guarantee
 
 
 async def soak(scene: Scene) -> None:
-    """Faults at random, one after the other; those who carry the names live through all of it and must not grow."""
+    """Faults at random, one after the other; those who carry the messages live through all of it and must not grow."""
     design = scene.stages[0].trial.design
     kinds = [kind for kind in ENDURED if design in FAULTS[kind].designs]
     deadline = time.monotonic() + scene.soak_s
@@ -42,7 +42,7 @@ CONTROLS = (
     Trial("broker hangs, then killed", "kafka", Guarantee.AT_MOST_ONCE),
     Trial("member killed", "kafka", Guarantee.AT_LEAST_ONCE, "auto-commit"),
 )
-"""What must lose names, or the instrument cannot see a loss: transient messages over a broker's kill, `acks=0`
+"""What must lose messages, or the instrument cannot see a loss: transient messages over a broker's kill, `acks=0`
 over a broker that hangs and is killed, and auto-commit over a consumer's kill."""
 
 

@@ -1,4 +1,4 @@
-"""The faults of a cluster of three, which keeps each name on a majority: DURABLE only.
+"""The faults of a cluster of three, which keeps each message on a majority: DURABLE only.
 
 A cluster is private and all on loopback: Kafka with three replicas, two of them in step at least; RabbitMQ with
 quorum queues. One is cut off by SIGSTOP: its connections stay open and it answers nobody, neither clients nor
@@ -57,7 +57,7 @@ async def kill_two(scene: Scene) -> None:
 
 
 async def _says_so(stage: Stage, alone: float) -> None:
-    """Return when as many names as a publisher has lanes were refused or are unknown, and note what was accepted."""
+    """Return when as many messages as a publisher has lanes were refused or are unknown, and note what was accepted."""
     book = stage.book
 
     def answered() -> bool:
@@ -65,7 +65,7 @@ async def _says_so(stage: Stage, alone: float) -> None:
 
     await stage.until(answered, "publishers did not say that two of three are gone", ALONE_S)
     if false := sum(tried > alone for name, tried in book.sent.items() if name in book.accepted):
-        stage.errors.append(f"{false} names were accepted with two of three gone")
+        stage.errors.append(f"{false} messages were accepted with two of three gone")
 
 
 async def cut_off(scene: Scene) -> None:

@@ -50,9 +50,9 @@ class Duty:
     first_lane: int = 0
     lanes: int = 4
     rate: float = 50.0
-    """Names a second of a publisher."""
+    """Messages a second of a publisher."""
     handling_s: float = 0.002
-    """How long a member handles a name."""
+    """How long a member handles a message."""
 
 
 class Crash(Exception):
@@ -79,7 +79,7 @@ class Orders:
 
 
 def contender(duty: Duty) -> Contender:
-    """Who carries the names: greet, or a control."""
+    """Who carries the messages: greet, or a control."""
     if duty.contender == auto_commit.CONTROL.name:
         return auto_commit.CONTROL
     return next(one for one in greets.CONTENDERS if (one.design, one.way) == (duty.design, "name"))
@@ -129,7 +129,7 @@ async def _publish(duty: Duty, journal: Journal, orders: Orders) -> None:
 async def _lane(
     duty: Duty, lane: int, publish: Callable[[str], Awaitable[object]], journal: Journal, orders: Orders
 ) -> None:
-    """Each name once: one that was refused or is unknown is not tried again, the next one is."""
+    """Each message once: one that was refused or is unknown is not tried again, the next one is."""
     for number in count():
         name = f"{duty.tag}{lane:02d}{number:010d}"
         journal.write("trying", name)
@@ -181,7 +181,7 @@ async def _read(duty: Duty, journal: Journal, orders: Orders) -> None:
 
 
 async def _handle(duty: Duty, names: AsyncIterator[str], journal: Journal, orders: Orders) -> None:
-    """Name by name; it leaves between two names, and holds or raises in the middle of one."""
+    """Message by message; it leaves between two messages, and holds or raises in the middle of one."""
     leaving = asyncio.ensure_future(orders.other_than("work", "hold", "crash"))
     following: asyncio.Future[str] | None = None
     try:

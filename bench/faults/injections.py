@@ -1,4 +1,4 @@
-"""The faults of a single broker and of the processes at it, and what each may do to the names."""
+"""The faults of a single broker and of the processes at it, and what each may do to the messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def kill_member(scene: Scene) -> None:
     held = [stage.of("member", GROUPS[0])[0] for stage in scene.alive]
     for member in held:
         member.tell("hold")
-    await scene.each(lambda stage: stage.until(lambda: _holds(stage), "a member handles no name"))
+    await scene.each(lambda stage: stage.until(lambda: _holds(stage), "a member handles no message"))
     scene.pool.prepare(len(held))
     scene.strike()
     for member in held:
@@ -72,7 +72,7 @@ async def come_and_go(scene: Scene) -> None:
 
 
 async def kill_publisher(scene: Scene) -> None:
-    """The publisher is gone with what it had not got confirmed; another one goes on with names of its own."""
+    """The publisher is gone with what it had not got confirmed; another one goes on with messages of its own."""
     publishers = [stage.of("publisher")[0] for stage in scene.alive]
     scene.pool.prepare(len(publishers))
     scene.strike()
@@ -102,7 +102,7 @@ async def hang_and_kill_broker(scene: Scene) -> None:
 
 
 async def _names_wait(scene: Scene) -> list[Worker]:
-    """Have the members of "goodbye" leave, until names wait for them in the broker."""
+    """Have the members of "goodbye" leave, until messages wait for them in the broker."""
     away: list[Worker] = []
 
     async def leave(stage: Stage) -> None:
@@ -111,7 +111,7 @@ async def _names_wait(scene: Scene) -> list[Worker]:
         member.tell("away")
         await stage.until(lambda: member.left > before, "a member did not leave", LEAVE_S)
         waiting = len(stage.book.accepted) + STEADY
-        await stage.until(lambda: len(stage.book.accepted) >= waiting, "no names were accepted")
+        await stage.until(lambda: len(stage.book.accepted) >= waiting, "no messages were accepted")
         away.append(member)
 
     await scene.each(leave)
@@ -164,7 +164,7 @@ async def drop_responses(scene: Scene) -> None:
 
 
 async def alarm(scene: Scene) -> None:
-    """RabbitMQ is told that it has no memory left, so it reads from no publisher, while one pours out names."""
+    """RabbitMQ is told that it has no memory left, so it reads from no publisher, while one pours out messages."""
     assert scene.broker
     node = scene.broker.nodes[0]
 
@@ -175,7 +175,7 @@ async def alarm(scene: Scene) -> None:
 
 
 async def full_buffers(scene: Scene) -> None:
-    """The broker is stopped while a publisher pours out names, until nothing more goes into its buffers."""
+    """The broker is stopped while a publisher pours out messages, until nothing more goes into its buffers."""
     assert scene.broker
     await _flood(scene, scene.broker.pause, scene.broker.resume)
 
@@ -194,7 +194,7 @@ async def _flood(scene: Scene, close: Callable[[], Awaitable[None]], again: Call
             stage.look()
             poured = [t for name, t in stage.book.sent.items() if int(name[4:6]) == flood.duty.first_lane]
             if not poured or time.monotonic() - poured[-1] < CALM_S:
-                stage.errors.append(f"{len(poured):,} names went out to a broker that takes none, and more would")
+                stage.errors.append(f"{len(poured):,} messages went out to a broker that takes none, and more would")
     finally:
         for flood in floods.values():
             flood.tell("end")  # what is under way still goes out, and no more

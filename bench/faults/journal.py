@@ -1,4 +1,4 @@
-"""What each process writes down, and what all of it says of the names: Jepsen's accounting.
+"""What each process writes down, and what all of it says of the messages: Jepsen's accounting.
 
 A trial has a folder with a file for each process, `publisher-3.jsonl`, `member-1.jsonl` and, of a publisher
 that pours, `flood-4.jsonl`; one JSON object a line, written at once, so that it outlives a SIGKILL of who wrote it:
@@ -8,15 +8,15 @@ that pours, `flood-4.jsonl`; one JSON object a line, written at once, so that it
             and "state" every few seconds (with rss_mb, fds, threads and tasks of the process)
             of a publisher: "trying", then "accepted", "refused" (surely not) or "unknown" (nobody can tell)
             of a member: "ready" when it has joined, "left" when it has left, and "taken", then "handled"
-            for each name that it was handed
+            for each message that it was handed
     name    the name: 4 characters of the trial, 2 of the lane, 10 of its number in the lane
 
-`fault.jsonl` has "begins" and "flows" for each injection: the harm, and names of later being handled in
+`fault.jsonl` has "begins" and "flows" for each injection: the harm, and messages of later being handled in
 every group. To count again, leaving out lane 99, the end markers: sent = tried. accepted and refused as
 they say, unknown = tried and neither. For each group, over all of its members: lost = accepted and never
 handled; unexpected = handled and never tried; duplicates = handled less handled once; reordered, where the
-group has one member at a time = first handlings of accepted names that come after one of a higher number in
-their lane: a name that is unknown may still arrive when its publisher has gone on. A name that was taken and
+group has one member at a time = first handlings of accepted messages that come after one of a higher number in
+their lane: a message that is unknown may still arrive when its publisher has gone on. A message that was taken and
 not handled was in the hands of a member that died. `recount.py` does it, and nothing more.
 """
 
@@ -80,7 +80,7 @@ class Reader:
 
 @dataclass
 class Window:
-    """An injection: from the harm until names of later are handled in every group."""
+    """An injection: from the harm until messages of later are handled in every group."""
 
     begins: float
     flows: float | None = None
@@ -115,7 +115,7 @@ class Book:
             getattr(self, ANSWERS[kind])[name] = event["t"]
 
     def flows(self, since: float, enough: int) -> bool:
-        """Whether every group has handled `enough` of the names that were accepted after `since`."""
+        """Whether every group has handled `enough` of the messages that were accepted after `since`."""
         fresh = set()
         for name, accepted in reversed(self.accepted.items()):
             if accepted < since - 1:  # two publishers' journals are not read in step
@@ -125,11 +125,11 @@ class Book:
         return all(len(fresh & seen) >= enough for seen in self.seen.values())
 
     def missing(self) -> int:
-        """How many names are accepted and not handled, over the groups."""
+        """How many messages are accepted and not handled, over the groups."""
         return sum(len(self.accepted.keys() - seen) for seen in self.seen.values())
 
     def count(self, *, ordered: bool) -> account.Count:
-        """What became of the names."""
+        """What became of the messages."""
         return reckoned(list(self.sent), list(self.accepted), [self.names(group) for group in GROUPS], ordered=ordered)
 
     def names(self, group: str) -> list[str]:
@@ -137,11 +137,11 @@ class Book:
         return [name for _, name in sorted(self.handled[group])]
 
     def gaps(self) -> list[float]:
-        """For each injection the longest time without a name handled, in either group."""
+        """For each injection the longest time without a message handled, in either group."""
         return [max(self._gap(window, [t for t, _ in self.handled[group]]) for group in GROUPS) for window in self._all]
 
     def publish_gaps(self) -> list[float]:
-        """For each injection the longest time without a name accepted."""
+        """For each injection the longest time without a message accepted."""
         return [self._gap(window, self.accepted.values()) for window in self._all]
 
     @property
@@ -158,7 +158,7 @@ class Book:
 def reckoned(
     sent: Sequence[str], accepted: Sequence[str], groups: Iterable[Sequence[str]], *, ordered: bool = True
 ) -> account.Count:
-    """Compare what each group handled with what was accepted. All names have the tag of the first one sent."""
+    """Compare what each group handled with what was accepted. All messages have the tag of the first one sent."""
     tag = sent[0][:4] if sent else "none"
     kept, tried, *got = [account.codes(names, tag, account.HEADER) for names in (accepted, sent, *groups)]
     kept = np.unique(kept)
@@ -167,7 +167,7 @@ def reckoned(
 
 
 def tampered(sent: Sequence[str], handled: Sequence[str]) -> dict[str, bool]:
-    """Whether the accountant notices a name that was dropped, doubled, altered or swapped with its successor."""
+    """Whether the accountant notices a message that was dropped, doubled, altered or swapped with its successor."""
     middle = len(handled) // 2
     twin = next(k for k in range(middle + 1, len(handled)) if handled[k][:6] == handled[middle][:6])
     altered, swapped = list(handled), list(handled)

@@ -1,4 +1,4 @@
-"""Those who carry names while a fault is injected: processes, stages of three of them, and the scene of a fault.
+"""Those who carry messages while a fault is injected: processes, stages of three of them, and the scene of a fault.
 
 A stage is a publisher and a member of each of two groups, on a topic of their own. A scene is a broker with
 some stages at it, one for each guarantee, which it hurts all at once.
@@ -28,9 +28,9 @@ from greet import Guarantee
 from greet.brokers import Broker
 
 STEADY = 15
-"""How many names that were accepted after a fault each group handles before the next one."""
+"""How many messages that were accepted after a fault each group handles before the next one."""
 BACK_S = 150.0
-"""How long a fault may keep the names from flowing again: RabbitMQ takes up to 75 s to give up a silent member."""
+"""How long a fault may keep the messages from flowing again: RabbitMQ takes up to 75 s to give up a silent member."""
 LEAVE_S = 45.0
 """How long a process may take to end its duty when it is told to."""
 POLL_S = 0.05
@@ -126,7 +126,7 @@ class Worker:
     ready: int = 0
     left: int = 0
     in_hand: float | None = None
-    """Since when it is in the middle of handling a name."""
+    """Since when it is in the middle of handling a message."""
     last_words: str | None = "without a word"
     over: bool = False
     states: list[dict[str, Any]] = field(default_factory=list)
@@ -192,7 +192,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of the names, over both groups; `reordered` is None where no order is promised."""
+    """What became of the messages, over both groups; `reordered` is None where no order is promised."""
 
     sent: int
     accepted: int
@@ -205,11 +205,11 @@ class Verdict:
     unexpected: int
     came_though_refused: int
     gap_s: float | None = None
-    """The longest time without a name handled after the harm, in either group."""
+    """The longest time without a message handled after the harm, in either group."""
     gap_median_s: float | None = None
     """The median of that over the injections."""
     publish_gap_s: float | None = None
-    """The longest time without a name accepted."""
+    """The longest time without a message accepted."""
     recovered: bool = True
     """Whether all that were not killed went on by themselves."""
     raised: str | None = None
@@ -326,7 +326,7 @@ class Stage:
         await self.until(joined, "a member did not join its group")
 
     async def begin(self) -> None:
-        """Have names flow."""
+        """Have messages flow."""
         await self.ready(*[self.member(group) for group in GROUPS])
         self.publisher()
         await self.flowing()
@@ -339,7 +339,7 @@ class Stage:
         self.log.write("begins", fault=self.trial.fault)
 
     async def flowing(self) -> None:
-        """Return when `STEADY` names that are accepted from now on are handled in every group.
+        """Return when `STEADY` messages that are accepted from now on are handled in every group.
 
         Who ended without being told to is replaced: that one did not come back by itself.
         """
@@ -349,7 +349,7 @@ class Stage:
             self._mend()
             return self.book.flows(since, STEADY)
 
-        await self.until(flows, "no names flow", BACK_S)
+        await self.until(flows, "no messages flow", BACK_S)
         if self.book.windows and self.book.windows[-1].flows is None:
             self.book.windows[-1].flows = time.monotonic()
             self.log.write("flows", fault=self.trial.fault)
@@ -483,7 +483,7 @@ class Scene:
             stage.strike()
 
     async def flowing(self) -> None:
-        """Return when names flow in all stages."""
+        """Return when messages flow in all stages."""
         await self.each(Stage.flowing)
 
 
@@ -508,9 +508,9 @@ class Fault:
     """A group has more than one member, so no order is promised."""
     handling_s: float = 0.002
     rate: float = 40.0
-    """Names a second."""
+    """Messages a second."""
     quiet_s: float = 20.0
-    """So long after the last name handled, what is missing is lost: until then a broker may give back names
+    """So long after the last name handled, what is missing is lost: until then a broker may give back messages
     that a dead connection held."""
 
     @property
@@ -520,7 +520,7 @@ class Fault:
         return every - {("asyncio", Guarantee.DURABLE.name)}
 
     def allows(self, guarantee: Guarantee) -> set[str]:
-        """What may happen to names without a promise being broken."""
+        """What may happen to messages without a promise being broken."""
         allowed = set()
         if guarantee is Guarantee.AT_MOST_ONCE or (guarantee is Guarantee.AT_LEAST_ONCE and self.kills == "broker"):
             allowed.add("lost")

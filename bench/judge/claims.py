@@ -24,7 +24,7 @@ WIDE = 0.25
 CALL_US = 0.1
 """What costs less is no overhead: to call a function takes Python about half of it."""
 LIGHT = 100.0
-"""Names a second at which none has to wait for another."""
+"""Messages a second at which none has to wait for another."""
 BEYOND = 1.05
 """Of the most that a design carried in a warm-up: the highest load that is tried of it."""
 HIGH = 100
@@ -98,8 +98,8 @@ class Figures:
         return float(self.rounds(column, *cell, **params).median())
 
     def speed(self, *cell: str, **params: Any) -> float:
-        """Names a second."""
-        return self.median("names_per_s", *cell, **params)
+        """Messages a second."""
+        return self.median("messages_per_s", *cell, **params)
 
     def times(self, column: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> stats.Ratio:
         """How many times as much one cell has of a column as another, paired by round.
@@ -120,14 +120,14 @@ class Figures:
         return stats.verdict(times, self._noise) == "less"
 
     def above(self, least: float, **cell: Any) -> bool:
-        """Whether names a second are surely more than `least`."""
-        speeds = self.rounds("names_per_s", **cell).tolist()
+        """Whether messages a second are surely more than `least`."""
+        speeds = self.rounds("messages_per_s", **cell).tolist()
         if len(speeds) < 4:
             raise Missing("fewer than four rounds settle nothing")
         return stats.ratio(speeds, [least] * len(speeds)).low > 1
 
     def lost(self, design: str, **params: Any) -> tuple[int, int]:
-        """Names lost, and names due, over all groups and repetitions of some faults."""
+        """Messages lost, and messages due, over all groups and repetitions of some faults."""
         rows = self.rows("faults", design, **params)
         return int(rows["lost"].sum()), int((rows["accepted"] * rows["params.groups"]).sum())
 
@@ -153,11 +153,11 @@ def _many(design: str, way: str = "many") -> dict[str, Any]:
 
 
 ALONE = "service_p50"
-"""What a name takes from its actual send, where it comes alone: that its publisher woke up late is not the queue's."""
+"""From its actual send, where a message comes alone: that its publisher woke up late is not the queue's."""
 
 
 def _lightly(design: str, rate: float = LIGHT) -> dict[str, Any]:
-    """Latency at few names a second."""
+    """Latency at few messages a second."""
     return {"question": "wake_up", "design": design, "rate": rate, "guarantee": "AT_LEAST_ONCE"}
 
 
@@ -165,11 +165,11 @@ def _overhead(run: Figures) -> Verdict:
     cell = {"question": "throughput", "design": "asyncio", "guarantee": "AT_LEAST_ONCE"}
     ways = {"contender": "bare queue", "way": "name"}, {"contender": "greet", "way": "many"}
     one, lists = (1e6 / run.speed(**cell, **way) for way in ways)
-    avoided = run.times("names_per_s", cell | ways[1], cell | ways[0])
-    evidence = f"{one:.2f} µs a name of a bare queue one by one, {lists:.2f} µs of greet's in lists of 100"
+    avoided = run.times("messages_per_s", cell | ways[1], cell | ways[0])
+    evidence = f"{one:.2f} µs a message of a bare queue one by one, {lists:.2f} µs of greet's in lists of 100"
     if one < CALL_US:
         return Verdict(FAILS, evidence)
-    return _settled(evidence, True, not run.more(avoided), on="how names are put")
+    return _settled(evidence, True, not run.more(avoided), on="how messages are put")
 
 
 def _sleeping(run: Figures) -> Verdict:
@@ -191,7 +191,7 @@ def _idle_and_busy(run: Figures, design: str) -> str:
 def _nothing_survives(run: Figures) -> Verdict:
     survived = set(run.rows("throughput", "asyncio")["survives"].dropna()) - {"nothing", "a consumer's death"}
     if survived:
-        return Verdict(FAILS, f"a name survives {', '.join(sorted(survived))}")
+        return Verdict(FAILS, f"a message survives {', '.join(sorted(survived))}")
     return Verdict(HOLDS, "DURABLE is refused; the notebook kills a process, and all that waited in it is gone")
 
 
@@ -202,9 +202,9 @@ def _one_to_one_and_many(design: str) -> Callable[[Figures], Verdict]:
         if shared.empty or copied.empty:
             raise Missing(f"this run did not ask it of {design}: `--questions fan_out,work_sharing` does")
         wrong = int(sum(rows[what].sum() for rows in (shared, copied) for what in ("lost", "duplicates")))
-        names = int(shared["received"].sum() + copied["received"].sum())
+        received = int(shared["received"].sum() + copied["received"].sum())
         groups, members = int(copied["params.groups"].max()), int(shared["params.members"].max())
-        evidence = f"copied to {groups} groups, shared by {members} members: of {stats.short(names)} names"
+        evidence = f"copied to {groups} groups, shared by {members} members: of {stats.short(received)} messages"
         return Verdict(FAILS if wrong else HOLDS, f"{evidence} {wrong} lost or doubled")
 
     return judge
@@ -225,23 +225,23 @@ def _thousands(run: Figures) -> Verdict:
     evidence = f"persistent and confirmed, {stats.short(one)} a second one by one, {stats.short(many)} many at a time"
     with suppress(Missing):  # of a broker that is not ours, or where the peers were left out
         broker, client = (_microseconds(run, side, _many("rabbitmq")) for side in ("broker", "client"))
-        evidence += f"; a name keeps the broker busy for {broker:.0f} µs and the clients for {client:.0f}"
+        evidence += f"; a message keeps the broker busy for {broker:.0f} µs and the clients for {client:.0f}"
         plain = _microseconds(run, "client", _many("rabbitmq", "name") | {"contender": "aio-pika"})
         evidence += f"; plain aio-pika is busy for {plain:.0f} µs"
     return _settled(evidence, run.above(1000, **_many("rabbitmq", "name")))
 
 
 def _microseconds(run: Figures, side: str, cell: Mapping[str, Any]) -> float:
-    """CPU time of client or broker for a name."""
+    """CPU time of client or broker for a message."""
     return 1e6 * run.median(f"cpu_s.{side}", **cell) / run.median("accepted", **cell)
 
 
 def _read_again(run: Figures) -> Verdict:
     lost, of = run.lost("kafka", guarantee="DURABLE", fault="broker killed")
     waiting = run.rows("backlog", "kafka", phase="consume")
-    names = int(waiting["accepted"].max())
+    kept = int(waiting["accepted"].max())
     wrong = int(waiting["lost"].sum()) + lost
-    evidence = f"{names:,} names waited and were all read; kill -9 of the broker lost {lost} of {of:,}"
+    evidence = f"{kept:,} messages waited and were all read; kill -9 of the broker lost {lost} of {of:,}"
     return Verdict(FAILS if wrong else HOLDS, evidence)
 
 
@@ -255,10 +255,10 @@ def _millions(run: Figures) -> Verdict:
 
 
 def _low_latency(run: Figures) -> Verdict:
-    """At few names a second, and at the highest rate that was tried of RabbitMQ, where Kafka is given more to do."""
+    """At few messages a second, and at the highest rate that was tried of RabbitMQ, where Kafka is given more to do."""
     light = run.times(ALONE, _lightly("kafka"), _lightly("rabbitmq"))
     ours, theirs = (run.median(ALONE, **_lightly(design)) for design in ("kafka", "rabbitmq"))
-    evidence = f"at {LIGHT:g} names a second the median is {_two(ours)} ms, RabbitMQ's {_two(theirs)} ms"
+    evidence = f"at {LIGHT:g} messages a second the median is {_two(ours)} ms, RabbitMQ's {_two(theirs)} ms"
     full = {"question": "latency", "design": "rabbitmq", "guarantee": "AT_LEAST_ONCE", "load": BEYOND}
     try:
         rate = run.median("target_rate", **full)
@@ -280,15 +280,15 @@ def _low_latency(run: Figures) -> Verdict:
 def _fault_tolerant(run: Figures) -> Verdict:
     rows = run.rows("faults", "kafka", guarantee="DURABLE")
     lost, of = run.lost("kafka", guarantee="DURABLE")
-    with suppress(Missing):  # most of those names were poured out only to fill buffers
+    with suppress(Missing):  # most of those messages were poured out only to fill buffers
         of -= run.lost("kafka", guarantee="DURABLE", fault="full buffers")[1]
     kinds, times = rows["params.fault"].nunique(), int(rows["params.times"].sum())
-    return Verdict(FAILS if lost else HOLDS, f"{kinds} kinds of fault, {times} of them: {lost} of {of:,} names lost")
+    return Verdict(FAILS if lost else HOLDS, f"{kinds} kinds of fault, {times} of them: {lost} of {of:,} messages lost")
 
 
 def _scalable(run: Figures) -> Verdict:
     shared = {"question": "work_sharing", "design": "kafka", "guarantee": "AT_LEAST_ONCE", "publishers": 1}
-    found = run.times("names_per_s", shared | {"members": 4}, shared | {"members": 1})
+    found = run.times("messages_per_s", shared | {"members": 4}, shared | {"members": 1})
     evidence = f"four members of four partitions carry {_times(found)} what one does"
     if run.more(found):
         return Verdict(HOLDS, evidence)
@@ -299,8 +299,8 @@ def _concurrent(run: Figures) -> Verdict:
     rows = run.rows("work_sharing", "kafka")
     wrong = int(rows["lost"].sum() + rows["duplicates"].sum())
     publishers, members = (int(rows[f"params.{who}"].max()) for who in ("publishers", "members"))
-    evidence = f"{publishers} publishers or {members} members at once: of {stats.short(rows['received'].sum())} names"
-    evidence += f" {wrong} lost or doubled"
+    evidence = f"{publishers} publishers or {members} members at once: of {stats.short(rows['received'].sum())} "
+    evidence += f"messages {wrong} lost or doubled"
     if wrong or min(publishers, members) >= HIGH:
         return Verdict(FAILS if wrong else HOLDS, evidence)
     return Verdict(UNKNOWN, f"{evidence}; a few processes on a few cores are no high concurrency")
@@ -309,7 +309,7 @@ def _concurrent(run: Figures) -> Verdict:
 def _tweaks(run: Figures) -> Verdict:
     def cost(design: str, contender: str, tweak: str, plain: str = "bare") -> stats.Ratio:
         cell = {"question": "tweaking", "design": design, "contender": contender, "guarantee": "AT_LEAST_ONCE"}
-        return run.times("names_per_s", cell | {"rung": plain}, cell | {"rung": tweak})
+        return run.times("messages_per_s", cell | {"rung": plain}, cell | {"rung": tweak})
 
     def said(tweak: str, times: stats.Ratio) -> str:
         return f"with {tweak} {f'{_times(times)} slower' if run.more(times) else 'no slower beyond the noise'}"
@@ -326,7 +326,7 @@ def _simple(run: Figures) -> Verdict:
     smaller = run.times("rss_mb.broker", _many("rabbitmq"), _many("kafka"))
     times = [run.median(ALONE, **_lightly(design)) for design in ("asyncio", "rabbitmq", "kafka")]
     sizes = [run.median("rss_mb.broker", **_many(design)) for design in ("rabbitmq", "kafka")]
-    evidence = "a name takes asyncio {} ms, RabbitMQ {} ms, Kafka {} ms; ".format(*map(_two, times))
+    evidence = "a message takes asyncio {} ms, RabbitMQ {} ms, Kafka {} ms; ".format(*map(_two, times))
     evidence += "RabbitMQ's broker holds {:.0f} MB, Kafka's {:.0f} MB (with the heap of 1 GB that is usual)".format(
         *sizes
     )
@@ -334,30 +334,30 @@ def _simple(run: Figures) -> Verdict:
 
 
 def _volumes(run: Figures) -> Verdict:
-    """Many names, and many bytes: the larger the names, the less does it matter how many go at a time."""
+    """Many messages, and many bytes: the larger the messages, the less does it matter how many go at a time."""
     ours, theirs = ({"question": "backlog", "design": design, "rung": "alone"} for design in ("kafka", "rabbitmq"))
-    more = run.times("names_per_s", ours, theirs)
+    more = run.times("messages_per_s", ours, theirs)
     reading = [run.speed("backlog", design, phase="consume") for design in ("kafka", "rabbitmq")]
-    evidence = f"of a million names and more it carries {_times(more)} as many a second as RabbitMQ; of names that "
+    evidence = f"of a million messages and more it carries {_times(more)} as many a second as RabbitMQ; of those that "
     evidence += "wait its readers take {} a second, RabbitMQ's {}".format(*map(stats.short, reading))
     settled = [run.more(more)]
     with suppress(Missing):  # a quick run leaves payload out
-        times = run.times("names_per_s", _large("kafka"), _large("rabbitmq"))
+        times = run.times("messages_per_s", _large("kafka"), _large("rabbitmq"))
         settled.append(run.more(times))
-        evidence += f"; of names of 64 KiB {_times(times)} as many"
+        evidence += f"; of messages of 64 KiB {_times(times)} as many"
     return _settled(evidence, *settled, on="the size of a message")
 
 
 def _large(design: str) -> dict[str, Any]:
-    """Throughput of the largest names."""
+    """Throughput of the largest messages."""
     return {"question": "payload", "design": design, "size": 65_536, "phase": "together"}
 
 
 def _faster(run: Figures) -> Verdict:
-    many, one = (run.times("names_per_s", _many("kafka", way), _many("rabbitmq", way)) for way in ("many", "name"))
+    many, one = (run.times("messages_per_s", _many("kafka", way), _many("rabbitmq", way)) for way in ("many", "name"))
     slower = run.times(ALONE, _lightly("kafka"), _lightly("rabbitmq"))
-    evidence = f"it carries {_times(many)} as many names of 18 bytes a second as RabbitMQ in batches, "
-    evidence += f"{_times(one)} one by one; a name that comes alone takes {_times(slower)} as long"
+    evidence = f"it carries {_times(many)} as many messages of 18 bytes a second as RabbitMQ in batches, "
+    evidence += f"{_times(one)} one by one; a message that comes alone takes {_times(slower)} as long"
     return _settled(evidence, run.more(many), run.more(one), run.less(slower), on="what is asked")
 
 
@@ -370,18 +370,18 @@ CLAIMS = (
     Claim(
         "asyncio",
         "It has an overhead that cannot be avoided.",
-        "a bare queue, one by one, against lists of names",
+        "a bare queue, one by one, against lists of messages",
         _overhead,
         "01_asyncio",
     ),
     Claim(
         "asyncio",
-        "A name is delayed when all consumers sleep as it arrives.",
-        "the median time from the send to the receipt, at 1 and at 100 names a second",
+        "A message is delayed when all consumers sleep as it arrives.",
+        "the median time from the send to the receipt, at 1 and at 100 messages a second",
         _sleeping,
         "05_latency",
     ),
-    Claim("asyncio", "Nothing survives its process.", "what its names survive", _nothing_survives, "01_asyncio"),
+    Claim("asyncio", "Nothing survives its process.", "what its messages survive", _nothing_survives, "01_asyncio"),
     Claim(
         "rabbitmq",
         "One to one, and one to many.",
@@ -392,14 +392,14 @@ CLAIMS = (
     Claim(
         "rabbitmq",
         "Messages are persistent or transient.",
-        "names lost over kill -9 of the broker",
+        "messages lost over kill -9 of the broker",
         _persistent_and_transient,
         "06_when_things_break",
     ),
     Claim(
         "rabbitmq",
         "Thousands of messages a second.",
-        "names carried one by one, and who is busy",
+        "messages carried one by one, and who is busy",
         _thousands,
         "04_throughput",
     ),
@@ -420,14 +420,14 @@ CLAIMS = (
     Claim(
         "kafka",
         "Millions of messages a second.",
-        "names carried in batches, and one by one",
+        "messages carried in batches, and one by one",
         _millions,
         "04_throughput",
     ),
     Claim(
         "kafka",
         "Low latency.",
-        "the median against RabbitMQ's: at few names a second, and at the most that was tried of RabbitMQ",
+        "the median against RabbitMQ's: at few messages a second, and at the most that was tried of RabbitMQ",
         _low_latency,
         "05_latency",
     ),
@@ -462,18 +462,18 @@ CLAIMS = (
     Claim(
         "conclusion",
         "For simple messaging: asyncio or RabbitMQ.",
-        "the time of one name, and the broker's memory",
+        "the time of one message, and the broker's memory",
         _simple,
         "07_choose",
     ),
     Claim(
         "conclusion",
         "For large volumes and distributed systems: Kafka.",
-        "a million names and more, and the largest names",
+        "a million messages and more, and the largest messages",
         _volumes,
         "07_choose",
     ),
-    Claim("conclusion", "Kafka is faster.", "names a second, and the time of one", _faster, "07_choose"),
+    Claim("conclusion", "Kafka is faster.", "messages a second, and the time of one", _faster, "07_choose"),
 )
 
 
@@ -524,7 +524,7 @@ def guide() -> pd.DataFrame:
 
 
 def fast_enough(rows: pd.DataFrame, rate: float, way: str = "name") -> list[str]:
-    """The designs that carried twice `rate` names a second at their strongest guarantee: one by one, or `way="many"`.
+    """The designs that carried twice `rate` messages a second, at their strongest guarantee, the given `way`.
 
     Raises:
         Missing: the run did not measure that of some design.

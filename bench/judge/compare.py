@@ -13,12 +13,24 @@ from typing import Any
 
 import pandas as pd
 
-from bench import stats
+from bench import stats, tables
 
 NOISE = 0.05
 """The least difference that is called one, also where a run's own noise floor is lower."""
+OUTCOMES = {
+    f"params.{name}"
+    for name in (
+        *("gap_s", "gap_median_s", "publish_gap_s", "refused", "unknown", "unexpected", "came_though_refused"),
+        *("recovered", "raised"),
+    )
+}
+"""What a fault did: told beside what it was, and no part of the cell."""
 CELL = ("question", "design", "contender", "guarantee")
-MEASURES = {"names/s": ("names_per_s", True), "p50 ms": ("latency_ms.p50", False), "p99 ms": ("latency_ms.p99", False)}
+MEASURES = {
+    "messages/s": ("messages_per_s", True),
+    "p50 ms": ("latency_ms.p50", False),
+    "p99 ms": ("latency_ms.p99", False),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,24 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> list[Difference]:
     return judged(list(_ratios(before, after)), max([NOISE, *filter(math.isfinite, floors)]))
 
 
+def gaps(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
+    """What only one of the runs has, and what failed or lost messages in one of them: there nothing can be compared."""
+    keys, groups = _cells(before, after)
+    found = []
+    for key in dict.fromkeys(key for group in groups for key in group):
+        wrong = [_wrong(group[key]) if key in group else "missing" for group in groups]
+        if bool(wrong[0]) != bool(wrong[1]):
+            side, what = ("before", wrong[0]) if wrong[0] else ("after", wrong[1])
+            found.append(f"{_told(dict(zip(keys, key, strict=True)))}: {what} in the run {side}")
+    return found
+
+
+def _wrong(rows: pd.DataFrame) -> str:
+    failed = int(rows["error"].notna().sum())
+    lost = tables.broken(rows).sum().sum() > 0
+    return f"{failed} of {len(rows)} failed" if failed else "messages lost, doubled or reordered" if lost else ""
+
+
 def judged(ratios: Sequence[tuple[str, str, stats.Ratio]], noise: float) -> list[Difference]:
     """What each ratio means, of a cell and a measure, when all of them are looked at together."""
     many = sum(ratio.rounds >= stats.FEWEST for _, _, ratio in ratios)
@@ -63,18 +93,22 @@ def _meaning(verdict: str, more_is_better: bool) -> str:
 
 
 def _ratios(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[tuple[str, str, stats.Ratio]]:
-    if before.empty or after.empty:
-        return
-    params = sorted({str(name) for run in (before, after) for name in run if str(name).startswith("params.")})
-    keys = [*CELL, *params]
-    groups = [dict(list(_whole(run, keys).groupby(keys, sort=False))) for run in (before, after)]
+    keys, groups = _cells(before, after)
     for key in (key for key in groups[0] if key in groups[1]):
-        cell = dict(zip(keys, map(str, key), strict=True))
+        cell = dict(zip(keys, key, strict=True))
         for measure, (column, _) in MEASURES.items():
-            if column == "names_per_s" and _paced(cell):
+            if column == "messages_per_s" and _paced(cell):
                 continue  # an open loop carries what is due
             if found := stats.beside(groups[1][key], groups[0][key], column):
                 yield _told(cell), measure, found
+
+
+def _cells(*runs: pd.DataFrame) -> tuple[list[str], list[dict[tuple[str, ...], pd.DataFrame]]]:
+    """What tells cells apart, and of each run the rows of each cell."""
+    params = sorted({str(name) for run in runs for name in run if str(name).startswith("params.")} - OUTCOMES)
+    keys = [*CELL, *params]
+    groups = [list(_whole(run, keys).groupby(keys, sort=False)) if len(run) else [] for run in runs]
+    return keys, [{tuple(map(str, key)): rows for key, rows in group} for group in groups]
 
 
 def _whole(run: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

@@ -28,7 +28,7 @@ class Target:
     cell: Mapping[str, Any]
     """What tells the cells of both from others of the question."""
     question: str = "throughput"
-    figure: str = "names_per_s"
+    figure: str = "messages_per_s"
     at_most: bool = False
     """Whether `least` is the most, as of a latency."""
 
@@ -82,7 +82,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
                     "design": one.design,
                     "what": one.what,
                     "greet": one.way,
-                    "beside": one.peer or "names/s",
+                    "beside": one.peer or "messages/s",
                     "times as much": str(ratio),
                     "target": f"{'at most' if one.at_most else 'at least'} {one.least:,}" if one.least else "–",
                     "met": _met(ratio, one),

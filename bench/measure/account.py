@@ -1,12 +1,12 @@
-"""Who was sent, accepted and received: names that carry their number, and the count afterwards.
+"""Who was sent, accepted and received: messages that carry their number, and the count afterwards.
 
-A name is 16 characters, then a filling up to the size that is asked for:
+A message is 16 characters, then a filling up to the size that is asked for:
 
     t a g 4 | 0 0 | 0 0 0 0 0 1 2 3 4 5 | ......
     tag       publisher  number           filling
 
 The tag is of one repetition, so a late name of an earlier one is a stranger and not counted as
-received. Nothing here runs in a timed loop: `codes` turns the names into numbers afterwards, and
+received. Nothing here runs in a timed loop: `codes` turns the messages into numbers afterwards, and
 `count` compares the numbers with what the publishers had accepted.
 """
 
@@ -29,7 +29,7 @@ Codes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Series:
-    """The names of one publisher: `number` of them, each of `size` bytes (16 at least)."""
+    """The messages of one publisher: `number` of them, each of `size` bytes (16 at least)."""
 
     tag: str
     publisher: int
@@ -38,14 +38,14 @@ class Series:
 
     def __post_init__(self) -> None:
         if len(self.tag) != 4 or not 0 <= self.publisher < 100 or self.size < HEADER or self.number >= 10**10:
-            raise ValueError(f"a tag has 4 characters, a name {HEADER} or more, publishers are 0 to 99: {self}")
+            raise ValueError(f"a tag has 4 characters, a message {HEADER} or more, publishers are 0 to 99: {self}")
 
     def names(self) -> list[str]:
-        """All names in order, made before the clock starts."""
+        """All messages in order, made before the clock starts."""
         return list(self.each())
 
     def each(self) -> Iterator[str]:
-        """The names one by one, in order, each made as it is asked for."""
+        """The messages one by one, in order, each made as it is asked for."""
         head, fill = f"{self.tag}{self.publisher:02d}", "." * (self.size - HEADER)
         thousands = (f"{head}{number:07d}" for number in range(self.number // 1000 + 1))
         tails = [f"{number:03d}{fill}" for number in range(1000)]
@@ -54,9 +54,9 @@ class Series:
 
 @dataclass(frozen=True)
 class Count:
-    """What became of the names, over all groups; `reordered` is None where no order is promised.
+    """What became of the messages, over all groups; `reordered` is None where no order is promised.
 
-    `received` counts each name once a group; `strangers` are names that nobody sent or that
+    `received` counts each message once a group; `strangers` are messages that nobody sent or that
     arrived altered.
     """
 
@@ -68,7 +68,7 @@ class Count:
 
 
 def codes(names: Sequence[str], tag: str, size: int) -> Codes:
-    """The code of each name, in order of receipt; `STRANGER` for what is none of this repetition."""
+    """The code of each message, in order of receipt; `STRANGER` for what is none of this repetition."""
     result = np.full(len(names), STRANGER, np.int64)
     step = max(1, _BLOCK // size)
     for start in range(0, len(names), step):
@@ -88,7 +88,7 @@ def _block(names: Sequence[str], tag: str, size: int) -> Codes:
 
 
 def letters(text: bytes | memoryview, tag: str, size: int) -> Codes:
-    """The codes of names that stand one behind the other, each of `size` bytes; what is left over is a stranger."""
+    """The codes of messages that stand one behind the other, each of `size` bytes; what is left over is a stranger."""
     step = max(1, _BLOCK // size) * size
     whole = len(text) // size * size
     found = [_letters(text[start : min(start + step, whole)], tag, size) for start in range(0, whole, step)]
@@ -109,14 +109,14 @@ def _letters(text: bytes | memoryview, tag: str, size: int) -> Codes:
 
 
 def numbers(received: Codes) -> Codes:
-    """The number of each name within its publisher's series."""
+    """The number of each message within its publisher's series."""
     return received & ((1 << SHIFT) - 1)
 
 
 def accepted_codes(publisher: int, number: int, lanes: Sequence[int]) -> Codes:
     """The codes that `publisher` surely got accepted: in lane k of n, the first `lanes[k]` of k, k + n, k + 2n …
 
-    A lane is a task that awaits each of its names, so its names keep their order.
+    A lane is a task that awaits each of its messages, so its messages keep their order.
     """
     of_lane = [np.arange(lane, number, len(lanes), dtype=np.int64)[:done] for lane, done in enumerate(lanes)]
     found = np.concatenate(of_lane) if of_lane else np.empty(0, np.int64)
@@ -126,8 +126,8 @@ def accepted_codes(publisher: int, number: int, lanes: Sequence[int]) -> Codes:
 def count(accepted: Codes, sent: Codes, groups: Sequence[Codes], lanes: int = 1, *, ordered: bool = True) -> Count:
     """Compare what each group received with what was accepted.
 
-    `sent` has what was handed to a publisher, accepted or not: such a name is no stranger.
-    Order is looked at within each lane of each publisher, among first receipts: a name counts as
+    `sent` has what was handed to a publisher, accepted or not: such a message is no stranger.
+    Order is looked at within each lane of each publisher, among first receipts: a message counts as
     reordered when a later one of its lane came before it.
     """
     received = lost = duplicates = reordered = strangers = 0

@@ -11,10 +11,11 @@ from time import perf_counter_ns
 import numpy as np
 import psutil
 
-from bench import contenders, results
+from bench import contenders
 from bench.contenders.kafka_peers import advertised, compiled
 from bench.measure.run import session
 from bench.measure.sites import Site
+from bench.measure.surroundings import surroundings
 from bench.model import DESIGNS, Settings
 from greet.brokers import VARIABLES
 
@@ -33,7 +34,7 @@ class Finding:
 
 async def examine() -> AsyncIterator[Finding]:
     """Look at the machine, the clock, the clients, and start every broker once."""
-    about = results.surroundings()
+    about = surroundings()
     machine = about["machine"]
     cores = machine["usable"]
     yield Finding("machine", f"{machine['cpu']}, {machine['os']}, {machine['memory_gb']} GB")

@@ -1,6 +1,6 @@
 """The load: what runs in the worker processes. Nothing but stamping happens in a timed loop.
 
-Closed loop: a bounded window of unconfirmed names, as fast as it goes. Open loop: name i is due at
+Closed loop: a bounded window of unconfirmed messages, as fast as it goes. Open loop: message i is due at
 `start + i / rate`, whatever became of the one before; all that is due at a wake-up is sent at once,
 and what was intended, sent and confirmed is stamped apart.
 
@@ -9,7 +9,7 @@ same moment in every process of a machine (`shared_clock` checks it).
 
 (This file is not called load.py: `bench.load` is the function that loads a run.)
 
-A consumer tells that it is ready through the broker, as a name on a topic of its own, so any
+A consumer tells that it is ready through the broker, as a message on a topic of its own, so any
 `concurrent.futures.Executor` can place it, also on another machine.
 """
 
@@ -39,10 +39,10 @@ from bench.model import Contender, Place, Publisher
 now = time.perf_counter_ns
 Stamps = NDArray[np.int64]
 LINGER_S = 0.1
-"""How long a consumer that has all its names looks for more of them, with the clock stopped."""
+"""How long a consumer that has all its messages looks for more of them, with the clock stopped."""
 NO_STAMPS: Stamps = np.empty(0, np.int64)
 Progress = tuple[tuple[int, int], ...]
-"""(stamp, names so far), four times a second."""
+"""(stamp, messages so far), four times a second."""
 LOOK_S = 0.25
 
 
@@ -70,11 +70,11 @@ class Send:
     place: Place
     series: Series
     rate: float | None = None
-    """Names a second of the open loop, `math.inf` for all due at once; None is the closed loop."""
+    """Messages a second of the open loop, `math.inf` for all due at once; None is the closed loop."""
     start_ns: int = 0
     """When to start, at the earliest: publishers of one repetition start together."""
     lean: bool = False
-    """Make each name when it is asked for, and watch the memory."""
+    """Make each message when it is asked for, and watch the memory."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Receive:
     expected: int
     """It ends when it has so many, or the members of its group in this process have."""
     ready: str = ""
-    """What to publish on the topic `ready_topic` once names can reach it."""
+    """What to publish on the topic `ready_topic` once messages can reach it."""
     ready_topic: str = ""
     stamped: bool = False
     """Stamp each receipt: for latencies, and for the last one where several members share."""
@@ -98,16 +98,16 @@ class Receive:
     first_s: float = 1e9
     """How long it waits for the first."""
     lean: bool = False
-    """Keep the letters of the names only, in memory that was there before, and watch the memory."""
+    """Keep the letters of the messages only, in memory that was there before, and watch the memory."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What a publisher did; the three stamps of each name only for the open loop."""
+    """What a publisher did; the three stamps of each message only for the open loop."""
 
     series: Series
     lanes: tuple[int, ...]
-    """How many names each lane surely got accepted."""
+    """How many messages each lane surely got accepted."""
     started_ns: int
     ended_ns: int
     usage: Usage
@@ -116,7 +116,7 @@ class Sent:
     actual: Stamps = field(default_factory=_no_stamps, repr=False)
     confirmed: Stamps = field(default_factory=_no_stamps, repr=False)
     progress: Progress = field(default=(), repr=False)
-    """How many names were asked for so far; only of a lean one."""
+    """How many messages were asked for so far; only of a lean one."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ async def _together(
 
 
 async def send(job: Send, names: Iterable[str], deadline_s: float, consumers: Sequence[asyncio.Event] = ()) -> Sent:
-    """Publish the series of `job`, each name once. An error is told in the result, not raised."""
+    """Publish the series of `job`, each message once. An error is told in the result, not raised."""
     place, error, started, ended = job.place, None, 0, 0
     publisher, pace, cpu, memory = None, None, time.process_time_ns(), _Memory(job.lean)
     try:
@@ -240,7 +240,7 @@ class Pace:
         self.confirmed = array("q", bytes(8 * len(names)))
 
     async def run(self) -> None:
-        """Publish every name when it is due, or at once when it is late."""
+        """Publish every message when it is due, or at once when it is late."""
         self._publisher.accepted = [0] * self._publisher.window
         async with asyncio.TaskGroup() as lanes:
             for lane in range(self._publisher.window):
@@ -262,7 +262,7 @@ class Pace:
 
 
 async def receive(job: Receive, deadline_s: float, ready: asyncio.Event, group: list[Receipts]) -> Received:
-    """Take names until all are there or no more come. An error is told in the result, not raised.
+    """Take messages until all are there or no more come. An error is told in the result, not raised.
 
     `group` has the receipts of the members in this process, each its own.
     """
@@ -294,7 +294,7 @@ async def receive(job: Receive, deadline_s: float, ready: asyncio.Event, group: 
 
 
 class Receipts:
-    """The names as they came, and when."""
+    """The messages as they came, and when."""
 
     def __init__(self, stamped: bool) -> None:
         self.names: list[str] = []
@@ -317,7 +317,7 @@ class Receipts:
                 keep(await one())
 
     async def take_lists(self, batches: AsyncIterator[list[str]], expected: int) -> None:
-        """List by list; a stamp is of the list that a name came in."""
+        """List by list; a stamp is of the list that a message came in."""
         self._sizes = sizes = [] if self._sizes is None else self._sizes
         names, stamp = self.names, self._stamps.append
         while len(names) < expected:
@@ -327,7 +327,7 @@ class Receipts:
             names.extend(batch)
 
     async def linger(self, take: Callable[[Any, int], Awaitable[None]], names: Any) -> None:
-        """Look whether more comes than should: a name that came twice, or one in whose place another did."""
+        """Look whether more comes than should: a message that came twice, or one in whose place another did."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
                 await take(names, 2 * self.number + 1)
@@ -338,11 +338,11 @@ class Receipts:
         return len(self.names)
 
     def codes(self, tag: str, size: int) -> Codes:
-        """The code of each name, in order."""
+        """The code of each message, in order."""
         return codes(self.names, tag, size)
 
     def each(self) -> Stamps:
-        """The stamp of each name, in order; empty when none were asked for."""
+        """The stamp of each message, in order; empty when none were asked for."""
         stamps = np.asarray(self._stamps, np.int64)
         return stamps if self._sizes is None else np.repeat(stamps, self._sizes[: len(stamps)])
 
@@ -372,7 +372,7 @@ class Receipts:
 
 
 class LeanReceipts(Receipts):
-    """The letters of the names as they came, one name behind the other."""
+    """The letters of the messages as they came, one message behind the other."""
 
     def __init__(self, letters: int) -> None:
         super().__init__(stamped=False)
@@ -411,7 +411,7 @@ class LeanReceipts(Receipts):
         self.names = []
 
     def codes(self, tag: str, size: int) -> Codes:
-        """The code of each name; where one had another length, all are strangers."""
+        """The code of each message; where one had another length, all are strangers."""
         if self._lengths - {size}:
             return np.full(self._number, STRANGER, np.int64)
         return letters(memoryview(self._letters)[: self._end], tag, size)
@@ -485,7 +485,7 @@ def _usage(cpu_from: int, grown_mb: float | None) -> Usage:
 def bare(number: int) -> tuple[float, float]:
     """The loop of the fastest contender with nothing around it: `publish_many`, `batches` and a list.
 
-    Returns the seconds, and the CPU seconds, that `number` names took. What `work` costs shows beside it.
+    Returns the seconds, and the CPU seconds, that `number` messages took. What `work` costs shows beside it.
     """
     names, kept = Series("bare", 0, number).names(), list[str]()
 

@@ -33,7 +33,7 @@ from greet import Guarantee
 
 T = TypeVar("T")
 SETTLING = 10
-"""One in so many of an open loop's names, the first ones, are counted but left out of the latencies."""
+"""One in so many of an open loop's messages, the first ones, are counted but left out of the latencies."""
 LEAD_NS = 200_000_000
 """How far ahead a common start is set."""
 QUIET_S = 10.0
@@ -43,7 +43,7 @@ SHARED_QUIET_S = 2.0
 MOST_NAMES = 1_000_000
 """Names in each second of a repetition, at most: each takes some 100 bytes at either end."""
 MOST_BYTES = 256_000_000
-"""Bytes of the names of one repetition, at most."""
+"""Bytes of the messages of one repetition, at most."""
 
 
 class OpenSession:
@@ -83,7 +83,7 @@ class OpenSession:
         return self.clock_shared
 
     async def names_for(self, cell: Cell) -> int:
-        """How many names a repetition of `cell` takes; the first time, a warm-up finds out and is thrown away.
+        """How many messages a repetition of `cell` takes; the first time, a warm-up finds out and is thrown away.
 
         Raises:
             Failed: the warm-up did.
@@ -101,7 +101,7 @@ class OpenSession:
         return cell.contender.guess * min(1, 2000 / cell.size) * max(slower, 0.1)
 
     async def maximum(self, cell: Cell) -> float:
-        """Names a second that `cell` can do, whatever its load: measured once a run, in the loop that it uses."""
+        """Messages a second that `cell` can do, whatever its load: measured once a run, in the loop that it uses."""
         key = replace(cell, load=cell.load and math.inf, again=False, names=None, seconds=None, rounds=None)
         if key not in self._speeds:
             speed = self._guess(cell)
@@ -115,10 +115,11 @@ class OpenSession:
         return self._speeds[key]
 
     async def _speed(self, cell: Cell, seconds: float, speed: float) -> float:
-        """Names a second of a warm-up of so many seconds, if `speed` is right."""
+        """Messages a second of a warm-up of so many seconds, if `speed` is right."""
         names = min(speed * seconds, MOST_NAMES, MOST_BYTES / cell.size)
         found = await self.once(cell, max(100, int(names)))
-        return float(min((one.fields["names_per_s"] for one in found if one.fields["names_per_s"]), default=speed))
+        speeds = [one.fields["messages_per_s"] for one in found]
+        return float(min(filter(None, speeds), default=speed))
 
     def fresh_workers(self) -> None:
         """Let go of the worker processes; new ones start when needed, without the memory of the old."""
@@ -144,7 +145,7 @@ class OpenSession:
         await Delivery(self, cell, 1, self.place(cell)).make_groups()
 
     async def deliver(self, cell: Cell, names: int, *, sleepers: int = 0) -> list[Figures]:
-        """Carry so many names once, from publishers to consumers, and count them.
+        """Carry so many messages once, from publishers to consumers, and count them.
 
         The last `sleepers` of the groups read only when the clock has stopped.
         """
@@ -232,11 +233,11 @@ class Delivery:
 
     @property
     def tag(self) -> str:
-        """The first four characters of its names."""
+        """The first four characters of its messages."""
         return self.place.topic[-4:]
 
     async def run(self, sleepers: int = 0) -> list[Figures]:
-        """Carry the names. The last `sleepers` of the groups read only when the clock has stopped."""
+        """Carry the messages. The last `sleepers` of the groups read only when the clock has stopped."""
         if self.cell.fresh:
             self.session.fresh_workers()
         rate = await self._rate()
@@ -288,7 +289,7 @@ class Delivery:
         return self.cell.loop or self.session.settings.loop
 
     def _loops(self, *, paced: bool) -> str:
-        """On what it ran: who paces names needs a loop that wakes to the microsecond."""
+        """On what it ran: who paces messages needs a loop that wakes to the microsecond."""
         if not paced:
             return self._loop
         return f"{self._loop}, publishers on select" if self.here.control else "select"
@@ -379,7 +380,7 @@ class Delivery:
         used = after or self.here.used()
         error = _errors([*outcomes, *late])
         if counted.strangers:
-            error = f"{counted.strangers} names came that nobody had sent; {error}".removesuffix("; ")
+            error = f"{counted.strangers} messages came that nobody had sent; {error}".removesuffix("; ")
         latencies = _latencies(sent, received) if rate is not None and self.session.clock_shared else {}
         done = accepted if phase == "publish" else counted.received / self.cell.groups
         return Figures(
@@ -391,7 +392,7 @@ class Delivery:
                 "duplicates": counted.duplicates,
                 "reordered": counted.reordered,
                 "elapsed_s": elapsed,
-                "names_per_s": done / elapsed if elapsed and done else None,
+                "messages_per_s": done / elapsed if elapsed and done else None,
                 "latency_ms": stats.percentiles(latencies["intended"]) if latencies else None,
                 "target_rate": rate if rate != math.inf else None,
                 "cpu_s": {"client": _client_cpu([one.usage for one in timed]), "broker": more(before[0], used[0])},
@@ -450,8 +451,8 @@ def _client_cpu(usages: Sequence[Usage]) -> float:
 
 
 def _latencies(sent: Sequence[Sent], received: Sequence[Received]) -> dict[str, Stamps]:
-    """Nanoseconds from the intended and from the actual send to the first receipt of each name, over all
-    groups; the publish delay (from actual send to acceptance), and how late names were sent."""
+    """Nanoseconds from the intended and from the actual send to the first receipt of each message, over all
+    groups; the publish delay (from actual send to acceptance), and how late messages were sent."""
     found: dict[str, list[Stamps]] = {"intended": [], "service": [], "publish": [], "late": []}
     for one in sent:
         settled = math.ceil(len(one.actual) / SETTLING)

@@ -108,7 +108,7 @@ def figures(outcome: Outcome, workload: Workload, guarantee: Guarantee, lanes: i
             "duplicates": counted.duplicates,
             "reordered": counted.reordered,
             "elapsed_s": elapsed if elapsed > 0 else None,
-            "names_per_s": counted.received / len(outcome.came) / elapsed if elapsed > 0 else None,
+            "messages_per_s": counted.received / len(outcome.came) / elapsed if elapsed > 0 else None,
             "latency_ms": percentiles,
             "target_rate": rate,
             "cpu_s": dict(zip(("client", "broker"), outcome.cpu_s, strict=True)),
@@ -344,7 +344,7 @@ class Trial:
                 break
             factor = low * 4 if high == math.inf else high / 2 if not low else math.sqrt(low * high)
         rate = self.workload.mean_rate * low if low else None
-        fields = {} if best is None else {**best.fields, "names_per_s": rate, "target_rate": None}
+        fields = {} if best is None else {**best.fields, "messages_per_s": rate, "target_rate": None}
         params = {} if best is None else best.params
         return Figures(
             fields,

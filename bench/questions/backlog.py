@@ -1,6 +1,6 @@
 """What happens when nobody reads?
 
-Names by the million (ten in the full profile; RabbitMQ one) are published from a generator with nobody
+Messages by the million (ten in the full profile; RabbitMQ one) are published from a generator with nobody
 reading, then read and let go: the speed over the backlog, and how much memory and disk that takes of whom.
 asyncio's queue is bounded, so there the publisher would wait for ever: a reader stands beside it. And a
 group that does not read at all beside one that does: what the reader loses by it.
@@ -43,22 +43,22 @@ async def beside_a_sleeper(session: Session, cell: Cell, names: int) -> list[Fig
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Names a second, at the end beside the beginning, and what was held meanwhile."""
+    """Messages a second, at the end beside the beginning, and what was held meanwhile."""
     found = tables.summary(rows, "params.rung").drop(columns=["min–max", "CPU s/M, client + broker"])
     more = [
         {
-            "names": stats.short(part["sent"].median()),
+            "messages": stats.short(part["sent"].median()),
             "end / beginning": tables.steadiness(part),
             "MB gained, client": stats.short(tables.figures(part, "grown_mb").max()),
             "disk MB, broker": stats.short(tables.figures(part, "disk_mb").max()),
         }
         for _, part in tables.lines(rows, "params.rung")
     ]
-    for place, name in ((3, "names"), (5, "end / beginning"), (6, "MB gained, client"), (8, "disk MB, broker")):
+    for place, name in ((3, "messages"), (5, "end / beginning"), (6, "MB gained, client"), (8, "disk MB, broker")):
         found.insert(place, name, [line[name] for line in more])
     return found
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Names a second over the names so far."""
-    return Pace(rows[rows["params.rung"].eq("")], over="names")
+    """Messages a second over the messages so far."""
+    return Pace(rows[rows["params.rung"].eq("")], over="messages")

@@ -1,4 +1,4 @@
-"""What does it cost that a name survives?
+"""What does it cost that a message survives?
 
 Every guarantee of each design, and for RabbitMQ classic against quorum queues (one node: what replication
 costs over a network is not in it). A quorum queue is written to disk before it confirms.
@@ -30,11 +30,11 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Names a second, and what a name survives."""
+    """Messages a second, and what a message survives."""
     found = tables.summary(rows, "survives", *(["params.queue_type"] if "params.queue_type" in rows else []))
     return found.drop(columns=["CPU s/M, client + broker"]).astype(object).fillna("")
 
 
 def picture(rows: pd.DataFrame) -> Picture:
     """A panel for each guarantee."""
-    return Dots(rows, "names a second")
+    return Dots(rows, "messages a second")

@@ -1,6 +1,6 @@
-"""What does a name cost when more groups want it?
+"""What does a message cost when more groups want it?
 
-1, 2, 4 and 8 groups, each of which gets every name; published and read many at a time. In the full profile
+1, 2, 4 and 8 groups, each of which gets every message; published and read many at a time. In the full profile
 beside the peers.
 """
 
@@ -28,12 +28,12 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Names a second, greetings a second, and the CPU time of a million names."""
+    """Messages a second, greetings a second, and the CPU time of a million messages."""
     return tables.growth(rows, "groups", "greetings/s")
 
 
 def picture(rows: pd.DataFrame) -> Picture:
     """Greetings a second over the number of groups, of greet."""
     rows = rows[rows["contender"] == "greet"]
-    rows = rows.assign(greetings=rows["names_per_s"] * rows["params.groups"])
+    rows = rows.assign(greetings=rows["messages_per_s"] * rows["params.groups"])
     return Growth(rows, "params.groups", "groups", value="greetings", unit="greetings a second, of all groups")

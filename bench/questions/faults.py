@@ -1,15 +1,15 @@
-"""What becomes of the names when things break?
+"""What becomes of the messages when things break?
 
-Publishers and two groups of consumers, processes of their own, carry 40 names a second for each guarantee
+Publishers and two groups of consumers, processes of their own, carry 40 messages a second for each guarantee
 through private brokers, while a fault is injected into all of them at once: kill -9, SIGSTOP, a broken
 network, no memory, and of a cluster of three its members one by one. When all is over, end markers follow,
-and each group is counted, so a name may be lost twice: lost is what was accepted and never handled; twice is
-what was handled again; the gap is the longest time without a name after the harm. In the full profile a
+and each group is counted, so a message may be lost twice: lost is what was accepted and never handled; twice is
+what was handled again; the gap is the longest time without a message after the harm. In the full profile a
 single broker and all who use it are killed 20 times, a cluster's leader 5 times, and each of its members
 restarted twice, as that takes longer; all else is tried 3 times, and a soak takes 10 minutes. A single Kafka
 lets a broker in again 2 s after its kill (`broker.session.timeout.ms`, by default 9 s); a cluster's clients
 give up after 10 s and not 30; all else is as it is by default. To fill buffers, one more publisher pours out
-names as fast as it can.
+messages as fast as it can.
 
 The journals of all processes are kept with the run (their format is in bench/faults/journal.py, and
 bench/faults/recount.py counts again). Three of the trials and the accountant are controls that must find a
@@ -126,7 +126,7 @@ async def _tamper(session: Session, cell: Cell, names: int) -> list[Figures]:  #
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Names lost / handled twice / the longest gap, for each fault and design; "–" is not applicable.
+    """Messages lost / handled twice / the longest gap, for each fault and design; "–" is not applicable.
 
     Where a "*" stands, a publisher or member ended with an error that says so, and another took its place.
     """
@@ -162,11 +162,13 @@ def _none(what: str, design: str, guarantee: str) -> str:
 
 
 def _place(what: str) -> float:
-    return list(FAULTS).index(_fault(what)) + (what not in FAULTS) / 2
+    known = [*FAULTS]
+    fault = _fault(what)
+    return (known.index(fault) if fault in known else len(known)) + (what not in FAULTS) / 2
 
 
 def outcome(part: pd.DataFrame) -> str:
-    """What became of the names of some rows: lost / twice / longest gap."""
+    """What became of the messages of some rows: lost / twice / longest gap."""
     if part["received"].isna().all():
         return "failed"
     lost, twice = (int(part[what].sum()) for what in ("lost", "duplicates"))

@@ -1,7 +1,7 @@
 """Does it stay as fast when there is more of everything?
 
 A run ten times as long as the usual one, second by second; and one after many groups were made on another
-topic, which stay. How it is with names that nobody reads is a question of its own (backlog).
+topic, which stay. How it is with messages that nobody reads is a question of its own (backlog).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ AFTER = f"after {GROUPS} groups"
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Name by name; asyncio's groups go with their process, so there nothing is left of them."""
+    """Message by message; asyncio's groups go with their process, so there nothing is left of them."""
     found = []
     for one in settings.of(name="greet", way="name"):
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE):
@@ -48,7 +48,7 @@ async def _groups(session: Session, cell: Cell) -> AsyncIterator[None]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Names a second, beside the usual, and at the end of a repetition beside its beginning."""
+    """Messages a second, beside the usual, and at the end of a repetition beside its beginning."""
     found = tables.summary(rows, "params.rung").drop(columns=["CPU s/M, client + broker", "MB, client + broker"])
     parts = list(tables.lines(rows, "params.rung"))
     usual = {line["contender"]: part for line, part in parts if line["rung"] == USUAL}
@@ -63,5 +63,5 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Names a second over the seconds of the long runs."""
+    """Messages a second over the seconds of the long runs."""
     return Pace(rows[rows["params.rung"] == LONG], over="seconds")

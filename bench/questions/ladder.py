@@ -31,9 +31,9 @@ class Rung(NamedTuple):
     """How far above it stands the rung of which it is a change."""
 
 
-LISTS = "lists of 100: settled by the hundred"
+LISTS = "lists of 100: acknowledged by the hundred"
 RUNGS = (
-    Rung("asyncio", "bare queue", "name", None, "bare queue: a cancelled reader loses its name"),
+    Rung("asyncio", "bare queue", "name", None, "bare queue: a cancelled reader loses its message"),
     Rung("asyncio", "greet", "name", None, "greet, one by one: nothing"),
     Rung("asyncio", "greet", "name", None, "one by one on uvloop: one more dependency", "uvloop"),
     Rung("asyncio", "greet", "many", None, LISTS, above=2),
@@ -48,7 +48,7 @@ RUNGS = (
     Rung("rabbitmq", "greet", "many", None, "uvloop: one more dependency", "uvloop"),
     Rung("kafka", "aiokafka", "name", 1, "await each answer: nothing"),
     Rung("kafka", "aiokafka", "name", 1000, "1,000 in flight: up to 1,000 in doubt"),
-    Rung("kafka", "aiokafka", "many", 1000, "getmany: a batch is settled as a whole"),
+    Rung("kafka", "aiokafka", "many", 1000, "getmany: a batch is committed as a whole"),
     Rung("kafka", "greet", "name", 1000, "greet, one by one: nothing more", above=2),
     Rung("kafka", "greet", "name", 1000, "one by one on uvloop: one more dependency", "uvloop"),
     Rung("kafka", "greet", "many", None, "batches built by us: nothing more", above=2),
@@ -77,28 +77,38 @@ def cells(settings: Settings) -> list[Cell]:
 async def _bare(session: Session, cell: Cell, names: int) -> list[Figures]:
     names = names or MOST_NAMES
     elapsed, cpu = await session.submit(bare, names)
-    counts = {"sent": names, "accepted": names, "received": names, "lost": 0, "duplicates": 0, "error": None}
-    spent = {"client": cpu, "broker": None}
-    survives = cell.guarantee.value
-    return [
-        Figures({**counts, "elapsed_s": elapsed, "names_per_s": names / elapsed, "cpu_s": spent, "survives": survives})
-    ]
+    fields = {
+        "sent": names,
+        "accepted": names,
+        "received": names,
+        "lost": 0,
+        "duplicates": 0,
+        "error": None,
+        "elapsed_s": elapsed,
+        "messages_per_s": names / elapsed,
+        "cpu_s": {"client": cpu, "broker": None},
+        "survives": cell.guarantee.value,
+    }
+    return [Figures(fields)]
 
 
 def _place(rows: pd.DataFrame) -> pd.Series[int]:
     """Which rung a row is of."""
     order = {(rung.design, rung.said): place for place, rung in enumerate(RUNGS)}
-    return pd.Series([order[key] for key in zip(rows["design"], rows["params.rung"], strict=True)], rows.index)
+    return pd.Series(
+        [order.get(key, len(RUNGS)) for key in zip(rows["design"], rows["params.rung"], strict=True)], rows.index
+    )
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each rung: names a second, how many times as many as the rung that it is a change of, what it gives away."""
+    """Each rung: messages a second, how many times as many as the rung that it is a change of, what it gives away."""
     places = _place(rows)
     parts = {place: rows[places == place] for place in sorted(set(places))}
     found = pd.concat([tables.summary(part, "params.rung") for part in parts.values()], ignore_index=True)
     ratios = []
     for place, part in parts.items():
-        changed = place - RUNGS[place].above
+        known = place < len(RUNGS)
+        changed = place - RUNGS[place].above if known else -1
         same = changed >= 0 and RUNGS[changed].design == RUNGS[place].design
         ratio = stats.beside(part, parts[changed]) if same and changed in parts else None
         ratios.append(str(ratio or ""))
@@ -107,5 +117,5 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Names a second, rung by rung."""
+    """Messages a second, rung by rung."""
     return Ladder(rows.loc[_place(rows).sort_values(kind="stable").index])

@@ -1,9 +1,9 @@
-"""How long does a name take from its publisher to its consumer?
+"""How long does a message take from its publisher to its consumer?
 
-Open loop: name i is due at `start + i / rate`, whatever became of the one before, at shares of the most that
-the same contender carried, paced, in a warm-up of half a second. Latency counts from when a name was due
+Open loop: message i is due at `start + i / rate`, whatever became of the one before, at shares of the most that
+the same contender carried, paced, in a warm-up of half a second. Latency counts from when a message was due
 (what a user waits); from the actual send, and the publish delay, are in the details. At 1.05 more is due than
-the warm-up carried: where that was all that the design can, names pile up. In the full profile greet and the
+the warm-up carried: where that was all that the design can, messages pile up. In the full profile greet and the
 plain clients are also asked for the same rate, a tenth of what a plain client carries over that broker on two
 cores, and so is RabbitMQ's PerfTest, which counts from the actual send.
 """
@@ -23,11 +23,11 @@ PEERS = (0.1, 0.5, 0.9, 1.05)
 OTHERS = ("FastStream", "aio-pika single acks")
 """Peers whose own faster form is measured, or that are measured for their throughput."""
 RATES = {"rabbitmq": 500.0, "kafka": 7_000.0}
-"""Names a second at which all contenders of a design can be compared."""
+"""Messages a second at which all contenders of a design can be compared."""
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Every contender, name by name: a name that waits for others to make a batch is not this question."""
+    """Every contender, message by message: a message that waits for others to make a batch is not this question."""
     seconds = max(settings.seconds, 1.0)
     all_of_them = [
         (one, guarantee)

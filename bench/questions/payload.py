@@ -1,4 +1,4 @@
-"""What does the size of a name do?
+"""What does the size of a message do?
 
 16 bytes to 64 KiB, which is the longest name; many at a time. In the full profile beside the peers, and publishing
 and reading apart too.
@@ -34,17 +34,17 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Names and megabytes a second."""
+    """Messages and megabytes a second."""
     return tables.growth(rows, "size", "MB/s")
 
 
 def picture(rows: pd.DataFrame) -> Picture:
     """Megabytes a second over the size: of greet, and of the peer that is the fastest at most sizes."""
-    rows = rows.assign(megabytes=rows["names_per_s"] * rows["params.size"] / 1e6, who="greet")
+    rows = rows.assign(megabytes=rows["messages_per_s"] * rows["params.size"] / 1e6, who="greet")
     rows = rows[rows["params.phase"] == "together"]
     fastest = []
     for _, part in rows[rows["contender"] != "greet"].groupby("design"):
-        speeds = part.groupby(["params.size", "contender"])["names_per_s"].median().unstack()
+        speeds = part.groupby(["params.size", "contender"])["messages_per_s"].median().unstack()
         fastest.append(part[part["contender"] == speeds.idxmax(axis=1).mode()[0]].assign(who="peers"))
     shown = pd.concat([rows[rows["contender"] == "greet"], *fastest])
-    return Growth(shown, "params.size", "bytes of a name", value="megabytes", unit="MB a second", split="who")
+    return Growth(shown, "params.size", "bytes of a message", value="megabytes", unit="MB a second", split="who")

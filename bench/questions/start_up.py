@@ -22,7 +22,7 @@ DEADLINE_S = 90
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """One name through each design, with a broker that is up; in the full profile also with one to be started."""
+    """One message through each design, with a broker that is up; in the full profile also with one to be started."""
     found = []
     for one in settings.of(name="greet", way="name"):
         for guarantee in settings.guarantees(one, one.guarantees[-1]):

@@ -1,7 +1,7 @@
-"""How many names a second does each design carry?
+"""How many messages a second does each design carry?
 
-Closed loop: as fast as it goes, with a bounded number of names unconfirmed. The clock runs from the
-first publish to the last receipt. One publisher, one consumer, names of 18 bytes. "name" is `publish`
+Closed loop: as fast as it goes, with a bounded number of messages unconfirmed. The clock runs from the
+first publish to the last receipt. One publisher, one consumer, messages of 18 bytes. "name" is `publish`
 and `async for`; "many" is `publish_many` and `batches`. Charts compare at one guarantee only.
 """
 
@@ -68,10 +68,10 @@ def apart_of(settings: Settings, together: list[Cell]) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Names a second: median and spread of the repetitions, beside what a million names cost."""
+    """Messages a second: median and spread of the repetitions, beside what a million messages cost."""
     return tables.summary(rows)
 
 
 def picture(rows: pd.DataFrame) -> Picture:
     """A row of dots for each contender, a panel for each guarantee, and what it costs."""
-    return Dots(rows, "names a second", cost=True)
+    return Dots(rows, "messages a second", cost=True)

@@ -1,7 +1,7 @@
 """What do headers, JSON and compression cost?
 
 The plain clients, with a bare name, ten headers of 16 bytes, or the name in JSON; and for Kafka the codecs
-that aiokafka has here, at names of 1 KiB, which leave something to compress.
+that aiokafka has here, at messages of 1 KiB, which leave something to compress.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Names a second with each tweak."""
+    """Messages a second with each tweak."""
     return tables.summary(rows, "params.rung").drop(columns=["MB, client + broker"])
 
 
@@ -44,4 +44,4 @@ def picture(rows: pd.DataFrame) -> Picture:
     """A row of dots for each tweak."""
     rungs = ["bare", "10 headers", "JSON", "1 KiB", *(f"1 KiB, {codec}" for codec in codecs())]
     place = rows["params.rung"].map({rung: place for place, rung in enumerate(rungs)})
-    return Dots(rows.loc[place.sort_values(kind="stable").index], "names a second")
+    return Dots(rows.loc[place.sort_values(kind="stable").index], "messages a second")

@@ -1,6 +1,6 @@
-"""How long does a name take that comes when everybody has long been idle?
+"""How long does a message take that comes when everybody has long been idle?
 
-A name each second, when publisher, broker and consumer have gone to sleep in between, against a hundred
+A message each second, when publisher, broker and consumer have gone to sleep in between, against a hundred
 a second, which keep them awake. The publisher sleeps too and wakes up late, by the machine's timer: that is a
 column of its own, and what counts here is the time from the actual send, when the name arrives. In the full
 profile beside the peers.
@@ -19,7 +19,7 @@ PEERS = ("bare queue", "aio-pika", "aiormq", "aiokafka", "confluent-kafka", "con
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Name by name, idle and busy."""
+    """Message by message, idle and busy."""
     return [
         Cell(one, guarantee, rate=rate, names=names)
         for one in settings.of(way="name")

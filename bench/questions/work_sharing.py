@@ -28,7 +28,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Names a second, the speed-up, and the share of the member that got least (fair would be 1 of all members)."""
+    """Messages a second, the speed-up, and the share of the member that got least (fair would be 1 of all members)."""
     found = tables.growth(rows, "members", "speed-up", "publishers")
     shares = rows.groupby(["design", "params.members", "params.publishers"])["members"].agg(_least)
     keys = zip(found["contender"].str.split().str[0], found["members"], found["publishers"], strict=True)
@@ -40,7 +40,7 @@ def _least(members: pd.Series[Any]) -> float:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Names a second over the number of members, and over that of publishers."""
+    """Messages a second over the number of members, and over that of publishers."""
     members = rows[rows["params.publishers"] == 1].assign(who="members", many=rows["params.members"])
     publishers = rows[rows["params.members"] == 1].assign(who="publishers", many=rows["params.publishers"])
     return Growth(pd.concat([members, publishers]), "many", "members or publishers", split="who")

@@ -34,10 +34,10 @@ WHERE = {"asyncio": "one process", "rabbitmq": "the broker", "kafka": "the broke
 TITLES = {"asyncio": "asyncio", "rabbitmq": "RabbitMQ", "kafka": "Kafka"}
 
 
-def dots(rows: pd.DataFrame, unit: str, value: str = "names_per_s", *, cost: bool = False) -> Figure:
+def dots(rows: pd.DataFrame, unit: str, value: str = "messages_per_s", *, cost: bool = False) -> Figure:
     """Every repetition as a dot and the median as a line, a row for each contender, a panel for each guarantee.
 
-    greet's dots are filled, those of its peers hollow. With `cost`, beside them what a million names cost of CPU.
+    greet's dots are filled, those of its peers hollow. With `cost`, beside them what a million messages cost of CPU.
     """
     rows = tables.in_order(rows[rows[value].notna() & rows["params.again"].eq(False)])
     guarantees = list(dict.fromkeys(rows["guarantee"]))
@@ -70,7 +70,7 @@ def dots(rows: pd.DataFrame, unit: str, value: str = "names_per_s", *, cost: boo
             one.grid(axis="x", alpha=0.3)
     panels[-1][0].set_xlabel(f"{unit} (each dot a repetition, the line their median)")
     if cost:
-        panels[-1][1].set_xlabel("CPU s for a million names (lighter: the broker)")
+        panels[-1][1].set_xlabel("CPU s for a million messages (lighter: the broker)")
     return figure
 
 
@@ -112,7 +112,7 @@ def latency_against_load(rows: pd.DataFrame) -> Figure:
         axes.grid(alpha=0.3)
         if part.size:
             axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    figure.supxlabel("names a second that are due", fontsize="medium")
+    figure.supxlabel("messages a second that are due", fontsize="medium")
     return figure
 
 
@@ -121,8 +121,8 @@ def growth(
     key: str,
     what: str,
     *,
-    value: str = "names_per_s",
-    unit: str = "names a second",
+    value: str = "messages_per_s",
+    unit: str = "messages a second",
     split: str = "guarantee",
 ) -> Figure:
     """`value` over `key`, both axes logarithmic: a line for each design, a panel for each value of `split`."""
@@ -149,8 +149,8 @@ def growth(
     return figure
 
 
-def pace(rows: pd.DataFrame, over: Literal["names", "seconds"]) -> Figure:
-    """Names a second over the names or seconds so far, a line for each repetition, a panel for each phase."""
+def pace(rows: pd.DataFrame, over: Literal["messages", "seconds"]) -> Figure:
+    """Messages a second over the messages or seconds so far, a line for each repetition, a panel for each phase."""
     phases = list(dict.fromkeys(rows["params.phase"])) or [""]
     figure = _figure(3.2 * len(phases))
     for axes, phase in zip(figure.subplots(len(phases), 1, squeeze=False)[:, 0], phases, strict=True):
@@ -158,20 +158,20 @@ def pace(rows: pd.DataFrame, over: Literal["names", "seconds"]) -> Figure:
         for design, series in zip(part["design"], part["progress_s"], strict=True):
             for progress in series if isinstance(series, list) else ():
                 times, speeds = zip(*stats.pace(progress), strict=True) if len(progress) > 1 else ((), ())
-                seconds, names = np.asarray(progress, float).T
-                far = times if over == "seconds" else np.interp(times, seconds, names)
+                seconds, messages = np.asarray(progress, float).T
+                far = times if over == "seconds" else np.interp(times, seconds, messages)
                 style: Any = {"color": COLOURS[design], "marker": MARKERS[design], "markersize": 3, "alpha": 0.7}
                 label = None if TITLES[design] in axes.get_legend_handles_labels()[1] else TITLES[design]
                 axes.plot(far, speeds, label=label, **style)
         guarantees = ", ".join(dict.fromkeys(part["guarantee"]))
-        axes.set_title(f"names a second{PHASES.get(phase, '')}, guarantee {guarantees}", loc="left")
+        axes.set_title(f"messages a second{PHASES.get(phase, '')}, guarantee {guarantees}", loc="left")
         axes.set_xlabel(f"{over} so far")
-        axes.set_ylabel("names a second")
+        axes.set_ylabel("messages a second")
         low, high = axes.get_ylim()
         if 0 < low < high < 10 * low:  # what hardly changes should look so
             axes.set_ylim((low * high / 10) ** 0.5, (low * high * 10) ** 0.5)
         _log(axes.yaxis, axes.set_yscale)
-        if over == "names":
+        if over == "messages":
             _log(axes.xaxis, axes.set_xscale)
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[1]:
@@ -183,8 +183,8 @@ PHASES = {"publish": ", published with nobody reading", "consume": ", read from 
 
 
 def ladder(rows: pd.DataFrame) -> Figure:
-    """Names a second of each rung as a bar with its repetitions as dots, a panel for each design, in order."""
-    rows = rows[rows["names_per_s"].notna()]
+    """Messages a second of each rung as a bar with its repetitions as dots, a panel for each design, in order."""
+    rows = rows[rows["messages_per_s"].notna()]
     designs = [design for design in COLOURS if design in set(rows["design"])] or [""]
     steps = {design: list(dict.fromkeys(rows.loc[rows["design"] == design, "params.rung"])) for design in designs}
     heights = [max(1, len(rungs)) for rungs in steps.values()]
@@ -193,7 +193,7 @@ def ladder(rows: pd.DataFrame) -> Figure:
     for axes, design in zip(panels, designs, strict=True):
         own = rows[rows["design"] == design]
         for place, rung in enumerate(steps[design]):
-            speeds = own.loc[own["params.rung"] == rung, "names_per_s"]
+            speeds = own.loc[own["params.rung"] == rung, "messages_per_s"]
             axes.barh(place, speeds.median(), color=COLOURS[design], alpha=0.35, height=0.7)
             axes.plot(speeds, [place] * len(speeds), MARKERS[design], color=COLOURS[design], markersize=4, alpha=0.8)
         axes.set_yticks(
@@ -204,12 +204,12 @@ def ladder(rows: pd.DataFrame) -> Figure:
         axes.set_title(f"{TITLES.get(design, design)}, guarantee {guarantees}", loc="left")
         _log(axes.xaxis, axes.set_xscale)
         axes.grid(axis="x", alpha=0.3)
-    panels[-1].set_xlabel("names a second (each dot a repetition, the bar their median)")
+    panels[-1].set_xlabel("messages a second (each dot a repetition, the bar their median)")
     return figure
 
 
 def distribution(details: pd.DataFrame, title: str, series: Iterable[str] = ("intended",)) -> Figure:
-    """The share of names that took at least so long, both axes logarithmic: how bad, how often.
+    """The share of messages that took at least so long, both axes logarithmic: how bad, how often.
 
     `details` are rows of `bench.load(run, details=True)`: a line for each of them and each of `series`.
     """
@@ -227,7 +227,7 @@ def distribution(details: pd.DataFrame, title: str, series: Iterable[str] = ("in
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("latency (ms)")
-    axes.set_ylabel("share of names that took at least so long")
+    axes.set_ylabel("share of messages that took at least so long")
     axes.set_title(title, loc="left")
     axes.grid(alpha=0.3)
     if len(details):
@@ -236,11 +236,11 @@ def distribution(details: pd.DataFrame, title: str, series: Iterable[str] = ("in
 
 
 SURVIVED = {"nothing lost": ("✓", "#56B4E9"), "came twice": ("2×", "#F0E442"), "lost": ("✗", "#CC79A7")}
-"""What became of the names: a sign and a colour of Okabe and Ito; the sign says the same as the colour."""
+"""What became of the messages: a sign and a colour of Okabe and Ito; the sign says the same as the colour."""
 
 
 def survival(rows: pd.DataFrame, faults: Mapping[str, Collection[tuple[str, str]]]) -> Figure:
-    """A field for each fault, and each design and guarantee: a sign, how many names, and the longest gap.
+    """A field for each fault, and each design and guarantee: a sign, how many messages, and the longest gap.
 
     `faults` has the designs that each of them means something to, each with a guarantee.
     """
@@ -272,7 +272,7 @@ def survival(rows: pd.DataFrame, faults: Mapping[str, Collection[tuple[str, str]
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.spines[:].set_visible(False)
-    axes.set_title("What became of the names, all tries together, and the longest time without one", loc="left")
+    axes.set_title("What became of the messages, all tries together, and the longest time without one", loc="left")
     marks = [Patch(facecolor=(colour, 0.65), label=f"{sign} {what}") for what, (sign, colour) in SURVIVED.items()]
     marks.append(Patch(facecolor="none", label="* who carried them gave up, said so, and was replaced"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
@@ -284,30 +284,30 @@ GLANCE = {"throughput", "wake_up"}
 
 
 def glance(rows: pd.DataFrame) -> Figure:
-    """The three designs on one sheet: names a second, one by one and many at a time, and how long a name takes."""
+    """The designs on one sheet: messages a second, one by one and many at a time, and how long one takes."""
     own = rows[rows["contender"].eq("greet") & rows["guarantee"].eq("AT_LEAST_ONCE") & rows["params.again"].eq(False)]
     alone = own[own["question"].eq("wake_up") & own["params.rate"].eq(100)]
     carried = own[own["question"].eq("throughput") & own["params.phase"].eq("together")]
     figure = _figure(2.9)
     figure.set_label(
-        "names a second and milliseconds a name: asyncio first in both, Kafka second in one, RabbitMQ in the other"
+        "messages a second and milliseconds: asyncio first in both, Kafka second in one, RabbitMQ in the other"
     )
     speeds, times = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
     for place, design in enumerate(COLOURS):
         for way, shift, alpha in (("many", -0.19, 0.9), ("name", 0.19, 0.45)):
             part = carried[carried["design"].eq(design) & carried["params.way"].eq(way)]
-            _bar(speeds, place + shift, part["names_per_s"].median(), WAYS[way], color=COLOURS[design], alpha=alpha)
+            _bar(speeds, place + shift, part["messages_per_s"].median(), WAYS[way], color=COLOURS[design], alpha=alpha)
         took = stats.clock(alone[alone["design"].eq(design)], "service").median()
         _bar(times, place, took, "ms", color=COLOURS[design], alpha=0.9)
     speeds.set_yticks(range(len(COLOURS)), [TITLES[design] for design in COLOURS])
     speeds.set_ylim(len(COLOURS) - 0.45, -0.55)
-    for axes, title in ((speeds, "names a second"), (times, "one name, 100 a second")):
+    for axes, title in ((speeds, "messages a second"), (times, "one message, 100 a second")):
         axes.set_title(title, loc="left")
         _log(axes.xaxis, axes.set_xscale, (1,))
         lengths = [bar.get_width() for bar in axes.patches] or [1]
         axes.set_xlim(10 ** math.floor(math.log10(min(lengths))), 60 * max(lengths))  # with room for what is said
         axes.grid(axis="x", alpha=0.3)
-    figure.supxlabel("greet, guarantee AT_LEAST_ONCE, names of 18 bytes; medians", fontsize="small")
+    figure.supxlabel("greet, guarantee AT_LEAST_ONCE, messages of 18 bytes; medians", fontsize="small")
     return figure
 
 
@@ -346,7 +346,7 @@ def _log(axis: Any, scale: Any, marks: Sequence[int] = (1, 2, 5)) -> None:
 
 
 def architectures(*designs: str) -> Figure:
-    """The designs drawn alike: where a name waits between its publisher and its consumers."""
+    """The designs drawn alike: where a message waits between its publisher and its consumers."""
     chosen = designs or tuple(COLOURS)
     figure = _figure(2.3 * len(chosen))
     figure.set_label("; ".join(PLACES[design] for design in chosen))

@@ -42,23 +42,23 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
 
 
 def _arrived(rows: pd.DataFrame) -> list[str]:
-    """What became of the names where nothing was done to them; of all rows, where something went wrong."""
-    wrong, failed = broken(rows).sum(), int(rows["error"].notna().sum())
+    """What became of the messages where nothing was done to them; of all rows, where something went wrong."""
+    wrong, failed = tables.broken(rows).sum(), int(rows["error"].notna().sum())
     if wrong.any() or failed:
         return [f"Not all went well: {_said(wrong) or 'nothing lost'}; {failed} of {len(rows)} repetitions failed."]
     # what was published with nobody reading is counted where it was read
     own = rows[rows["question"].ne("faults") & rows["params.phase"].ne("publish") & tables.told_apart(rows)]
     how = "once and in order" if own["reordered"].notna().all() else "once, and in order where that is promised"
-    total = f"{own['received'].sum():,.0f} receipts, one of a name in each group, in {len(own)} repetitions"
-    return [f"Without faults every name arrived, {how}: {total}."] if len(own) else []
+    total = f"{own['received'].sum():,.0f} receipts, one of a message in each group, in {len(own)} repetitions"
+    return [f"Without faults every message arrived, {how}: {total}."] if len(own) else []
 
 
 def _under_faults(rows: pd.DataFrame) -> list[str]:
-    """What became of the names where faults were injected: beyond the guarantee, and within it."""
+    """What became of the messages where faults were injected: beyond the guarantee, and within it."""
     rows = rows[rows["question"].eq("faults") & rows["received"].notna()]
     if rows.empty:
         return []
-    beyond = broken(rows).sum()
+    beyond = tables.broken(rows).sum()
     within = rows[[*tables.BREACHES]].sum() - beyond
     said = f"With faults injected: {_said(beyond) or '0 lost or doubled'} beyond what the guarantee allows"
     return [f"{said}; where it allows it, or a control provokes it: {_said(within) or '0 lost or doubled'}."]
@@ -83,12 +83,6 @@ def _instrument(rows: pd.DataFrame) -> list[str]:
     )
 
 
-def broken(rows: pd.DataFrame) -> pd.DataFrame:
-    """What no guarantee allows: a fault may cost names, and its row says which kinds."""
-    allowed = rows["params.allowed"].fillna("") if "params.allowed" in rows else pd.Series("", rows.index)
-    return pd.DataFrame({what: rows[what].where(~allowed.str.contains(what), 0) for what in tables.BREACHES})
-
-
 def _fastest(rows: pd.DataFrame) -> list[str]:
     found = []
     own = rows[
@@ -96,10 +90,11 @@ def _fastest(rows: pd.DataFrame) -> list[str]:
     ]
     own = own[own["params.again"].eq(False)]
     for (guarantee, way), part in tables.ordered(own).groupby(["guarantee", "params.way"], sort=False):
-        speeds = part.groupby("design", sort=False)["names_per_s"].median().dropna().sort_values(ascending=False)
+        speeds = part.groupby("design", sort=False)["messages_per_s"].median().dropna().sort_values(ascending=False)
         if len(speeds) > 1:
             said = ", ".join(f"{design} {short(speed)}" for design, speed in speeds.items())
-            found.append(f"Names a second, {guarantee}, {'many at a time' if way == 'many' else 'one by one'}: {said}.")
+            how = "many at a time" if way == "many" else "one by one"
+            found.append(f"Messages a second, {guarantee}, {how}: {said}.")
     return found
 
 
