@@ -149,12 +149,12 @@ id: t, receiving rate avg: 1 msg/s
 
 def test_perftest_is_taken_at_what_arrived_when_it_was_warm() -> None:
     found = perftest.counted(REPORTED, "together", 1_000, left=0)
-    assert found["names_per_s"] == 300, "the first two fifths of five seconds are left out"
+    assert found["messages_per_s"] == 300, "the first two fifths of five seconds are left out"
     assert found["elapsed_s"] == pytest.approx(1_000 / 300)
     assert (found["received"], found["lost"], found["duplicates"]) == (1_000, 0, 0)
     assert perftest.counted(REPORTED, "together", 1_000, left=3)["duplicates"] == 3
     publishing = perftest.counted(REPORTED, "publish", 1_000, left=998)
-    assert (publishing["names_per_s"], publishing["lost"]) == (400, 2)
+    assert (publishing["messages_per_s"], publishing["lost"]) == (400, 2)
     with pytest.raises(ValueError, match="did not carry all"):
         perftest.counted(REPORTED.replace("Consumer reached", "nobody reached"), "together", 1_000, left=0)
 
@@ -194,7 +194,9 @@ def test_the_quick_profile_is_no_longer_for_the_peers() -> None:
 
 async def test_a_time_that_is_missing_is_an_error() -> None:
     async def timeless(_: Session, __: Cell, ___: int) -> list[Figures]:
-        return [Figures({"sent": 5, "received": 5, "lost": 0, "elapsed_s": None, "names_per_s": None, "error": None})]
+        return [
+            Figures({"sent": 5, "received": 5, "lost": 0, "elapsed_s": None, "messages_per_s": None, "error": None})
+        ]
 
     cell = Cell(every()[0], Guarantee.AT_LEAST_ONCE, measure=timeless)
     async with session(Settings(("asyncio",), ()), ThreadPoolExecutor) as opened:
