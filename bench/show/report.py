@@ -14,6 +14,7 @@ from rich.table import Table
 from bench import questions, stats, tables
 from bench.judge import claims, targets
 from bench.model import BARE
+from bench.show import workload
 from bench.stats import short
 
 BESIDE = "greet beside its peers"
@@ -119,6 +120,23 @@ def measured(rows: pd.DataFrame) -> list[str]:
 
 def terminal(console: Console, rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> None:
     """Print the answers, the conclusion and what it stands on: the `abouts` of the runs that `rows` are of."""
+    cases = [about for about in abouts if "workload" in about]
+    for about in cases:
+        workload.terminal(console, of_run(rows, about), about, full=True)
+    rest = rows[rows["question"].ne("workload")] if len(rows) else rows
+    if len(rest) or not cases:
+        _questions(console, rest)
+    for line in [*([PAIRED] if len(rest) else []), *ground(*abouts)]:
+        console.print(line, style="dim", markup=False, highlight=False)
+
+
+def of_run(rows: pd.DataFrame, about: Mapping[str, Any]) -> pd.DataFrame:
+    """Those rows that are of one run."""
+    return rows[rows["run"].eq(about["run"])] if len(rows) else rows
+
+
+def _questions(console: Console, rows: pd.DataFrame) -> None:
+    """The answers to the questions, and what follows from them."""
     for name, table in answers(rows).items():
         console.print(rich_table(table, f"{name}: {questions.asked(name)}"))
     judged = claims.verdicts(rows)
@@ -130,8 +148,6 @@ def terminal(console: Console, rows: pd.DataFrame, *abouts: Mapping[str, Any]) -
         console.print(rich_table(ratios, f"{BESIDE}: {RATIOS}"))
     for sentence in [*conclusion(rows), *errors(rows)]:
         console.print(f"• {sentence}", markup=False, highlight=False)
-    for line in [*([PAIRED] if len(rows) else []), *ground(*abouts)]:
-        console.print(line, style="dim", markup=False, highlight=False)
 
 
 def ground(*abouts: Mapping[str, Any]) -> list[str]:
@@ -180,7 +196,12 @@ def of_figures(column: pd.Series[Any]) -> bool:
 
 def markdown(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
     """The block of the README: verdicts, ratios and short main answers in sight, the others and the settings folded."""
-    parts = [markdown_table(claims.verdicts(rows))] if len(rows) else []
+    cases = [about for about in abouts if "workload" in about]
+    told = [workload.markdown(of_run(rows, about), about, markdown_table) for about in cases]
+    rows = rows[rows["question"].ne("workload")] if len(rows) else rows
+    if cases and rows.empty:
+        return "\n\n".join([*told, "\n".join(f"<sub>{line}</sub>  " for line in ground(*abouts))]) + "\n"
+    parts = [*told, *([markdown_table(claims.verdicts(rows))] if len(rows) else [])]
     parts.append("\n".join(f"- {sentence}" for sentence in [*conclusion(rows), *errors(rows)]))
     ratios = targets.table(rows)
     if len(ratios):
