@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from greet import Guarantee
+from greet import Guarantee, designs
 
-DESIGNS = ("asyncio", "rabbitmq", "kafka")
+DESIGNS = designs.names()
 JAVA, PERFTEST = "Java's own", "PerfTest"
 BARE = "without this instrument: not counted"
 """Contenders and a rung of the ladder of which it is known how many messages came, and not which."""

@@ -104,7 +104,7 @@ def main(words: Sequence[str], complain: Complain) -> int:
         "elapsed_s": {},
     }
     writer = results.Writer(options.out, {**surroundings(), **facts})
-    case = Case(workloads, designs, samples, writer, json_lines=options.json, dimensions=asked.dimensions(said))
+    case = Case(workloads, designs, samples, writer, json_lines=options.json)
     return case.main(required, complain)
 
 
@@ -150,14 +150,12 @@ class Case:
         writer: results.Writer,
         *,
         json_lines: bool,
-        dimensions: Sequence[str],
     ) -> None:
         self.workloads = workloads
         self.designs = designs
         self.samples = samples
         self.writer = writer
         self.json_lines = json_lines
-        self.dimensions = dimensions
         self.missing: dict[str, str] = {}
         self.wrong = False
         self.aside = Console(stderr=True)
@@ -218,9 +216,6 @@ class Case:
                         title = f"{place}{ground.design.title}: "
                         trial = Trial(
                             *(self.writer.run, ground, greets[name, "name"], greets[name, "many"], one, number),
-                            dimensions={
-                                key: getattr(one, "break_" if key == "break" else key) for key in self.dimensions
-                            },
                             samples=self.samples.get(one.samples, ()),
                             tell=partial(_tell, tell, title),
                         )

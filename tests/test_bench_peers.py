@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import aiormq
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
-from bench.contenders import every, java, kafka_peers, missing
+from bench.contenders import every, java, kafka_peers, missing, perftest
+from bench.contenders.confluent_peers import CONTENDERS as CONFLUENT
 from bench.contenders.kafka_peers import CONTENDERS as KAFKA
+from bench.contenders.rabbitmq_peers import CONTENDERS as RABBITMQ
 from bench.measure import run
 from bench.measure.run import session
-from bench.model import Cell, Contender, Place, Settings
+from bench.model import JAVA, PERFTEST, Cell, Contender, Figures, Place, Session, Settings
 from greet import Guarantee
 from greet.brokers import VARIABLES
 from greet.brokers.jars import locked, version
 
-OURS_TO_COMMIT = [one for one in KAFKA if one.name != "FastStream"]
+OURS_TO_COMMIT = [one for one in [*KAFKA, *CONFLUENT] if one.name != "FastStream"]
+PLAIN = [one for one in every() if one.design != "asyncio" and one.name not in ("greet", JAVA, PERFTEST)]
+BY_FIFTY = [one for one in RABBITMQ if one.name in ("aio-pika", "aiormq")]
+(SINGLY,) = (one for one in RABBITMQ if one.name == "aio-pika single acks")
+(TOOL,) = perftest.CONTENDERS
 (BATCHES,) = (one for one in KAFKA if (one.name, one.way) == ("FastStream", "many"))
+
+
+def named(contender: Contender) -> str:
+    return f"{contender.design} {contender.name}, {contender.way}"
 
 
 def place(url: str, topic: str, window: int = 1) -> Place:
@@ -42,7 +56,7 @@ async def take(names: Any, contender: Contender, number: int) -> list[str]:
     return taken
 
 
-@pytest.mark.parametrize("contender", OURS_TO_COMMIT, ids=lambda one: f"{one.label}, {one.way}")
+@pytest.mark.parametrize("contender", OURS_TO_COMMIT, ids=named)
 async def test_a_commit_is_awaited_each_tenth_of_a_second(kafka_url: str, topic: str, contender: Contender) -> None:
     pytest.importorskip(contender.needs or "aiokafka")
     where = place(kafka_url, topic)
@@ -58,7 +72,7 @@ async def test_a_commit_is_awaited_each_tenth_of_a_second(kafka_url: str, topic:
     assert await committed(where) == 3, "at the end"
 
 
-@pytest.mark.parametrize("contender", OURS_TO_COMMIT, ids=lambda one: f"{one.label}, {one.way}")
+@pytest.mark.parametrize("contender", OURS_TO_COMMIT, ids=named)
 async def test_a_commit_goes_by_the_clock_and_not_by_the_names(
     kafka_url: str, topic: str, contender: Contender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,9 +81,174 @@ async def test_a_commit_goes_by_the_clock_and_not_by_the_names(
     where, number = place(kafka_url, topic, contender.window), 2_500
     async with contender.publisher(where) as publisher, contender.consumer(where, "g") as names:
         await publisher.publish_all(map(str, range(number)))
-        assert await take(names, contender, number) == [str(one) for one in range(number)]
+        assert sorted(map(int, await take(names, contender, number))) == list(range(number))
         assert await committed(where) == 0
     assert await committed(where) == number
+
+
+@pytest.mark.parametrize("contender", PLAIN, ids=named)
+async def test_every_peer_carries_every_name_once(
+    kafka_url: str, rabbitmq_url: str, topic: str, contender: Contender
+) -> None:
+    where = place({"kafka": kafka_url, "rabbitmq": rabbitmq_url}[contender.design], topic, contender.window)
+    names = [f"{one:018d}" for one in range(1_234)]
+    async with contender.consumer(where, "g") as taken, contender.publisher(where) as publisher:
+        await publisher.publish_all(iter(names))
+        assert sum(publisher.accepted) == 1_234
+        await publisher.publish("one more")
+        async with asyncio.timeout(30):
+            assert sorted(await take(taken, contender, 1_235)) == [*names, "one more"]
+    left = await committed(where) - 1_235 if contender.design == "kafka" else await waiting(where)
+    assert left == 0, "all of it is settled at the end"
+
+
+async def waiting(where: Place) -> int:
+    """The messages in the queue of its group "g"."""
+    connection = await aiormq.connect(where.address)
+    try:
+        channel = await connection.channel()
+        return (await channel.queue_declare(f"{where.topic}:g", passive=True)).message_count or 0
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("contender", "most"),
+    [pytest.param(one, 50, id=named(one)) for one in BY_FIFTY] + [pytest.param(SINGLY, 1, id=named(SINGLY))],
+)
+async def test_what_is_not_acknowledged_comes_again(
+    rabbitmq_url: str, topic: str, contender: Contender, most: int
+) -> None:
+    where, names = place(rabbitmq_url, topic, contender.window), [f"{one:03d}" for one in range(200)]
+    async with contender.consumer(where, "g"):
+        pass
+    async with contender.publisher(where) as publisher:
+        await publisher.publish_all(names)
+    with pytest.raises(ZeroDivisionError):
+        async with contender.consumer(where, "g") as taken:
+            first = await take(taken, contender, 120)
+            raise ZeroDivisionError
+    async with asyncio.timeout(30):
+        while not (left := await waiting(where)):
+            await asyncio.sleep(0.02)
+        async with contender.consumer(where, "g") as taken:
+            again = await take(taken, contender, left)
+    assert first[-1] in again
+    assert sorted({*first, *again}) == names
+    assert 1 <= len(first) + len(again) - 200 <= most, "what came twice"
+
+
+REPORTED = """\
+id: t, time 1.000 s, sent: 100 msg/s, confirmed: 90 msg/s, nacked: 0 msg/s, received: 100 msg/s, min/median/75th/95th
+id: t, time 2.000 s, sent: 900 msg/s, confirmed: 800 msg/s, nacked: 0 msg/s, received: 700 msg/s, min/median/75th/95th
+id: t, time 5.000 s, sent: 500 msg/s, confirmed: 400 msg/s, nacked: 0 msg/s, received: 300 msg/s, min/median/75th/95th
+test stopped (Producer reached message limit, Consumer reached message limit)
+id: t, receiving rate avg: 1 msg/s
+"""
+
+
+def test_perftest_is_taken_at_what_arrived_when_it_was_warm() -> None:
+    found = perftest.counted(REPORTED, "together", 1_000, left=0)
+    assert found["messages_per_s"] == 300, "the first two fifths of five seconds are left out"
+    assert found["elapsed_s"] == pytest.approx(1_000 / 300)
+    assert (found["received"], found["lost"], found["duplicates"]) == (1_000, 0, 0)
+    assert perftest.counted(REPORTED, "together", 1_000, left=3)["duplicates"] == 3
+    publishing = perftest.counted(REPORTED, "publish", 1_000, left=998)
+    assert (publishing["messages_per_s"], publishing["lost"]) == (400, 2)
+    with pytest.raises(ValueError, match="did not carry all"):
+        perftest.counted(REPORTED.replace("Consumer reached", "nobody reached"), "together", 1_000, left=0)
+
+
+@pytest.mark.parametrize(
+    ("url", "uri"),
+    [
+        ("amqp://u:p@h:1/?timeout=3", "amqp://u:p@h:1"),
+        ("amqp://u:p@h:1", "amqp://u:p@h:1"),
+        ("amqp://u:p@h:1/v", "amqp://u:p@h:1/v"),
+        ("amqp://u:p@h:1//v", "amqp://u:p@h:1/%2Fv"),
+        ("amqp://u:p@h:1/%2F", "amqp://u:p@h:1/%2F"),
+    ],
+)
+def test_perftest_gets_the_virtual_host_as_java_reads_it(url: str, uri: str) -> None:
+    assert perftest.uri(place(url, "t")) == uri
+
+
+@pytest.mark.timeout(360)
+async def test_perftest_runs(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLES["rabbitmq"], rabbitmq_url)
+    async with session(Settings(("rabbitmq",), ()), ThreadPoolExecutor) as opened:
+        found = await opened.measured(Cell(TOOL, Guarantee.DURABLE), 30_000)
+        found += await opened.measured(Cell(TOOL, Guarantee.AT_LEAST_ONCE, phase="apart", size=1024), 30_000)
+        found += await opened.measured(Cell(TOOL, Guarantee.DURABLE, rate=500.0), 1)
+    assert [one.fields["error"] for one in found] == [None] * 4
+    assert [one.params.get("phase") for one in found] == [None, "publish", "consume", None]
+    assert [(one.fields["sent"], one.fields["received"]) for one in found[:3]] == [(30_000, 30_000)] * 3
+    assert 0 < found[3].fields["latency_ms"]["p50"] <= found[3].fields["latency_ms"]["p99"]
+
+
+def test_the_quick_profile_is_no_longer_for_the_peers() -> None:
+    quick, full = (Settings(("kafka", "rabbitmq"), tuple(every()), profile=name).of() for name in ("quick", "full"))
+    assert {one.label for one in full} - {one.label for one in quick} >= {"PerfTest, many", "confluent-kafka aio"}
+    assert {one.label for one in quick} >= {"aio-pika", "aiokafka, many", "confluent-kafka, many", "greet"}
+
+
+async def test_a_time_that_is_missing_is_an_error() -> None:
+    async def timeless(_: Session, __: Cell, ___: int) -> list[Figures]:
+        return [
+            Figures({"sent": 5, "received": 5, "lost": 0, "elapsed_s": None, "messages_per_s": None, "error": None})
+        ]
+
+    cell = Cell(every()[0], Guarantee.AT_LEAST_ONCE, measure=timeless)
+    async with session(Settings(("asyncio",), ()), ThreadPoolExecutor) as opened:
+        (found,) = await opened.measured(cell, 5)
+    assert found.fields["error"] == "no time was measured: nothing came, or all at once"
+    assert found.fields["received"] == 5
+
+
+async def test_what_a_run_made_is_gone_afterwards(
+    kafka_url: str, rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLES["kafka"], kafka_url)
+    monkeypatch.setenv(VARIABLES["rabbitmq"], rabbitmq_url)
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_url.removeprefix("kafka://"))
+    await admin.start()
+    try:
+        async with session(Settings(("kafka", "rabbitmq"), ()), ThreadPoolExecutor) as opened:
+            for one in (one for one in every() if one.name == "greet" and one.way == "name"):
+                if one.design in opened.sites:
+                    (found,) = await opened.measured(Cell(one, Guarantee.DURABLE, groups=2), 100)
+                    assert found.fields["received"] == 200, found.fields["error"]
+            made = {design: site.made for design, site in opened.sites.items()}
+            assert set(made["kafka"]) <= set(await admin.list_topics())
+            assert await kept(rabbitmq_url, made["rabbitmq"]) == 2
+        assert not set(made["kafka"]) & set(await admin.list_topics())
+        groups = {group for group, *_ in await admin.list_consumer_groups()}
+        if find_spec("confluent_kafka"):
+            assert not groups & {f"{name}:{group}" for name, own in made["kafka"].items() for group in own}
+        assert await kept(rabbitmq_url, made["rabbitmq"]) == 0
+    finally:
+        await admin.close()
+
+
+async def kept(url: str, made: dict[str, set[str]]) -> int:
+    """How many of these exchanges there are; raises `AssertionError` where a queue is there without its exchange."""
+    found = 0
+    connection = await aiormq.connect(url.partition("?")[0])
+    try:
+        for name, groups in made.items():
+            there = []
+            for queue in (f"{name}.dead", *(f"{name}:{group}" for group in groups)):
+                with suppress(aiormq.exceptions.ChannelNotFoundEntity):
+                    await (await connection.channel()).queue_declare(queue, passive=True)
+                    there.append(queue)
+            try:
+                await (await connection.channel()).exchange_declare(name, passive=True)
+                found += 1
+            except aiormq.exceptions.ChannelNotFoundEntity:
+                assert not there
+    finally:
+        await connection.close()
+    return found
 
 
 async def test_faststream_publishes_lists_and_counts_what_is_acknowledged(kafka_url: str, topic: str) -> None:

@@ -314,7 +314,16 @@ def test_remarks_say_what_no_figure_does() -> None:
 
 def row(design: str, rung: str = "asked", point: int = 0, **more: Any) -> dict[str, Any]:
     """A row of a run as `bench.load` gives it."""
-    params = {"in_time": True, "late": 0.0, "samples": 1100, "backlog": 0, "pile": 3, "catch_up_s": 0.01}
+    params = {
+        "in_time": True,
+        "due": 1250,
+        "groups": 1,
+        "late": 0.0,
+        "samples": 1100,
+        "backlog": 0,
+        "pile": 3,
+        "catch_up_s": 0.01,
+    }
     params |= {"refused": 0, "unknown": 0, "room": None, "capped": None, "too_much": None, "broken": None}
     params |= {"not_measured": None, "gap_s": None, "allowed": None}
     found: dict[str, Any] = {
@@ -360,7 +369,7 @@ def test_where_none_meets_it_each_has_its_reason() -> None:
     found = advised(one)
     assert found.take is None
     assert found.sentences[0] == "None of asyncio, RabbitMQ, Kafka meets every need."
-    assert found.sentences[1].count("side by side") == 3
+    assert found.sentences[1].count("side by side") == 1, "what is true of each is said once"
     assert judge.failed(one, answered(one))
 
 
@@ -428,7 +437,7 @@ def printed(
 ) -> str:
     console = Console(width=width, record=True, file=StringIO())
     points_ = [vars(one) for one in workloads]
-    about = {"workload": {"designs": THREE, "points": points_, "dimensions": dimensions}}
+    about = {"run": "r", "workload": {"designs": THREE, "points": points_, "dimensions": dimensions}}
     show.terminal(console, pd.DataFrame(list(rows)), about)
     return console.export_text()
 
@@ -449,7 +458,7 @@ def test_the_answer_fits_the_screen(width: int) -> None:
 def test_a_figure_that_is_not_there_says_why() -> None:
     few = {"samples": 120, "latency_ms.p99": None}
     text = printed([Workload()], *(row(name, **few) for name in THREE))
-    assert "p99 is not told of fewer than 1,000 samples; there were 120" in " ".join(text.split())
+    assert "p99 takes 1,000 samples and p99.9 takes 10,000 samples, and there were 120" in " ".join(text.split())
     assert "p99 ms" not in text
     text = printed(
         [Workload(survive="broker")], row("kafka"), row("rabbitmq", "break", broken="broker", not_measured="x")
@@ -463,6 +472,12 @@ def test_several_workloads_are_shown_as_a_table_first() -> None:
     first, second = [line.split()[:2] for line in text.splitlines() if line.strip().startswith(("10 ", "20 "))][:2]
     assert first == ["10", "asyncio"]
     assert second == ["20", "none"]
+
+
+def test_a_busy_machine_is_told() -> None:
+    about = {"machine": {"load_average": [7.5, 1.0, 1.0], "usable": 2}}
+    assert "load 7.5 on 2 cores" in show.crowded(about)
+    assert show.crowded({"machine": {"load_average": [0.5, 1.0, 1.0], "usable": 2}}) == ""
 
 
 # --------------------------------------------------------------------------------------- the real command
@@ -489,6 +504,13 @@ def test_all_designs_carry_a_small_load_and_every_message_is_counted(tmp_path: P
     assert (rows["lost"] + rows["duplicates"] == 0).all()
     assert rows["latency_ms.p50"].gt(0).all()
     assert rows["latency_ms.p99"].isna().all(), "of 360 samples there is none"
+    for form in ([], ["--markdown"], ["--html"]):
+        again = subprocess.run(
+            [sys.executable, "-m", "bench", "report", *form, str(folder)],
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        assert "Take asyncio: it meets every need" in " ".join(again.stdout.split())
+        assert "What is usually said" not in again.stdout, "nothing of it was measured"
 
 
 def test_what_no_design_can_needs_no_broker_and_is_status_1(tmp_path: Path) -> None:

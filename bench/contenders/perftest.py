@@ -60,7 +60,7 @@ class PerfTest(Contender):
                 before = site.used()
                 output, cpu = await _perftest(place, queue, phase, cell, names)
                 after, left = site.used(), await _left(place, queue)
-                fields = _paced(output, cell.rate) if cell.rate else _counted(output, phase, names, left)
+                fields = paced(output, cell.rate) if cell.rate else counted(output, phase, names, left)
                 fields |= {"cpu_s": {"client": cpu, "broker": more(before[0], after[0])}, "error": None}
                 fields |= {"rss_mb": {"client": None, "broker": after[1]}, "survives": cell.guarantee.value}
                 rows.append(Figures(fields, {} if phase == "together" else {"phase": phase}))
@@ -88,41 +88,40 @@ async def _perftest(place: Place, queue: str, phase: str, cell: Cell, names: int
         words += ["-r", f"{cell.rate:.0f}", "-i", str(LOOK_S), "-z", str(2 * LOOK_S)]
     else:
         words += ["-C", str(names), "-D", str(names), "-z", f"{LIMIT_S - 20:.0f}"]
-    return await run_tool([find_java(), "-cp", paths, "com.rabbitmq.perf.PerfTest", *words], {"URI": _uri(place)})
+    return await run_tool([find_java(), "-cp", paths, "com.rabbitmq.perf.PerfTest", *words], {"URI": uri(place)})
 
 
-def _uri(place: Place) -> str:
-    """The URL as Java's client reads it: "/" is no virtual host to it, and one in a message is %2F."""
+def uri(place: Place) -> str:
+    """The URL as Java's client reads it: "/" is no virtual host to it, and one in a name is %2F."""
     parts = urlsplit(place.address)
     host = quote(unquote(parts.path.removeprefix("/")), safe="")
     return parts._replace(path=f"/{host}" if host else "").geturl()
 
 
-def _counted(output: str, phase: str, names: int, left: int) -> dict[str, Any]:
+def counted(output: str, phase: str, names: int, left: int) -> dict[str, Any]:
     """The fields of a row. Raises `ValueError` unless it stopped because all were carried."""
     what = "Producer" if phase == "publish" else "Consumer"
     if f"{what} reached message limit" not in output:
         raise ValueError("it did not carry all in time")
-    reports = [(float(time), rates) for time, rates in REPORT.findall(output)]
-    warm = reports[-1][0] * WARM_UP
-    counted = (
-        "confirmed" if phase == "publish" and "confirmed" in output else "sent" if phase == "publish" else "received"
-    )
-    spans = [
-        (now - before, int(found[1]))
-        for (before, _), (now, rates) in zip([(0.0, ""), *reports], reports, strict=False)
-        if before >= warm and (found := re.search(rf"{counted}: (\d+) msg/s", rates))
-    ]
-    rate = sum(span * each for span, each in spans) / sum(span for span, _ in spans)
+    column = "received" if phase != "publish" else "confirmed" if "confirmed" in output else "sent"
+    reports = [(float(at), int(found[1])) for at, said in REPORT.findall(output) if (found := _column(column, said))]
+    spans = [(now - before, each) for (before, _), (now, each) in zip([(0.0, 0), *reports], reports, strict=False)]
+    cold = sum(at - span < reports[-1][0] * WARM_UP for (at, _), (span, _) in zip(reports, spans, strict=True))
+    warm = spans[min(cold, len(spans) - 1) :]
+    rate = sum(span * each for span, each in warm) / sum(span for span, _ in warm)
     arrived = left if phase == "publish" else names
     counts = {"sent": names, "accepted": names, "received": arrived, "lost": names - arrived}
     return counts | {"duplicates": 0 if phase == "publish" else left, "messages_per_s": rate, "elapsed_s": names / rate}
 
 
-def _paced(output: str, rate: float) -> dict[str, Any]:
+def _column(name: str, report: str) -> re.Match[str] | None:
+    return re.search(rf"{name}: (\d+) msg/s", report)
+
+
+def paced(output: str, rate: float) -> dict[str, Any]:
     """The fields of a row: what its second report says, counted from the actual send."""
     (_, _), (_, said) = REPORT.findall(output)[:2]
-    found, got = PERCENTILES.search(said), re.search(r"received: (\d+) msg/s", said)
+    found, got = PERCENTILES.search(said), _column("received", said)
     if not found or not got:
         raise ValueError("no latency in its report")
     p50, p99 = (int(one) / 1000 for one in found.groups())

@@ -153,7 +153,7 @@ class _AiormqDeliveries(_Deliveries):
         self._channel = channel
 
     async def acknowledge(self, message: DeliveredMessage) -> None:
-        await self._channel.basic_ack(message.delivery_tag or 0, multiple=True, wait=False)
+        await self._channel.basic_ack(message.delivery_tag or 0, multiple=True)
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,10 @@ def _alone(run: Figures, design: str) -> str:
 
 
 def _sure(run: Figures, rows: pd.DataFrame) -> str:
-    left = len(open_claims(rows))
+    of = len(claims.CLAIMS)
+    judged = of - len(open_claims(rows))
     rounds = int(rows["repetition"].max())
     return (
         f"How sure: medians of up to {rounds} rounds in which broker and clients shared this machine; "
-        f"no difference below {run.noise:.0%} is called one; {len(claims.CLAIMS) - left} of {len(claims.CLAIMS)} claims are judged."
+        f"no difference below {run.noise:.0%} is called one; {judged} of {of} claims are judged."
     )

@@ -95,7 +95,8 @@ class Answer:
     too_much: float | None = None
     capped: bool = False
     searched: bool = False
-    sent: int | None = None
+    due: int | None = None
+    """The receipts that there should be, over all groups."""
     received: int | None = None
     lost: int = 0
     duplicates: int = 0
@@ -241,7 +242,7 @@ def _asked(part: pd.DataFrame) -> dict[str, Any]:
         "backlog": int(good["params.backlog"].max()),
         "pile": int(good["params.pile"].max()),
         "catch_up_s": _median(good["params.catch_up_s"]),
-        "sent": int(good["sent"].sum()),
+        "due": int((good["params.due"] * good["params.groups"]).sum()),
         "received": int(good["received"].sum()),
         "lost": int(good["lost"].sum()),
         "duplicates": int(good["duplicates"].sum()),
@@ -388,7 +389,7 @@ def _otherwise(workload: Workload, best: Answer, others: Sequence[Answer], found
         changes = [f"if {one}" for one in _changes(workload, best, second)]
         said = " or ".join(changes) or "if you run it already"
         return f"The runner-up is {second.title} ({second.wait}): take it {said}."
-    unmet = [f"{one.title}: {one.misses(workload)[0]}" for one in found if one is not best]
+    unmet = [f"{one.title}: {', and '.join(one.misses(workload))}" for one in found if one is not best]
     if not unmet:
         return "To see what else would do, leave out --designs."
     return f"What rules out the others: {'; '.join(unmet)}."
@@ -412,8 +413,13 @@ def _changes(workload: Workload, best: Answer, second: Answer) -> list[str]:
 
 
 def _nobody(workload: Workload, found: Sequence[Answer]) -> list[str]:
-    said = [f"None of {', '.join(one.title for one in found)} meets every need."]
-    said.append(" ".join(f"{one.title}: {'; '.join(one.misses(workload))}." for one in found))
+    names = ", ".join(one.title for one in found)
+    said = [f"None of {names} meets every need." if len(found) > 1 else f"{names} does not meet every need."]
+    why = {one.title: "; ".join(one.misses(workload)) for one in found}
+    alike = len(found) > 1 and len(set(why.values())) == 1
+    said.append(
+        f"Of each: {why[found[0].title]}." if alike else " ".join(f"{name}: {what}." for name, what in why.items())
+    )
     near = [one for one in found if one.measured and not one.unable]
     if near and any(one.room for one in near):
         best = max(near, key=lambda one: one.room or 0)
@@ -422,14 +428,12 @@ def _nobody(workload: Workload, found: Sequence[Answer]) -> list[str]:
     elif near:
         best = min(near, key=lambda one: one.late or 0)
         said.append(f"The nearest is {best.title}: allow more than {workload.p99_ms:g} ms, or have more members.")
+    elif alike:
+        said.append("One need has to go, or the workload has to change: no figure was worth measuring.")
     else:
         fewest = min(found, key=lambda one: len(one.misses(workload)))
-        said.append(f"The nearest is {fewest.title}: give up that {_given_up(fewest.misses(workload))}.")
+        said.append(f"The nearest is {fewest.title}, which fails {len(fewest.misses(workload))} of the needs.")
     return said
-
-
-def _given_up(misses: Sequence[str]) -> str:
-    return "need" if len(misses) == 1 else f"and {len(misses) - 1} more needs"
 
 
 def failed(workload: Workload, found: Sequence[Answer]) -> bool:

@@ -128,9 +128,9 @@ class OpenSession:
     def place(self, cell: Cell) -> Place:
         """A topic of its own for a repetition of `cell`; the last four characters of its name are unique in the run."""
         here, window = self.sites[cell.contender.design], cell.window or cell.contender.window
-        return Place(
-            here.url, f"{self._topic}-{next(self._tags)}", cell.guarantee, cell.partitions, window, cell.options
-        )
+        topic = f"{self._topic}-{next(self._tags)}"
+        here.made[topic] = {f"g{group}" for group in range(cell.groups)}
+        return Place(here.url, topic, cell.guarantee, cell.partitions, window, cell.options)
 
     async def once(self, cell: Cell, names: int) -> list[Figures]:
         """A warm-up. Raises `Failed` when it goes wrong."""
@@ -156,7 +156,8 @@ class OpenSession:
     async def measured(self, cell: Cell, names: int) -> list[Figures]:
         """What `cell` gives, in its own way or the usual one. What goes wrong is told in a row, and the run goes on."""
         try:
-            return await (cell.measure or cell.contender.measure)(self, cell, names)
+            found = await (cell.measure or cell.contender.measure)(self, cell, names)
+            return [_whole(figures) for figures in found]
         except Failed as failed:
             return [failed.figures]
         except BrokenProcessPool:
@@ -166,6 +167,14 @@ class OpenSession:
             return [failure("a worker did not answer by its deadline")]
         except Exception as error:  # noqa: BLE001, of whatever a library raises
             return [failure(said(error))]
+
+
+def _whole(figures: Figures) -> Figures:
+    """The same, or an error where there should be a time and is none: an empty cell would say nothing."""
+    fields = figures.fields
+    if fields.get("error") or "elapsed_s" not in fields or fields["elapsed_s"]:
+        return figures
+    return replace(figures, fields={**fields, "error": "no time was measured: nothing came, or all at once"})
 
 
 class Failed(Exception):

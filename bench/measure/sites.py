@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import psutil
 
 import greet
+from bench.contenders.cleanup import remove
 from bench.model import Used
 from greet import BrokerMissing, GreetError
 from greet.brokers import PRIVATE, VARIABLES, Broker, by_default
@@ -28,6 +29,8 @@ class Site:
     """The topic on which consumers tell that they are ready; empty for asyncio."""
     lost: str | None = None
     """Why it cannot be used any more."""
+    made: dict[str, set[str]] = field(default_factory=dict)
+    """The groups of each topic that was made: where the broker stays, they are removed in the end."""
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     ready: set[str] = field(default_factory=set)
 
@@ -98,10 +101,12 @@ async def _site(design: str, stack: AsyncExitStack) -> Site:
         return Site("asyncio:")
     if url := os.environ.get(VARIABLES[design]) or await by_default(design):
         found = Site(url)
+        stack.push_async_callback(remove, design, url, found.made)
     else:
         broker = await stack.enter_async_context(PRIVATE[design]())
         found = Site(broker.url, broker)
     found.control = f"bench-ready-{secrets.token_hex(4)}"
+    found.made[found.control] = {"bench"}
     line = await stack.enter_async_context(greet.connect(found.url, found.control))
     hearing = asyncio.create_task(found.listen(line))
     stack.push_async_callback(_end, hearing)

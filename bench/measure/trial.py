@@ -6,7 +6,7 @@ import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,8 @@ SETTLING = 0.1
 """The share of a run whose messages are counted, but left out of the latencies."""
 FEWEST = {"p50": 1, "p90": 100, "p99": 1_000, "p99_9": 10_000, "max": 1}
 """How many samples a figure takes."""
+UNTOLD = {"about", "samples", "room", "rounds"}
+"""Keys that do not change what is measured."""
 LATE = 0.01
 """The share of messages that may be later than the p99 that is asked for."""
 WARM_S = 1.0
@@ -208,8 +210,6 @@ class Trial:
     workload: Workload
     point: int = 0
     """The number of the workload, where a list has made several."""
-    dimensions: Mapping[str, Any] = field(default_factory=dict)
-    """Of the keys that have several values the one of this workload."""
     samples: Lines = ()
     tell: Progress = lambda _: None
     """Told what goes on."""
@@ -374,20 +374,14 @@ class Trial:
         return await self._tried(self._step_s(factor), factor, behind_s=behind)
 
     def _row(self, rung: str, repetition: int, found: Figures) -> Row:
-        one = self.workload
+        one, design, who = self.workload, self.ground.design.name, self.contender
         params = {
-            "way": self.contender.way, "window": self.contender.window, "size": one.size, "publishers": one.publishers,
-            "groups": one.groups, "members": one.members, "partitions": self.partitions, "phase": "together",
-            "load": None, "rate": one.mean_rate if rung != "room" else None, "rung": rung, "again": False,
-            "point": self.point, **self.dimensions, **found.params,
+            **{key.rstrip("_"): value for key, value in vars(one).items() if key not in UNTOLD},
+            "way": who.way, "window": who.window, "size": one.mean_size, "partitions": self.partitions,
+            "phase": "together", "load": None, "rate": one.mean_rate if rung != "room" else None, "rung": rung,
+            "again": False, "point": self.point, **found.params,
         }  # fmt: skip
-        key = (
-            self.run,
-            "workload",
-            self.ground.design.name,
-            self.contender.name,
-            one.guarantee.name,
-            params,
-            repetition,
+        row = Measurement(
+            self.run, "workload", design, who.name, one.guarantee.name, params, repetition, **found.fields
         )
-        return Measurement(*key, **found.fields), found.details
+        return row, found.details

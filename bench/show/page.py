@@ -11,12 +11,19 @@ import pandas as pd
 
 from bench import questions
 from bench.judge import claims, targets
-from bench.show import plots, report
+from bench.show import plots, report, workload
 
 
 def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
     """The page of the runs that `rows` are of."""
-    parts = ["<h1>Hello, three ways</h1>", *_items([*report.conclusion(rows), *report.errors(rows)])]
+    parts, cases = ["<h1>Hello, three ways</h1>"], [about for about in abouts if "workload" in about]
+    for about in cases:
+        for one in workload.told(report.of_run(rows, about), about):
+            parts += [f"<h2>{escape(one.title)}</h2><p>{escape(one.asked)}</p>", *_items(list(one.sentences))]
+            parts += [_table(one.table), *_items(list(one.notes))]
+    rows = rows[rows["question"].ne("workload")] if len(rows) else rows
+    if len(rows) or not cases:
+        parts += _items([*report.conclusion(rows), *report.errors(rows)])
     if len(rows):
         parts += ["<h2>What is usually said</h2>", _table(claims.verdicts(rows))]
     if len(ratios := targets.table(rows)):

@@ -14,6 +14,7 @@ from rich.table import Table
 from bench import questions, stats, tables
 from bench.judge import answer, claims, targets
 from bench.model import BARE
+from bench.show import workload
 from bench.stats import short
 
 BESIDE = "greet beside its peers"
@@ -147,13 +148,33 @@ def measured(rows: pd.DataFrame) -> list[str]:
 
 def terminal(console: Console, rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> None:
     """Print the answer, what to type next, and its evidence in tables that fit: of the runs that `abouts` tell of."""
+    cases = [about for about in abouts if "workload" in about]
+    for about in cases:
+        workload.terminal(console, of_run(rows, about), about, full=True)
+    rest = rows[rows["question"].ne("workload")] if len(rows) else rows
+    left_out: dict[str, None] = {}
+    if len(rest) or not cases:
+        _questions(console, rest, left_out)
+    notes = (
+        [f"Left out here for want of room: {', '.join(left_out)}. `bench report --html` has it."] if left_out else []
+    )
+    for line in [*notes, *([PAIRED] if len(rest) else []), *ground(*abouts)]:
+        console.print(line, style="dim", markup=False, highlight=False)
+
+
+def of_run(rows: pd.DataFrame, about: Mapping[str, Any]) -> pd.DataFrame:
+    """Those rows that are of one run."""
+    return rows[rows["run"].eq(about["run"])] if len(rows) else rows
+
+
+def _questions(console: Console, rows: pd.DataFrame, left_out: dict[str, None]) -> None:
+    """The answer first, then what to type next, then the tables of the questions, and what follows from them."""
     said = answer.answer(rows)
     if said:
         console.print("Which one to take", style="bold")
         for line in said:
             console.print(f"• {line}", markup=False, highlight=False)
     following(console, rows)
-    left_out: dict[str, None] = {}
     for name, table in answers(rows).items():
         _print(console, table, f"{name}: {questions.asked(name)}", left_out)
     judged = claims.verdicts(rows)
@@ -168,11 +189,6 @@ def terminal(console: Console, rows: pd.DataFrame, *abouts: Mapping[str, Any]) -
         _print(console, ratios, f"{BESIDE}: {RATIOS}", left_out)
     for sentence in [*conclusion(rows), *errors(rows)]:
         console.print(f"• {sentence}", markup=False, highlight=False)
-    notes = (
-        [f"Left out here for want of room: {', '.join(left_out)}. `bench report --html` has it."] if left_out else []
-    )
-    for line in [*notes, *([PAIRED] if len(rows) else []), *ground(*abouts)]:
-        console.print(line, style="dim", markup=False, highlight=False)
 
 
 def following(console: Console, rows: pd.DataFrame) -> None:
@@ -255,7 +271,12 @@ def of_figures(column: pd.Series[Any]) -> bool:
 
 def markdown(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
     """The block of the README: verdicts, ratios and short main answers in sight, the others and the settings folded."""
-    parts = [markdown_table(claims.verdicts(rows))] if len(rows) else []
+    cases = [about for about in abouts if "workload" in about]
+    told = [workload.markdown(of_run(rows, about), about, markdown_table) for about in cases]
+    rows = rows[rows["question"].ne("workload")] if len(rows) else rows
+    if cases and rows.empty:
+        return "\n\n".join([*told, "\n".join(f"<sub>{line}</sub>  " for line in ground(*abouts))]) + "\n"
+    parts = [*told, *([markdown_table(claims.verdicts(rows))] if len(rows) else [])]
     parts.append("\n".join(f"- {sentence}" for sentence in [*conclusion(rows), *errors(rows)]))
     ratios = targets.table(rows)
     if len(ratios):

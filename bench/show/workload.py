@@ -2,86 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from bench.judge import workload as judge
-from bench.judge.workload import Advice, Answer
+from bench.judge.workload import Answer
 from bench.measure.workload import Workload
 from bench.stats import TAIL, short
 
 NONE = "–"
 FEWEST_P99 = 1_000
+IN_FULL = 3
+"""So many workloads of a run are shown in full on a screen; of more there is a line each, and the rest in a report."""
 
 
-def terminal(console: Console, rows: pd.DataFrame, about: Mapping[str, Any]) -> None:
-    """Print the answer of a run, workload by workload."""
-    workloads = judge.points(about)
-    found = [judge.answers(one, number, rows, about) for number, one in enumerate(workloads)]
-    advised = [judge.advice(one, answers) for one, answers in zip(workloads, found, strict=True)]
-    dimensions = about["workload"]["dimensions"]
-    if len(workloads) > 1:
-        console.print(overview(workloads, found, advised, dimensions))
-    for one, answers, advice in zip(workloads, found, advised, strict=True):
-        told = ", ".join(f"{key} {getattr(one, _field(key))}" for key in dimensions)
-        if told:
-            console.rule(Text(told), align="left", characters="-")
-        _say(console, f"{one.about or 'The workload'}: {one.told()}.")
-        _say(console, f"Needed: {one.needed()}.")
+@dataclass(frozen=True)
+class Told:
+    """The answer to one workload: what was asked, what to take, the figures, and what they cannot say."""
+
+    title: str
+    asked: str
+    sentences: tuple[str, ...]
+    table: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def told(rows: pd.DataFrame, about: Mapping[str, Any]) -> list[Told]:
+    """The answers of a run, workload by workload."""
+    found = []
+    for number, one in enumerate(judge.points(about)):
+        answers = judge.answers(one, number, rows, about)
+        values = ", ".join(f"{key} {getattr(one, field_of(key))}" for key in about["workload"]["dimensions"])
+        title = ": ".join(filter(None, (one.about or "Your workload", values)))
+        asked = f"{one.told()}. Needed: {one.needed()}."
+        lines = dict(figures(one, answers))
+        table = pd.DataFrame(lines, index=[answer.title for answer in answers]).T.reset_index(names="")
+        found.append(Told(title, asked, judge.advice(one, answers).sentences, table, tuple(notes(one, answers))))
+    return found
+
+
+def terminal(console: Console, rows: pd.DataFrame, about: Mapping[str, Any], *, full: bool = False) -> None:
+    """Print the answer of a run; of many workloads a line each, unless it is to be the `full` one."""
+    found = told(rows, about)
+    if len(found) > 1:
+        console.print(_table(overview(rows, about)))
+    for one in found if full or len(found) <= IN_FULL else ():
+        _say(console, f"{one.title}. {one.asked}")
         console.print()
-        for sentence in advice.sentences:
+        for sentence in one.sentences:
             _say(console, sentence)
-        console.print(table(one, answers))
-        for line in notes(one, answers):
+        console.print(_table(one.table))
+        for line in one.notes:
             _say(console, f"* {line}")
+    if busy := crowded(about):
+        _say(console, f"* {busy}")
+
+
+def crowded(about: Mapping[str, Any]) -> str:
+    """That the machine had other work when the run began; empty if it had little."""
+    machine = about.get("machine", {})
+    load, cores = machine.get("load_average", (0,))[0], machine.get("usable") or 1
+    if load < cores:
+        return ""
+    return (
+        f"This machine was busy with other work, load {load:.1f} on {cores} cores: alone it carries more, and sooner."
+    )
 
 
 def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False)
 
 
-def _field(key: str) -> str:
+def _table(frame: pd.DataFrame) -> Table:
+    shown = Table(box=box.SIMPLE_HEAD)
+    for place, name in enumerate(frame.columns):
+        shown.add_column(str(name), justify="right" if place and frame.columns[0] == "" else "left")
+    for line in frame.itertuples(index=False):
+        shown.add_row(*line)
+    return shown
+
+
+def field_of(key: str) -> str:
+    """The field of a workload that a key is: `break` is a word of Python."""
     return "break_" if key == "break" else key
 
 
-def overview(
-    workloads: Sequence[Workload],
-    found: Sequence[Sequence[Answer]],
-    advised: Sequence[Advice],
-    dimensions: Sequence[str],
-) -> Table:
+def overview(rows: pd.DataFrame, about: Mapping[str, Any]) -> pd.DataFrame:
     """A line for each workload: what it differs in, what to take, its wait and its room."""
-    shown = Table(box=box.SIMPLE_HEAD)
-    for name in (*dimensions, "take", "wait", "room", "also meets it"):
-        shown.add_column(name)
-    for one, answers, advice in zip(workloads, found, advised, strict=True):
-        best = advice.take
+    found = []
+    for number, one in enumerate(judge.points(about)):
+        answers = judge.answers(one, number, rows, about)
+        best = judge.advice(one, answers).take
         others = [other.title for other in answers if other is not best and not other.misses(one)]
-        shown.add_row(
-            *(str(getattr(one, _field(key))) for key in dimensions),
-            best.title if best else "none",
-            best.wait if best else NONE,
-            room(best) if best else NONE,
-            ", ".join(others) or NONE,
-        )
-    return shown
+        line = {key: str(getattr(one, field_of(key))) for key in about["workload"]["dimensions"]}
+        taken = (best.title, best.wait, room(best)) if best else ("none", NONE, NONE)
+        line |= dict(zip(("take", "wait", "room"), taken, strict=True))
+        found.append(line | {"does too": ", ".join(others) or NONE})
+    return pd.DataFrame(found)
 
 
-def table(workload: Workload, found: Sequence[Answer]) -> Table:
-    """A column for each design."""
-    shown = Table(box=box.SIMPLE_HEAD)
-    shown.add_column("")
+def markdown(rows: pd.DataFrame, about: Mapping[str, Any], table_of: Callable[[pd.DataFrame], str]) -> str:
+    """The answers as Markdown, their tables written by `table_of`."""
+    found = told(rows, about)
+    parts = [table_of(overview(rows, about))] if len(found) > 1 else []
     for one in found:
-        shown.add_column(one.title, justify="right")
-    for name, cells in figures(workload, found):
-        shown.add_row(name, *cells)
-    return shown
+        parts += [f"**{one.title}**: {one.asked}", "\n".join(f"- {sentence}" for sentence in one.sentences)]
+        parts += [table_of(one.table), *(f"<sub>{line}</sub>  " for line in one.notes)]
+    return "\n\n".join([*parts, *filter(None, [crowded(about)])])
 
 
 def figures(workload: Workload, found: Sequence[Answer]) -> list[tuple[str, list[str]]]:
@@ -109,6 +142,7 @@ def figures(workload: Workload, found: Sequence[Answer]) -> list[tuple[str, list
         ("CPU, client + broker", [_both(one.cpu, "{:.0%}".format) for one in found]),
         ("MB, client + broker", [_both(one.rss_mb, "{:.0f}".format) for one in found]),
         ("received", [_whole(one.received) for one in found]),
+        ("  of those due", [NONE if one.due in (None, one.received) else f"{one.due:,}" for one in found]),
         ("  lost / twice", [NONE if one.received is None else f"{one.lost:,} / {one.duplicates:,}" for one in found]),
     ]
     if any(one.reordered is not None for one in found):
@@ -142,22 +176,28 @@ def _both(sides: Sequence[float | None], form: Any) -> str:
 
 
 def notes(workload: Workload, found: Sequence[Answer]) -> list[str]:
-    """What the table cannot say: why a design does not do, and why a figure is not there."""
-    said = [f"{one.title} does not do: {'; '.join(one.misses(workload))}." for one in found if one.misses(workload)]
-    said += [f"{one.title}: the {one.broken} was not broken: {one.not_broken}." for one in found if one.not_broken]
-    said += [f"{one.title}: {what}." for one in found for what in one.remarks if not one.unable]
+    """What the table and the advice cannot say: why a figure is not there, and why a third design does not do."""
+    meeting = [one for one in found if not one.misses(workload)]
+    said: dict[str, list[str]] = {}
+    for one in found:
+        if len(meeting) > 1 and one not in meeting:
+            said.setdefault(f"does not do: {'; '.join(one.misses(workload))}", []).append(one.title)
+        if one.not_broken:
+            said.setdefault(f"the {one.broken} was not broken: {one.not_broken}", []).append(one.title)
+        for what in one.remarks if not one.unable else ():
+            said.setdefault(what, []).append(one.title)
+    told_of = [f"{', '.join(titles)}: {what}." for what, titles in said.items()]
     measured = [one for one in found if one.measured]
-    if measured:
-        fewest = min(one.samples for one in measured)
-        for name, wanted in (("p99", FEWEST_P99), ("p99.9", TAIL)):
-            if fewest < wanted:
-                said.append(
-                    f"{name} is not told of fewer than {wanted:,} samples; there were {fewest:,}: raise seconds."
-                )
+    if not measured:
+        return told_of
+    fewest = min(one.samples for one in measured)
+    if few := [
+        f"{name} takes {wanted:,} samples" for name, wanted in (("p99", FEWEST_P99), ("p99.9", TAIL)) if fewest < wanted
+    ]:
+        told_of.append(f"{' and '.join(few)}, and there were {fewest:,}: a longer run, --seconds, has them.")
     if any(one.cpu[0] is not None and one.cpu[1] is None for one in measured if not one.design.in_process):
-        said.append("What a broker costs is known only of a private one.")
-    if measured:
-        said.append("Latency is from when a message was due until a reader has it. CPU is of one core.")
+        told_of.append("What a broker costs is known only of a private one.")
+    told_of.append("Latency is from when a message was due until a reader has it; CPU is of one core.")
     if any(one.searched for one in measured):
-        said.append("Room is by search, in short steps; bursts keep their size and come more often.")
-    return said
+        told_of.append("Room is searched in short steps: a step more was too much. Bursts come more often, not larger.")
+    return told_of
