@@ -219,7 +219,7 @@ def fitted(table: pd.DataFrame, width: int) -> pd.DataFrame:
 
 
 def _least_width(column: pd.Series[Any]) -> int:
-    """Characters that a column takes at least, with the space around it: figures are not broken into lines, words are."""
+    """Characters that a column takes at least, with its space: figures are not broken into lines, words are."""
     longest: int = max([*column.map(text).map(len), *map(len, str(column.name).split())])
     return (longest if of_figures(column) or column.name in LABELS else min(longest, WORDS)) + 2
 
