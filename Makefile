@@ -9,7 +9,7 @@
 
 ARGS    ?=
 PYTHON  ?=
-PYTHONS := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
+PYTHONS := $(or $(PYTHON),python3.13 python3.14 python3.12 python3.11 python3)
 VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
