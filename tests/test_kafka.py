@@ -582,7 +582,7 @@ async def test_only_what_was_committed_is_handed_out(kafka_url: str, topic: str,
                 await end()
         await line.publish("Cy")
         assert await take(names, 3) == ["Ada", "Bob", "Cy"]
-    assert await positions(kafka_url, topic, "hello") == [6]
+    assert await positions(kafka_url, topic, "hello") in ([5], [6])  # the marker of a commit may come behind it
 
 
 @WAYS
@@ -653,6 +653,7 @@ async def test_topics_that_collide_are_refused_at_once(kafka_url: str, topic: st
 
 @WAYS
 async def test_a_clean_end_says_when_nothing_could_be_settled(own: Broker, topic: str, path: str) -> None:
+    before = asyncio.all_tasks()
     async with greet.connect(f"{own.url}?path={path}&timeout=2", topic) as line:
         names = line.subscribe("hello")
         await names.__aenter__()
@@ -666,18 +667,20 @@ async def test_a_clean_end_says_when_nothing_could_be_settled(own: Broker, topic
             assert monotonic() - start < 4
         finally:
             await own.resume()
-        async with line.subscribe("hello") as names:
-            assert await take(names, 1) == ["Ada"]
+    await until(lambda: asyncio.all_tasks() <= before)  # the plain way ends beside the caller
 
 
-async def test_a_coordinator_that_does_not_answer_is_told_of(topic: str) -> None:
-    """Here the topic of positions cannot be made, as it asks for three brokers."""
-    async with (
-        greet.brokers.kafka(config={"offsets.topic.replication.factor": "3"}) as broker,
-        greet.connect(f"{broker.url}?timeout=4", topic) as line,
-    ):
-        await line.publish("Ada")
-        with pytest.raises(greet.ConnectFailed, match="restart the broker"):
+async def test_a_coordinator_that_does_not_answer_is_told_of(
+    kafka_url: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that has failed: its broker answers all else."""
+
+    async def committed(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(AIOKafkaConsumer, "committed", committed)
+    async with greet.connect(f"{kafka_url}?timeout=4", topic) as line:
+        with pytest.raises(greet.ConnectFailed, match="answers, but not for group hello: restart the broker"):
             await line.subscribe("hello").__aenter__()
 
 

@@ -30,7 +30,7 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.record import default_records
 
 from greet.address import Address
-from greet.errors import BadURL, GreetError, Unsupported, one_line
+from greet.errors import BadURL, ConnectFailed, GreetError, Unsupported, one_line
 
 T = TypeVar("T")
 UNPACKING = (cramjam.DecompressionError, zlib.error, gzip.BadGzipFile)
@@ -353,7 +353,7 @@ async def trouble(
     except GreetError:
         raise
     except DRIVER_ERRORS as error:
-        reason = _reason(error)
+        reason = _reason(error) if ours is ConnectFailed else error  # a line that worked is asked nothing new
         kind = Unsupported if isinstance(reason, UNREADABLE) else ours
         raise kind(what + words(reason, address, topic, **more)) from reason
     finally:
