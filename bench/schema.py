@@ -110,13 +110,13 @@ ROW = {
 }
 PARAMS = {
     "way": TEXT,
-    "phase": _one_of("together", "publish", "consume"),
+    "phase": _one_of("together", "publish", "consume", "apart"),
     "again": FLAG,
     **dict.fromkeys(("size", "publishers", "groups", "members", "partitions"), POSITIVE),
     **dict.fromkeys(("window", "load", "rate"), _optional(POSITIVE)),
     "rung": TEXT,
     "loop": TEXT,
-    **dict.fromkeys(("fault", "allowed"), TEXT),
+    **dict.fromkeys(("fault", "allowed"), _optional(TEXT)),
     "control": FLAG,
     "recovered": FLAG,
     "times": COUNT,

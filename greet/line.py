@@ -360,7 +360,7 @@ class Subscription(Entered, ABC):
 
     Raises:
         ConnectionLost: the line is gone and could not be restored by its deadline. Also at the end of
-            the `async with`, when the broker could not be told what was handled: it comes again.
+            the `async with`, when the broker could not be told what was handled: it may come again.
         WrongUse: it was not entered, or another task reads it.
     """
 
