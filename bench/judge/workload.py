@@ -99,6 +99,8 @@ class Answer:
     """The receipts that there should be, over all groups."""
     received: int | None = None
     lost: int = 0
+    unread: int = 0
+    """Those that still waited when the run was over: whether they are lost is not known."""
     duplicates: int = 0
     reordered: int | None = None
     refused: int = 0
@@ -138,6 +140,8 @@ class Answer:
             found.append(self.error)
         if not self.in_time:
             found.append(self._slow(workload))
+        if self.unread:
+            found.append(f"{self.unread:,} messages still waited when the run was over")
         if self.lost:
             found.append(f"{self.lost:,} messages were lost")
         if self.reordered:
@@ -244,7 +248,8 @@ def _asked(part: pd.DataFrame) -> dict[str, Any]:
         "catch_up_s": _median(good["params.catch_up_s"]),
         "due": int((good["params.due"] * good["params.groups"]).sum()),
         "received": int(good["received"].sum()),
-        "lost": int(good["lost"].sum()),
+        "lost": int(good["lost"].fillna(0).sum()),
+        "unread": int(good["params.unread"].sum()),
         "duplicates": int(good["duplicates"].sum()),
         "reordered": None if good["reordered"].isna().all() else int(good["reordered"].sum()),
         "refused": int(good["params.refused"].sum() + good["params.unknown"].sum()),
@@ -262,7 +267,7 @@ def _broken(one: pd.Series[Any]) -> dict[str, Any]:
         return {**known, "break_error": error}
     return {
         **known,
-        "break_lost": int(one["lost"]),
+        "break_lost": None if pd.isna(one["lost"]) else int(one["lost"]),
         "break_duplicates": int(one["duplicates"]),
         "break_refused": int(one["params.refused"] + one["params.unknown"]),
         "gap_s": _figure(one, "params.gap_s"),
