@@ -394,10 +394,10 @@ def _otherwise(workload: Workload, best: Answer, others: Sequence[Answer], found
         changes = [f"if {one}" for one in _changes(workload, best, second)]
         said = " or ".join(changes) or "if you run it already"
         return f"The runner-up is {second.title} ({second.wait}): take it {said}."
-    unmet = [f"{one.title}: {', and '.join(one.misses(workload))}" for one in found if one is not best]
+    unmet = [f"{one.title}: {'; '.join(one.misses(workload))}" for one in found if one is not best]
     if not unmet:
         return "To see what else would do, leave out --designs."
-    return f"What rules out the others: {'; '.join(unmet)}."
+    return f"What rules out the others: {'. '.join(unmet)}."
 
 
 def _changes(workload: Workload, best: Answer, second: Answer) -> list[str]:

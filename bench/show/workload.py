@@ -182,7 +182,7 @@ def notes(workload: Workload, found: Sequence[Answer]) -> list[str]:
     said: dict[str, list[str]] = {}
     for one in found:
         if len(meeting) > 1 and one not in meeting:
-            said.setdefault(f"does not do: {'; '.join(one.misses(workload))}", []).append(one.title)
+            said.setdefault(f"ruled out, as {'; '.join(one.misses(workload))}", []).append(one.title)
         if one.not_broken:
             said.setdefault(f"the {one.broken} was not broken: {one.not_broken}", []).append(one.title)
         for what in one.remarks if not one.unable else ():
