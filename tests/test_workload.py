@@ -230,6 +230,13 @@ def test_a_message_that_never_comes_is_late_and_lost() -> None:
     assert found.params["in_time"] is False
 
 
+def test_what_was_not_waited_for_is_not_lost() -> None:
+    found = told(outcome([MS] * 1900 + [-1] * 100, cut=True))
+    assert found.fields["lost"] is None
+    assert found.params["unread"] == 100
+    assert found.params["in_time"] is False
+
+
 def test_a_growing_backlog_is_not_in_time_whatever_the_limit() -> None:
     waits = [int(k * 0.3 * MS) for k in range(2000)]  # each 0.3 ms later than the one before
     found = told(outcome(waits), p99_ms=60_000)
@@ -324,7 +331,7 @@ def row(design: str, rung: str = "asked", point: int = 0, **more: Any) -> dict[s
         "pile": 3,
         "catch_up_s": 0.01,
     }
-    params |= {"refused": 0, "unknown": 0, "room": None, "capped": None, "too_much": None, "broken": None}
+    params |= {"unread": 0, "refused": 0, "unknown": 0, "room": None, "capped": None, "too_much": None, "broken": None}
     params |= {"not_measured": None, "gap_s": None, "allowed": None}
     found: dict[str, Any] = {
         "run": "r", "question": "workload", "design": design, "contender": "greet", "repetition": 1, "sent": 1250,
@@ -551,7 +558,19 @@ def test_a_reader_that_is_killed_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_json_prints_the_rows_and_nothing_else(tmp_path: Path) -> None:
-    words = ("--rate", "100,200", "--seconds", 0.5, "--designs", "asyncio", "--room", "false", "--json")
+    words = (
+        "--rate",
+        "100,200",
+        "--seconds",
+        0.5,
+        "--designs",
+        "asyncio",
+        "--room",
+        "false",
+        "--p99-ms",
+        5000,
+        "--json",
+    )
     ended = call(*words, "--out", tmp_path)
     found = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [one["params"]["rate"] for one in found] == [100, 200]

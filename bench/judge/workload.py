@@ -99,6 +99,8 @@ class Answer:
     """The receipts that there should be, over all groups."""
     received: int | None = None
     lost: int = 0
+    unread: int = 0
+    """Those that still waited when the run was over: whether they are lost is not known."""
     duplicates: int = 0
     reordered: int | None = None
     refused: int = 0
@@ -138,6 +140,8 @@ class Answer:
             found.append(self.error)
         if not self.in_time:
             found.append(self._slow(workload))
+        if self.unread:
+            found.append(f"{self.unread:,} messages still waited when the run was over")
         if self.lost:
             found.append(f"{self.lost:,} messages were lost")
         if self.reordered:
@@ -244,7 +248,8 @@ def _asked(part: pd.DataFrame) -> dict[str, Any]:
         "catch_up_s": _median(good["params.catch_up_s"]),
         "due": int((good["params.due"] * good["params.groups"]).sum()),
         "received": int(good["received"].sum()),
-        "lost": int(good["lost"].sum()),
+        "lost": int(good["lost"].fillna(0).sum()),
+        "unread": int(good["params.unread"].sum()),
         "duplicates": int(good["duplicates"].sum()),
         "reordered": None if good["reordered"].isna().all() else int(good["reordered"].sum()),
         "refused": int(good["params.refused"].sum() + good["params.unknown"].sum()),
@@ -262,7 +267,7 @@ def _broken(one: pd.Series[Any]) -> dict[str, Any]:
         return {**known, "break_error": error}
     return {
         **known,
-        "break_lost": int(one["lost"]),
+        "break_lost": None if pd.isna(one["lost"]) else int(one["lost"]),
         "break_duplicates": int(one["duplicates"]),
         "break_refused": int(one["params.refused"] + one["params.unknown"]),
         "gap_s": _figure(one, "params.gap_s"),
@@ -389,10 +394,10 @@ def _otherwise(workload: Workload, best: Answer, others: Sequence[Answer], found
         changes = [f"if {one}" for one in _changes(workload, best, second)]
         said = " or ".join(changes) or "if you run it already"
         return f"The runner-up is {second.title} ({second.wait}): take it {said}."
-    unmet = [f"{one.title}: {', and '.join(one.misses(workload))}" for one in found if one is not best]
+    unmet = [f"{one.title}: {'; '.join(one.misses(workload))}" for one in found if one is not best]
     if not unmet:
         return "To see what else would do, leave out --designs."
-    return f"What rules out the others: {'; '.join(unmet)}."
+    return f"What rules out the others: {'. '.join(unmet)}."
 
 
 def _changes(workload: Workload, best: Answer, second: Answer) -> list[str]:

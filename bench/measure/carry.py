@@ -58,7 +58,7 @@ LEAVE_S = 3.0
 PAUSE_S = 0.1
 """Between two tries to join again."""
 MOST_AT_ONCE = 5_000
-"""Messages that `publish = "many"` hands over in one call."""
+"""Messages that are handed over in one call, where lists are."""
 READERS = 8
 """Processes of readers, at most; more readers share them."""
 
@@ -404,6 +404,8 @@ class Outcome:
     """When the last message was due, or would have been by the timetable."""
     stopped: bool = False
     """It was stopped, as it had fallen too far behind."""
+    cut: bool = False
+    """Not all that waited was waited for, so what did not come is not lost."""
     hurt: tuple[float, float] | None = None
     """When something was broken, and when that was over, in seconds."""
     cpu_s: tuple[float, float | None] = (0.0, None)
@@ -434,7 +436,9 @@ class Run:
     patience_s: float = 2.0
     """How long nothing may come before what is missing is taken for lost."""
     behind_s: float | None = None
-    """How far it may fall behind, in seconds of its load, before it is stopped; None lets it go on twice as long."""
+    """How far it may fall behind, in seconds of its load, before it is stopped; None lets it go on for longer."""
+    drain_s: float = 15.0
+    """How long is waited for what waits when the publishers are done."""
 
     async def carried(self) -> Outcome:
         """Carry the messages and count them.
@@ -450,7 +454,7 @@ class Run:
     @property
     def limit_s(self) -> float:
         """By when the publishers have to be done."""
-        return self.seconds * (2 if self.hurt is None else 1) + (2 if self.hurt is None else 60)
+        return self.seconds * 1.5 + 2 if self.hurt is None else self.seconds + 60
 
 
 class Crew:
@@ -462,7 +466,7 @@ class Crew:
         self.folder = folder
         due = run.workload.due(run.seconds, run.factor)
         n, bodies = run.workload.publishers, run.workload.bodies(len(due), run.samples)
-        place = replace(run.place, window=_window(run))
+        place = run.place
         shares = [(k, due[k::n], bodies[k::n]) for k in range(n)]
         self.publishes = [
             Publish(run.publisher, place, f"{self.tag}{k:02d}", own, rest, self._file(f"p{k}", 2 * len(own)))
@@ -541,7 +545,7 @@ class Crew:
         try:
             stopped = await self._published()
             hurt = await hurting if hurting else None
-            await self._drained()
+            cut = not await self._drained()
             await asyncio.sleep(LINGER_S)
         finally:
             if hurting:
@@ -550,7 +554,7 @@ class Crew:
         cpu = sum(one[0] for one in [*last, *self.fallen]) - sum(one[0] for one in clients)
         usage = (cpu, _more(broker[0], after[0])), (sum(one[1] for one in last), after[1])
         await self._left()
-        return replace(self._outcome(), stopped=stopped, hurt=hurt, cpu_s=usage[0], rss_mb=usage[1])
+        return replace(self._outcome(), stopped=stopped, cut=cut, hurt=hurt, cpu_s=usage[0], rss_mb=usage[1])
 
     async def _hurt(self) -> tuple[float, float]:
         assert self.run.hurt
@@ -579,7 +583,7 @@ class Crew:
                 for hand in publishing:
                     hand.tell("stop")
                 break
-        async with asyncio.timeout(self.run.limit_s + JOIN_S):
+        async with asyncio.timeout(JOIN_S):
             for hand in publishing:
                 await hand.says("published")
         return stopped
@@ -592,17 +596,20 @@ class Crew:
                 found[job.group] += int.from_bytes(file.read(8), sys.byteorder)
         return found
 
-    async def _drained(self) -> None:
-        """Wait until every group has handled what was accepted, or for long nothing more."""
+    async def _drained(self) -> bool:
+        """Wait until every group has handled what was accepted, or for long nothing more; False if time is over."""
         accepted = sum(int((np.fromfile(job.journal, np.int64)[1::2] > 0).sum()) for job in self.publishes)
         moved, before = now(), self.so_far()
-        limit = now() + int((self.run.limit_s + 30) * 1e9)
-        while (min(before.values()) < accepted or self._different() < accepted) and now() < limit:
+        limit = now() + int(self.run.drain_s * 1e9)
+        while min(before.values()) < accepted or self._different() < accepted:
             await asyncio.sleep(LOOK_S)
             if (found := self.so_far()) != before:
                 moved, before = now(), found
             if now() - moved > self.run.patience_s * 1e9:
-                return
+                return True
+            if now() > limit:
+                return False
+        return True
 
     def _different(self) -> int:
         """How many messages the group that is behind has handled, each counted once."""
@@ -663,11 +670,6 @@ def _handled(job: Read) -> Stamps:
     """Code, arrival and end of work of each message, in the order in which their work was done."""
     numbers = np.memmap(job.journal, np.int64, "r")
     return np.array(numbers[1 : 1 + 3 * numbers[0]]).reshape(-1, 3)
-
-
-def _window(run: Run) -> int:
-    """How many messages are under way at a time: one by one where all of them are to keep their order."""
-    return 1 if run.workload.order == "all" else run.publisher.window
 
 
 def _more(before: float | None, after: float | None) -> float | None:

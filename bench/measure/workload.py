@@ -167,7 +167,9 @@ class Workload:
     publishers: int = field(default=1, metadata=_key(_number(1, 16, whole=True), "who share the load"))
     publish: str = field(
         default="each",
-        metadata=_key(_one_of("each", "many"), '"each" as it comes, or "many": all that is due, with publish_many'),
+        metadata=_key(
+            _one_of("each", "many"), '"each" as it comes, or "many": all that is due, in order, as order = "all" takes'
+        ),
     )
     seconds: float = field(
         default=0,
@@ -237,6 +239,11 @@ class Workload:
     def guarantee(self) -> Guarantee:
         """The weakest under which a message survives what it has to."""
         return GUARANTEES[self.survive]
+
+    @property
+    def lists(self) -> bool:
+        """Whether all that is due is handed over in one call: so it keeps its order, and one call waits for another."""
+        return self.publish == "many" or self.order == "all"
 
     @property
     def kept_s(self) -> float:

@@ -142,6 +142,7 @@ def figures(workload: Workload, found: Sequence[Answer]) -> list[tuple[str, list
         ("CPU, client + broker", [_both(one.cpu, "{:.0%}".format) for one in found]),
         ("MB, client + broker", [_both(one.rss_mb, "{:.0f}".format) for one in found]),
         ("received", [_whole(one.received) for one in found]),
+        ("  still waiting", [NONE if not one.unread else f"{one.unread:,}" for one in found]),
         ("  of those due", [NONE if one.due in (None, one.received) else f"{one.due:,}" for one in found]),
         ("  lost / twice", [NONE if one.received is None else f"{one.lost:,} / {one.duplicates:,}" for one in found]),
     ]
@@ -181,7 +182,7 @@ def notes(workload: Workload, found: Sequence[Answer]) -> list[str]:
     said: dict[str, list[str]] = {}
     for one in found:
         if len(meeting) > 1 and one not in meeting:
-            said.setdefault(f"does not do: {'; '.join(one.misses(workload))}", []).append(one.title)
+            said.setdefault(f"ruled out, as {'; '.join(one.misses(workload))}", []).append(one.title)
         if one.not_broken:
             said.setdefault(f"the {one.broken} was not broken: {one.not_broken}", []).append(one.title)
         for what in one.remarks if not one.unable else ():
