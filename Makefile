@@ -5,7 +5,7 @@
 #   ARGS=…     passed on: make bench ARGS="run --profile full", make test ARGS="-k names -x"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test lab check clean lock rabbitmq chromium FORCE
+.PHONY: help setup bench test test-all lab check clean lock rabbitmq chromium FORCE
 
 ARGS    ?=
 PYTHON  ?=
@@ -21,7 +21,8 @@ APP     := aio-pika aiokafka cramjam
 
 help:
 	@echo "make bench   measure the three designs on real brokers       (ARGS=... is passed on)"
-	@echo "make test    every test and every notebook                   (ARGS=... is passed on)"
+	@echo "make test    the tests and the notebooks, but what is long   (ARGS=... is passed on)"
+	@echo "make test-all  also the long kills, clusters, peers and the browser"
 	@echo "make lab     the notebooks, in JupyterLab"
 	@echo "make check   ruff, mypy --strict, and which way imports run"
 	@echo "make lock    write the locks anew from pyproject.toml        (needs uv)"
@@ -33,7 +34,10 @@ setup: $(STAMP) rabbitmq chromium
 bench: $(STAMP) rabbitmq
 	@$(BIN)/python -m bench $(ARGS)
 
-test: $(STAMP) rabbitmq chromium
+test: $(STAMP) rabbitmq
+	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-all: $(STAMP) rabbitmq chromium
 	@$(BIN)/python -m pytest $(ARGS)
 
 lab: $(STAMP) rabbitmq

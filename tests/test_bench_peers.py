@@ -25,6 +25,8 @@ from greet import Guarantee
 from greet.brokers import VARIABLES
 from greet.brokers.jars import locked, version
 
+pytestmark = pytest.mark.long
+
 OURS_TO_COMMIT = [one for one in [*KAFKA, *CONFLUENT] if one.name != "FastStream"]
 PLAIN = [one for one in every() if one.design != "asyncio" and one.name not in ("greet", JAVA, PERFTEST)]
 BY_FIFTY = [one for one in RABBITMQ if one.name in ("aio-pika", "aiormq")]

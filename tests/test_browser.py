@@ -31,6 +31,7 @@ SCREENSHOTS = os.environ.get("GREET_SCREENSHOTS")
 """A folder, for who wants to look at the notebooks: one picture in light and one in dark of each."""
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(
         CHROMIUM is None and os.environ.get("GREET_REQUIRE") != "all",
         reason="no Chromium here: install it to try the notebooks in a browser",

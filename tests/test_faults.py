@@ -39,7 +39,7 @@ BOTH = ("rabbitmq", "kafka")
 NOTICED = (("rabbitmq", "heartbeat=1"), ("kafka", "timeout=12"))  # a half-open connection, sooner than by default
 SAID = (("rabbitmq", "timeout=5"), ("kafka", "timeout=5"))  # that two of three are gone
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
