@@ -20,6 +20,7 @@ import pytest
 from rich.console import Console
 
 import bench
+from bench.judge import compare
 from bench.judge import workload as judge
 from bench.judge.workload import Answer
 from bench.measure.account import SHIFT
@@ -481,6 +482,22 @@ def test_several_workloads_are_shown_as_a_table_first() -> None:
     first, second = [line.split()[:2] for line in text.splitlines() if line.strip().startswith(("10 ", "20 "))][:2]
     assert first == ["10", "asyncio"]
     assert second == ["20", "none"]
+
+
+def test_compare_pairs_a_workload_with_itself_whatever_came_of_it() -> None:
+    def run(p99: float, backlog: int) -> pd.DataFrame:
+        more = {"guarantee": "DURABLE", "messages_per_s": 100.0, "rate": 100.0, "load": None, "again": False}
+        rows = [
+            row("kafka", **{"latency_ms.p99": p99 * (1 + k / 100)}, backlog=backlog) | {"repetition": k}
+            for k in range(5)
+        ]
+        return pd.DataFrame(rows).assign(
+            **{key if key in ("guarantee", "messages_per_s") else f"params.{key}": value for key, value in more.items()}
+        )
+
+    found = {one.measure: one.verdict for one in compare.compare(run(4.0, 1), run(8.0, 7))}
+    assert found["p99 ms"] == "worse"
+    assert found["p50 ms"] == "no difference"
 
 
 def test_a_busy_machine_is_told() -> None:

@@ -22,9 +22,11 @@ OUTCOMES = {
     for name in (
         *("gap_s", "gap_median_s", "publish_gap_s", "refused", "unknown", "unexpected", "came_though_refused"),
         *("recovered", "raised"),
+        *("in_time", "late", "samples", "due", "backlog", "pile", "catch_up_s", "stopped", "unread", "seconds"),
+        *("room", "too_much", "capped", "steps"),
     )
 }
-"""What a fault did: told beside what it was, and no part of the cell."""
+"""What a fault did, and what became of a workload: told beside what it was, and no part of the cell."""
 CELL = ("question", "design", "contender", "guarantee")
 MEASURES = {
     "messages/s": ("messages_per_s", True),
