@@ -156,7 +156,7 @@ def same_twice(rows: pd.DataFrame) -> list[tuple[str, Ratio]]:
         ["question", "design", "contender", "guarantee", *params], sort=False, dropna=False
     ):
         again = part["params.again"].eq(True)
-        if same := beside(part[again], part[~again]):
+        if again.any() and (same := beside(part[again], part[~again])):
             found.append((str(values[1]), same))
     return found
 
@@ -164,7 +164,7 @@ def same_twice(rows: pd.DataFrame) -> list[tuple[str, Ratio]]:
 def beside(ours: pd.DataFrame, theirs: pd.DataFrame, figure: str = "messages_per_s") -> Ratio | None:
     """How many times as much `ours` has of a figure as `theirs`, paired by round; None where nothing can be paired."""
     sides = [
-        part.astype({figure: float}).groupby("repetition")[figure].median().dropna()
+        part[figure].astype(float).groupby(part["repetition"]).median().dropna()
         for part in (ours, theirs)
         if figure in part
     ]

@@ -140,7 +140,7 @@ def growth(
         axes.set_title(f"{unit}, guarantee {guarantees}" + (f": {panel}" if split != "guarantee" else ""), loc="left")
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted(set(part[key])), [f"{one:g}" for one in sorted(set(part[key]))])
-        axes.set_xlabel(what if split == "guarantee" else panel)
+        axes.set_xlabel(panel if panel in what else what)  # "members" of "members or publishers"
         axes.set_ylabel(unit)
         _log(axes.yaxis, axes.set_yscale)
         axes.grid(alpha=0.3)
