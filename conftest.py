@@ -11,23 +11,23 @@ from uuid import uuid4
 
 import pytest
 
-from greet.brokers import VARIABLES
+from greet.designs import PRODUCTS, Product
 
 _processes: list[subprocess.Popen[str]] = []
 
 
 def _brokers() -> dict[str, str]:
-    """The URLs of the environment; what is missing there is started once, and put there."""
-    missing = [design for design, key in VARIABLES.items() if key not in os.environ]
+    """The URLs of the environment, by product; what is missing there is started once, and put there."""
+    missing = [product for product in PRODUCTS if product.variable not in os.environ]
     if not _processes:
-        for design in missing:
-            command = [sys.executable, "-m", "greet.brokers", "--only", design]
+        for product in missing:
+            command = [sys.executable, "-m", "greet.brokers", "--only", product.name]
             _processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         for process in _processes:
             # One line, or none and the end of its output if there is no such broker to be had.
             if process.stdout and (found := re.match(r"export (GREET_\w+_URL)=(.+)", process.stdout.readline())):
                 os.environ[found[1]] = shlex.split(found[2])[0]
-    return {design: os.environ[key] for design, key in VARIABLES.items() if key in os.environ}
+    return {one.name: os.environ[one.variable] for one in PRODUCTS if one.variable in os.environ}
 
 
 def pytest_unconfigure() -> None:
@@ -44,24 +44,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _brokers()
 
 
-def _url(design: str) -> str:
-    urls = _brokers()
-    if design not in urls:
-        message = f"no {design} to be had here"
-        pytest.fail(message) if os.environ.get("GREET_REQUIRE") == "all" else pytest.skip(message)
-    return urls[design]
+def _fixture(product: Product) -> object:
+    @pytest.fixture(scope="session", name=f"{product.name}_url")
+    def url() -> str:
+        urls = _brokers()
+        if product.name not in urls:
+            message = f"no {product.title} to be had here"
+            pytest.fail(message) if os.environ.get("GREET_REQUIRE") == "all" else pytest.skip(message)
+        return urls[product.name]
+
+    return url
 
 
-@pytest.fixture(scope="session")
-def rabbitmq_url() -> str:
-    """A real RabbitMQ."""
-    return _url("rabbitmq")
-
-
-@pytest.fixture(scope="session")
-def kafka_url() -> str:
-    """A real Kafka."""
-    return _url("kafka")
+# `rabbitmq_url`, `kafka_url`: a real broker of each product.
+globals().update({f"{product.name}_url": _fixture(product) for product in PRODUCTS})
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from bench.judge import compare
 from bench.measure import doctor, runner
 from bench.measure.loops import said
 from bench.measure.surroundings import surroundings
-from bench.model import DESIGNS, Settings
+from bench.model import DESIGNS, LOOP, Settings
 from bench.show import page, plots, progress, report
 from greet import GreetError, Guarantee
 
@@ -116,7 +116,7 @@ def _run_parser(commands: Any) -> None:
         "status: 0 all well, 1 a message was lost, a repetition failed or the run had to stop, 2 wrong use,\n"
         "        3 a broker that was asked for cannot be had, 130 interrupted",
     )
-    parser.add_argument("--designs", type=_words(DESIGNS), help="some of asyncio,rabbitmq,kafka (all that can be had)")
+    parser.add_argument("--designs", type=_words(DESIGNS), help=f"some of {','.join(DESIGNS)} (all that can be had)")
     parser.add_argument("--questions", type=_words(questions.NAMES), help="some of those that `list` shows")
     parser.add_argument(
         "--profile", choices=("quick", "full"), default="quick", help="the main questions, or all but faults, at length"
@@ -130,9 +130,7 @@ def _run_parser(commands: Any) -> None:
     parser.add_argument("--seconds", type=_positive(float), help="how long a repetition lasts (quick 0.5, full 1)")
     parser.add_argument("--rounds", type=_positive(int), default=5, help="repetitions (5)")
     parser.add_argument("--seed", type=int, default=0, help="of the order in the rounds (0)")
-    parser.add_argument(
-        "--loop", choices=("asyncio", "uvloop"), default="asyncio", help="event loop of the workers (asyncio)"
-    )
+    parser.add_argument("--loop", choices=(LOOP, "uvloop"), default=LOOP, help=f"event loop of the workers ({LOOP})")
     parser.add_argument("--out", type=Path, default=Path("results"), help="where runs are kept (results)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line for each repetition, nothing else")
     parser.set_defaults(command=_run)

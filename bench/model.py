@@ -17,6 +17,8 @@ from typing import Any, Literal, Protocol, TypeVar
 from greet import Guarantee, designs
 
 DESIGNS = designs.names()
+LOOP = "asyncio"
+"""The event loop that is taken where no other is asked for."""
 JAVA, PERFTEST = "Java's own", "PerfTest"
 BARE = "without this instrument: not counted"
 """Contenders and a rung of the ladder of which it is known how many messages came, and not which."""
@@ -25,6 +27,16 @@ T = TypeVar("T")
 
 Used = tuple[float | None, float | None]
 """A broker's CPU seconds so far and its resident memory in MB; None if it is not ours or gone."""
+
+
+def rank(design: str) -> int:
+    """The place of a design in the table; one that this kit does not know, from another's results, comes last."""
+    return DESIGNS.index(design) if design in DESIGNS else len(DESIGNS)
+
+
+def title_of(design: str) -> str:
+    """What a design is called where people read it."""
+    return designs.named(design).title if design in DESIGNS else design
 
 
 def more(before: float | None, after: float | None) -> float | None:
@@ -235,7 +247,7 @@ class Settings:
     """None is what each question thinks best."""
     seconds: float = 0.6
     rounds: int = 5
-    loop: str = "asyncio"
+    loop: str = LOOP
     seed: int = 0
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench import stats
-from bench.model import BARE, DESIGNS, JAVA, PERFTEST
+from bench.model import BARE, JAVA, PERFTEST, rank
 from bench.stats import short
 from greet import Guarantee
 
@@ -26,12 +26,12 @@ def ordered(rows: pd.DataFrame) -> pd.DataFrame:
 def in_order(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
     """By guarantee and design, greet before its peers, together before apart; then by `more`, or as they come."""
     grades = [one.name for one in Guarantee]
-    places = {"guarantee": grades.index, "design": DESIGNS.index}
-    rank = rows.assign(**{key: rows[key].map(place) for key, place in places.items()})
-    rank["peer"] = rank["contender"] != "greet"
-    rank["phase"] = rows["params.phase"].map({"together": 0, "publish": 1, "consume": 2})
+    places: dict[str, Any] = {"guarantee": grades.index, "design": rank}
+    ranked = rows.assign(**{key: rows[key].map(place) for key, place in places.items()})
+    ranked["peer"] = ranked["contender"] != "greet"
+    ranked["phase"] = rows["params.phase"].map({"together": 0, "publish": 1, "consume": 2})
     by = ["guarantee", "design", "peer", "contender", "params.way", "phase", *more]
-    return rows.loc[rank.sort_values(by, kind="stable").index]
+    return rows.loc[ranked.sort_values(by, kind="stable").index]
 
 
 def labelled(rows: pd.DataFrame) -> pd.Series[Any]:

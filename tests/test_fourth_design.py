@@ -66,4 +66,16 @@ def test_the_bench_and_its_pictures(kit: Path, tmp_path: Path) -> None:
     words = ("--designs", "memory-log", "--questions", "throughput", "--seconds", "0.05", "--out", str(tmp_path))
     done = run(kit, "bench", "run", *words)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "a log in memory" in done.stdout or "memory-log" in done.stdout
+    assert "memory-log" in done.stdout
+    (folder,) = tmp_path.iterdir()
+    drawn = run(kit, "bench", "report", "--pictures", str(tmp_path / "drawn"), str(folder))
+    assert drawn.returncode == 0, drawn.stderr[-3000:]
+    pictures = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "drawn").iterdir()}
+    assert pictures.keys() == {"throughput"}
+    assert "#cc79a7" in pictures["throughput"]  # a colour of its own
+
+
+def test_every_question_knows_what_to_do_with_it(kit: Path) -> None:
+    """Its cells of all questions, and how the designs are drawn."""
+    done = run(kit, "pytest", "-q", "-o", "addopts=", "tests/fourth/asked.py")
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from greet import designs
+
 ROOT = Path(__file__).parent.parent
+NAMES = designs.names()
 # The rooms from the ground up: a module may import what stands on its own floor or on one below it.
 FLOORS = {
     "greet.errors": "what can go wrong",
@@ -94,6 +97,44 @@ def test_a_driver_has_one_room(path: Path) -> None:
         assert room is None or here.startswith((*room, "bench.contenders")), f"{name} belongs to {room}, not {here}"
         if name.startswith("matplotlib"):
             assert here == "bench.show.plots"
+
+
+NAMED_HERE = {
+    "greet/designs/": "the records, and each design's own file",
+    "greet/brokers/__init__.py": "its exports have the names of the products",
+    "bench/contenders/*_peers.py": "each is the peer of one design",
+    "bench/contenders/auto_commit.py": "a peer",
+    "bench/contenders/java.py": "a peer",
+    "bench/contenders/perftest.py": "a peer",
+    "bench/faults/catalogue.py": "the controls: which designs lose what, where",
+    "bench/judge/answer.py": "what is said of each design",
+    "bench/judge/claims.py": "what is claimed of each design",
+    "bench/judge/targets.py": "beside which peers a design is set",
+    "bench/model.py": "the event loop that is called asyncio",
+    "bench/questions/ladder.py": "the steps from a first tutorial to each design",
+}
+"""The only files that call a design by its name, and why; all others ask its record what it can."""
+
+
+def named(path: Path) -> set[int]:
+    """The lines of a file with a design's name as a text of its own."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.lineno for node in ast.walk(tree) if isinstance(node, ast.Constant) and node.value in NAMES}
+
+
+def matches(path: Path, pattern: str) -> bool:
+    here = path.relative_to(ROOT)
+    return here.as_posix().startswith(pattern) if pattern.endswith("/") else here.match(pattern)
+
+
+def test_a_design_is_known_by_its_record() -> None:
+    elsewhere = [path for path in MODULES if not any(matches(path, pattern) for pattern in NAMED_HERE)]
+    assert [f"{path}:{line}" for path in elsewhere for line in named(path)] == []
+
+
+@pytest.mark.parametrize("pattern", NAMED_HERE)
+def test_no_file_may_name_a_design_without_need(pattern: str) -> None:
+    assert any(named(path) for path in MODULES if matches(path, pattern))
 
 
 def test_the_bench_uses_what_greet_exports() -> None:

@@ -18,6 +18,7 @@ import greet
 from bench.model import Contender
 from greet import GreetError
 from greet.brokers import VARIABLES
+from greet.designs import KAFKA, RABBITMQ, named
 
 MODULES = ("greets", "asyncio_peers", "rabbitmq_peers", "kafka_peers", "confluent_peers", "java", "perftest")
 OF_NO_WEIGHT = {"timeout", "cleartext", "heartbeat", "partitions"}
@@ -51,9 +52,10 @@ def _only_greet(design: str) -> str:
         return ""
     if address.tls:
         return "TLS"
-    if design == "kafka" and address.user:
+    product = named(design).product
+    if product is KAFKA and address.user:
         return "a login"
-    if design == "rabbitmq" and len(address.hosts) > 1:
+    if product is RABBITMQ and len(address.hosts) > 1:
         return "several hosts"
     return ", ".join(sorted(set(address.options) - OF_NO_WEIGHT))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import UnknownTopicOrPartitionError, for_code
 
 import greet
+from greet.designs import KAFKA, RABBITMQ, Product, named
 
 DEADLINE_S = 60.0
 Made = Mapping[str, Iterable[str]]
@@ -26,7 +27,7 @@ async def remove(design: str, url: str, made: Made) -> None:
     address = greet.connect(url).address
     try:
         async with asyncio.timeout(DEADLINE_S):
-            await (_of_kafka if design == "kafka" else _of_rabbitmq)(address, made)
+            await REMOVERS[named(design).product](address, made)
     except Exception as error:  # noqa: BLE001, of whatever a driver raises: the run is over, and its figures are kept
         # Of the error only its name: its text may hold the URL.
         what = f"the topics {min(made)} to {max(made)} and their groups: {type(error).__name__}"
@@ -48,7 +49,8 @@ async def _of_rabbitmq(address: Any, made: Made) -> None:
     host, port = address.hosts[0]
     login = f"{quote(address.user or 'guest', '')}:{quote(address.password or 'guest', '')}"
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    connection = await aiormq.connect(f"{address.scheme}://{login}@{where}{address.path or '/'}", context=_tls(address))
+    scheme = "amqps" if address.tls else "amqp"
+    connection = await aiormq.connect(f"{scheme}://{login}@{where}{address.path or '/'}", context=_tls(address))
     try:
         channel = await connection.channel()
         for topic, groups in made.items():
@@ -81,6 +83,9 @@ async def _of_kafka(address: Any, made: Made) -> None:
     if find_spec("confluent_kafka") and not address.tls and not address.user:
         groups = [f"{topic}:{group}" for topic, groups in made.items() for group in groups]
         await asyncio.to_thread(_groups, ",".join(servers), groups)
+
+
+REMOVERS: Mapping[Product | None, Callable[[Any, Made], Awaitable[None]]] = {RABBITMQ: _of_rabbitmq, KAFKA: _of_kafka}
 
 
 def _groups(servers: str, groups: list[str]) -> None:

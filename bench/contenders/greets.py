@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import greet
 from bench.model import Contender, Place, Publisher
-from greet import Guarantee
+from greet.designs import DESIGNS, KAFKA, RABBITMQ, Design, Product, named
 
 
 class _Many(Publisher):
@@ -33,7 +33,7 @@ class Greet(Contender):
     def line(self, place: Place) -> greet.Line:
         """A line with the options of the place in the query of its URL."""
         options = dict(place.options)
-        if self.design == "kafka":
+        if named(self.design).partitioned:
             options["partitions"] = str(place.partitions)
         query = "&".join(f"{key}={value}" for key, value in options.items())
         url = f"{place.url}{'&' if '?' in place.url else '?'}{query}" if query else place.url
@@ -52,13 +52,33 @@ class Greet(Contender):
             yield names.batches() if self.way == "many" else names
 
 
-IN_PROCESS = (Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE)
+@dataclass(frozen=True)
+class Start:
+    """Where the first warm-up begins, and the settings that are stated."""
 
-CONTENDERS: list[Contender] = [
-    Greet("asyncio", "name", 500_000, "one process, queue of 1,000 names", guarantees=IN_PROCESS),
-    Greet("asyncio", "many", 2_000_000, "one process, queue of 1,000 lists of 100 names", guarantees=IN_PROCESS),
-    Greet("rabbitmq", "name", 4_000, "500 unconfirmed; greet's prefetch and acks", window=500),
-    Greet("rabbitmq", "many", 8_000, "greet's window, prefetch and acks"),
-    Greet("kafka", "name", 40_000, "1,000 unacknowledged; 1 partition; greet's batches and commits", window=1_000),
-    Greet("kafka", "many", 300_000, "1 partition; greet's batches and commits"),
-]
+    guess: int
+    defaults: str
+    window: int = 1
+
+
+Way = Literal["name", "many"]
+WAYS: tuple[Way, ...] = ("name", "many")
+STARTS: dict[tuple[Product | None, Way], Start] = {
+    (None, "name"): Start(500_000, "one process, queue of 1,000 names"),
+    (None, "many"): Start(2_000_000, "one process, queue of 1,000 lists of 100 names"),
+    (RABBITMQ, "name"): Start(4_000, "500 unconfirmed; greet's prefetch and acks", 500),
+    (RABBITMQ, "many"): Start(8_000, "greet's window, prefetch and acks"),
+    (KAFKA, "name"): Start(40_000, "1,000 unacknowledged; 1 partition; greet's batches and commits", 1_000),
+    (KAFKA, "many"): Start(300_000, "1 partition; greet's batches and commits"),
+}
+OTHERS: dict[Way, Start] = {"name": Start(1_000, "500 unacknowledged", 500), "many": Start(4_000, "greet's own")}
+"""Of another broker: too low a guess costs one more warm-up, and too high a one costs minutes."""
+
+
+def _greet(design: Design, way: Way) -> Greet:
+    start = STARTS.get((design.product, way), OTHERS[way])
+    defaults = "one process" if design.in_process and not design.deals_out else start.defaults
+    return Greet(design.name, way, start.guess, defaults, window=start.window, guarantees=design.guarantees)
+
+
+CONTENDERS: list[Contender] = [_greet(design, way) for design in DESIGNS for way in WAYS]

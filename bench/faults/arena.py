@@ -18,6 +18,7 @@ from bench.faults.proxy import Proxy, proxy
 from bench.faults.stage import TROUBLE, Pool, Scene, Stage, Trial, Verdict
 from greet import brokers
 from greet.brokers import Broker
+from greet.designs import KAFKA, named
 
 SOONER = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "500"}
 """A single Kafka that was killed is let in again after 2 s, not 9: it has nobody to be a stranger to."""
@@ -41,7 +42,7 @@ class Campaign:
 
 @dataclass(frozen=True)
 class Arena:
-    """A private broker that may be hurt, and a proxy before it; asyncio has neither."""
+    """A private broker that may be hurt, and a proxy before it; neither for a design that lives in one process."""
 
     url: str = field(repr=False)
     broker: Broker | None = None
@@ -83,23 +84,24 @@ class Arenas:
         return self._open[key]
 
     async def _start(self, design: str, nodes: int) -> Arena:
-        if design == "asyncio":
-            return Arena("asyncio:")
+        record = named(design)
+        product = record.product
+        if product is None:
+            return Arena(f"{record.scheme}:")
         if nodes > 1:
-            start = brokers.kafka(nodes, config=self._config) if design == "kafka" else brokers.rabbitmq(nodes)
-            broker = await self._enter(start)
-            query = CLUSTER if design == "kafka" else f"{CLUSTER}&queue_type=quorum"
-            return Arena(f"{broker.url.rstrip('/')}/?{query}", broker)
-        if design == "rabbitmq":
-            broker, port = await self._enter(brokers.rabbitmq()), 0
+            own = {"config": self._config} if product is KAFKA else {}
+            broker = await self._enter(brokers.private(product, nodes=nodes, **own))
+            return Arena(f"{record.url(broker.url).rstrip('/')}/?{CLUSTER}&{record.quorum}", broker)
+        if product is not KAFKA:
+            broker, port = await self._enter(brokers.private(product)), 0
             inner = broker.nodes[0].port
-        else:
+        else:  # its clients follow the address that the broker tells
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port = free.getsockname()[1]
             broker = await self._enter(brokers.kafka(config={**SOONER, **self._config}, proxy_port=port))
             inner = int(str(broker.proxied).rpartition(":")[2])
         between = await self._stack.enter_async_context(proxy("127.0.0.1", inner, listen=port))
-        return Arena(broker.url, broker, between)
+        return Arena(record.url(broker.url), broker, between)
 
     async def _enter(self, start: AbstractAsyncContextManager[Broker]) -> Broker:
         return await self._stack.enter_async_context(start)
@@ -109,7 +111,7 @@ class Arenas:
 
         What could not be tried at all has a text that says why. The journals are in `folder`.
         """
-        self._pool.prepare(3 * sum(trial.design != "asyncio" for trial in campaign.trials))
+        self._pool.prepare(3 * sum(not named(trial.design).in_process for trial in campaign.trials))
         found: dict[Trial, Verdict | str] = {}
 
         async def design(name: str) -> None:

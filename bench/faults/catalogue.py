@@ -29,7 +29,7 @@ async def soak(scene: Scene) -> None:
 FAULTS: dict[str, Fault] = {
     **injections.FAULTS,
     **cluster.FAULTS,
-    "soak": Fault(soak, injections.ALL, 1, quick=False, kills="broker", routed=True, shares=True),
+    "soak": Fault(soak, injections.every, 1, quick=False, kills="broker", routed=True, shares=True),
 }
 ENDURED = (
     *("members come and go", "broker killed", "broker stopped", "connection cut", "connection half-open"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +22,7 @@ from bench.faults.stage import BACK_S, LANES, Fault, Scene, Stage, until
 from greet import Guarantee
 from greet.brokers.process import together
 from greet.brokers.watchdog import runs
+from greet.designs import KAFKA, RABBITMQ, Design, Product, named
 
 NODES = 3
 ALONE_S = 60.0
@@ -117,10 +118,20 @@ async def _leader(scene: Scene, true: Callable[[int, set[int]], bool], *gone: in
 
 async def _state(scene: Scene, *gone: int) -> tuple[int, set[int]]:
     """Who leads, and who is in step."""
+    product = named(scene.stages[0].trial.design).product
+    assert product
+    return await LOOKS[product](scene, *gone)
+
+
+async def _state_of_kafka(scene: Scene, *_: int) -> tuple[int, set[int]]:
     assert scene.broker
     (stage,) = scene.stages
-    if stage.trial.design == "kafka":
-        return await leader_and_followers(scene.broker.url, stage.topic)
+    return await leader_and_followers(scene.broker.url, stage.topic)
+
+
+async def _state_of_rabbitmq(scene: Scene, *gone: int) -> tuple[int, set[int]]:
+    assert scene.broker
+    (stage,) = scene.stages
     asked = next(node for number, node in enumerate(scene.broker.nodes, start=1) if number not in gone)
     said = await control(asked, "list_queues", "name", "leader", "online", "--formatter", "json")
     queues = {queue["name"]: queue for queue in json.loads(said)}
@@ -135,7 +146,18 @@ def _number(name: str) -> int:
     return int(name.partition("@")[0].removeprefix("greet"))
 
 
-RULES: Any = {"guarantees": (Guarantee.DURABLE,), "kills": "broker", "nodes": NODES}
+LOOKS: Mapping[Product, Callable[..., Awaitable[tuple[int, set[int]]]]] = {
+    RABBITMQ: _state_of_rabbitmq,
+    KAFKA: _state_of_kafka,
+}
+
+
+def survives_a_member(design: Design) -> bool:
+    """Whether a topic can survive the loss of a member of a cluster, and we know how to ask who leads it."""
+    return bool(design.quorum) and design.product in LOOKS
+
+
+RULES: Any = {"meant_for": survives_a_member, "guarantees": (Guarantee.DURABLE,), "kills": "broker", "nodes": NODES}
 FAULTS: dict[str, Fault] = {
     "cluster: leader killed": Fault(kill_leader, times=5, **RULES),
     "cluster: the next one killed too": Fault(kill_two, quick=False, **RULES),

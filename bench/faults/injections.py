@@ -13,6 +13,7 @@ from bench.faults.journal import GROUPS
 from bench.faults.stage import LEAVE_S, STEADY, Fault, Scene, Stage, Worker
 from greet import Guarantee
 from greet.brokers.process import Node
+from greet.designs import KAFKA, RABBITMQ, Design
 
 HOLD_S = 0.3
 """How long a member is in the middle of handling when it is killed: longer than any client waits to commit."""
@@ -221,11 +222,15 @@ async def control(node: Node, *words: str) -> str:
     return said.decode()
 
 
-ALL = ("asyncio", "rabbitmq", "kafka")
+def every(_: Design) -> bool:
+    """Means something to all designs."""
+    return True
+
+
 FAULTS: dict[str, Fault] = {
-    "member killed": Fault(kill_member, ALL, KILLS, kills="member"),
-    "member raises": Fault(crash_member, ("asyncio",), KILLS, kills="member"),
-    "members come and go": Fault(come_and_go, ALL, shares=True),
+    "member killed": Fault(kill_member, every, KILLS, kills="member"),
+    "member raises": Fault(crash_member, lambda design: design.in_process, KILLS, kills="member"),
+    "members come and go": Fault(come_and_go, every, shares=True),
     "publisher killed": Fault(kill_publisher, times=KILLS),
     "broker killed": Fault(kill_broker, times=KILLS, kills="broker", quiet_s=5.0),
     "broker hangs, then killed": Fault(hang_and_kill_broker, times=KILLS, kills="broker", quiet_s=5.0),
@@ -234,6 +239,8 @@ FAULTS: dict[str, Fault] = {
     "connection half-open": Fault(half_open, kills="connection", routed=True),
     "connection slow": Fault(slow, routed=True),
     "responses dropped": Fault(drop_responses, kills="connection", routed=True),
-    "memory alarm": Fault(alarm, ("rabbitmq",), handling_s=0.0),
-    "full buffers": Fault(full_buffers, ("kafka",), guarantees=(Guarantee.DURABLE,), handling_s=0.0),
+    "memory alarm": Fault(alarm, lambda design: design.product is RABBITMQ, handling_s=0.0),
+    "full buffers": Fault(
+        full_buffers, lambda design: design.product is KAFKA, guarantees=(Guarantee.DURABLE,), handling_s=0.0
+    ),
 }

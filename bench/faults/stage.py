@@ -26,6 +26,7 @@ from bench.faults.journal import GROUPS, MARKERS, Book, Journal, Reader, Window
 from bench.faults.proxy import Proxy
 from greet import Guarantee
 from greet.brokers import Broker
+from greet.designs import DESIGNS, Design, named
 
 STEADY = 15
 """How many messages that were accepted after a fault each group handles before the next one."""
@@ -114,7 +115,7 @@ class Pool:
 
 @dataclass(eq=False)
 class Worker:
-    """A duty and who does it: a process or, for asyncio, whose queue is in one process, a task."""
+    """A duty and who does it: a process or, for a design that lives in one process, a task."""
 
     duty: Duty
     reader: Reader
@@ -286,7 +287,7 @@ class Stage:
     def _start(self, duty: Duty) -> Worker:
         worker = Worker(duty, Reader(Path(duty.journal)))
         self.workers.append(worker)
-        if duty.design == "asyncio":
+        if named(duty.design).in_process:
             worker.task = asyncio.create_task(work(duty, worker.orders))
         else:
             worker.hand = self._pool.hire()
@@ -401,7 +402,7 @@ class Stage:
     def _quiet_s(self) -> float:
         """So long after the last name handled, what is missing is lost: until then it may be given back."""
         settled_ahead = self.trial.guarantee is Guarantee.AT_MOST_ONCE or self.trial.contender != "greet"
-        return 1.0 if self.trial.design == "asyncio" or settled_ahead else self.fault.quiet_s
+        return 1.0 if named(self.trial.design).in_process or settled_ahead else self.fault.quiet_s
 
     async def dismiss(self, *roles: str) -> None:
         """Let them finish what they are at and leave; who cannot is killed, which is an error."""
@@ -449,7 +450,7 @@ class Stage:
 
 @dataclass
 class Scene:
-    """A broker that is hurt, and the stages at it; asyncio has no broker."""
+    """A broker that is hurt, if there is one, and the stages at it."""
 
     stages: list[Stage]
     pool: Pool
@@ -487,12 +488,18 @@ class Scene:
         await self.each(Stage.flowing)
 
 
+def needs_a_broker(design: Design) -> bool:
+    """Whether there is a broker, and a network before it, that can be hurt."""
+    return not design.in_process
+
+
 @dataclass(frozen=True)
 class Fault:
     """What is done, to whom, and what may come of it."""
 
     inject: Callable[[Scene], Awaitable[None]]
-    designs: tuple[str, ...] = ("rabbitmq", "kafka")
+    meant_for: Callable[[Design], bool] = needs_a_broker
+    """Whether it means something to a design."""
     times: int = 3
     """In the full profile."""
     quick: bool = True
@@ -514,10 +521,15 @@ class Fault:
     that a dead connection held."""
 
     @property
+    def designs(self) -> tuple[str, ...]:
+        """The names of the designs that it means something to."""
+        return tuple(one.name for one in DESIGNS if self.meant_for(one))
+
+    @property
     def means(self) -> set[tuple[str, str]]:
-        """The designs and guarantees that it means something to: asyncio has none that outlives its process."""
-        every = {(design, guarantee.name) for design in self.designs for guarantee in self.guarantees}
-        return every - {("asyncio", Guarantee.DURABLE.name)}
+        """The designs and guarantees that it means something to."""
+        meant = [(named(name), guarantee) for name in self.designs for guarantee in self.guarantees]
+        return {(design.name, guarantee.name) for design, guarantee in meant if guarantee in design.guarantees}
 
     def allows(self, guarantee: Guarantee) -> set[str]:
         """What may happen to messages without a promise being broken."""

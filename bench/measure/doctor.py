@@ -18,6 +18,7 @@ from bench.measure.sites import Site
 from bench.measure.surroundings import surroundings
 from bench.model import DESIGNS, Settings
 from greet.brokers import VARIABLES
+from greet.designs import named
 
 BUSY = 0.3
 JITTER_MS = 5.0
@@ -61,7 +62,7 @@ async def examine() -> AsyncIterator[Finding]:
             "clock of workers", "the same" if shared else "differs", "" if shared else "no latency can be had"
         )
         for design, site in opened.sites.items():
-            if design == "asyncio":
+            if named(design).in_process:
                 continue
             where = await advertised(site.url)
             reached = await _open(where)

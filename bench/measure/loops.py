@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 import greet
 from bench.measure.account import STRANGER, Codes, Series, codes, letters
-from bench.model import Contender, Place, Publisher
+from bench.model import LOOP, Contender, Place, Publisher
 
 now = time.perf_counter_ns
 Stamps = NDArray[np.int64]
@@ -179,7 +179,7 @@ def _uvloop() -> asyncio.AbstractEventLoop:
 
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
+    LOOP: asyncio.new_event_loop,
     "select": _precise_loop,
     "uvloop": _uvloop,
 }

@@ -16,17 +16,18 @@ from bench.contenders.cleanup import remove
 from bench.model import Used
 from greet import BrokerMissing, GreetError
 from greet.brokers import PRIVATE, VARIABLES, Broker, by_default
+from greet.designs import named
 
 
 @dataclass
 class Site:
-    """Where a design is: its broker, ours or not. `asyncio` has none."""
+    """Where a design is: its broker, ours or not; none for a design that lives in one process."""
 
     url: str = field(repr=False)
     broker: Broker | None = None
     """None where the broker is not ours: what it costs is then not known."""
     control: str = ""
-    """The topic on which consumers tell that they are ready; empty for asyncio."""
+    """The topic on which consumers tell that they are ready; empty where there is no broker."""
     lost: str | None = None
     """Why it cannot be used any more."""
     made: dict[str, set[str]] = field(default_factory=dict)
@@ -97,14 +98,16 @@ async def sites(designs: Iterable[str]) -> AsyncIterator[tuple[dict[str, Site], 
 
 
 async def _site(design: str, stack: AsyncExitStack) -> Site:
-    if design == "asyncio":
-        return Site("asyncio:")
+    record = named(design)
+    if record.in_process:
+        return Site(f"{record.scheme}:")
     if url := os.environ.get(VARIABLES[design]) or await by_default(design):
+        url = record.url(url)
         found = Site(url)
         stack.push_async_callback(remove, design, url, found.made)
     else:
         broker = await stack.enter_async_context(PRIVATE[design]())
-        found = Site(broker.url, broker)
+        found = Site(record.url(broker.url), broker)
     found.control = f"bench-ready-{secrets.token_hex(4)}"
     found.made[found.control] = {"bench"}
     line = await stack.enter_async_context(greet.connect(found.url, found.control))

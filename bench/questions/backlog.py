@@ -15,19 +15,22 @@ import pandas as pd
 from bench import stats, tables
 from bench.model import Cell, Figures, Session, Settings
 from bench.pictures import Pace, Picture
+from greet.designs import named
 
-FULL = {"asyncio": 10_000_000, "kafka": 10_000_000, "rabbitmq": 1_000_000}
-QUICK = {"asyncio": 1_000_000, "kafka": 1_000_000, "rabbitmq": 20_000}
+FULL, QUICK = 10_000_000, 1_000_000
+FULL_SLOW, QUICK_SLOW = 1_000_000, 20_000
+FAST = 100_000
+"""A design that carries fewer a second than this has the smaller numbers."""
 ASLEEP = 10
 """The share of them that is published beside a group that sleeps: one in so many."""
 
 
 def cells(settings: Settings) -> list[Cell]:
     """All of it at once; and with a group that sleeps, and without it."""
-    many = FULL if settings.full else QUICK
     found = []
     for one in settings.of(name="greet", way="many"):
-        names, unread = many[one.design], one.design != "asyncio"
+        slow, unread = one.guess < FAST, not named(one.design).in_process
+        names = (FULL_SLOW if slow else FULL) if settings.full else (QUICK_SLOW if slow else QUICK)
         for guarantee in settings.guarantees(one, one.guarantees[-1]):
             phase = "apart" if unread else "together"
             found.append(Cell(one, guarantee, names=names, phase=phase, lean=True, fresh=True, rounds=1))

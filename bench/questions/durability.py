@@ -12,6 +12,7 @@ from bench import tables
 from bench.model import Cell, Settings
 from bench.pictures import Dots, Picture
 from greet import Guarantee
+from greet.designs import named
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -21,12 +22,17 @@ def cells(settings: Settings) -> list[Cell]:
         for one in settings.of(name="greet", way="many")
         for each in settings.guarantees(one, *Guarantee)
     ]
-    quorum = (("queue_type", "quorum"),)
     return found + [
-        Cell(one.contender, one.guarantee, options=quorum)
+        Cell(one.contender, one.guarantee, options=(_option(design.quorum),))
         for one in found
-        if one.contender.design == "rabbitmq" and one.guarantee is Guarantee.DURABLE
+        if (design := named(one.contender.design)).quorum in design.variants and one.guarantee is Guarantee.DURABLE
     ]
+
+
+def _option(said: str) -> tuple[str, str]:
+    """Of the query of a URL: "queue_type=quorum"."""
+    key, _, value = said.partition("=")
+    return key, value
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -36,7 +36,7 @@ from bench.faults.arena import Campaign, arenas
 from bench.faults.catalogue import CONTROLS, FAULTS, breaches
 from bench.faults.journal import GROUPS, tampered
 from bench.faults.stage import Trial, Verdict
-from bench.model import Cell, Figures, Session, Settings, failure
+from bench.model import Cell, Figures, Session, Settings, failure, rank
 from bench.pictures import Picture, Survival
 from greet import Guarantee
 
@@ -141,7 +141,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         line["times"] = str(int(part["params.times"].max()))
     grades = [one.name for one in Guarantee]
     ranked = sorted(lines, key=lambda line: (grades.index(line[0]), _place(line[1])))
-    designs = [design for design in ("asyncio", "rabbitmq", "kafka") if design in set(rows["design"])]
+    designs = sorted(set(rows["design"]), key=rank)
     return pd.DataFrame(
         [
             {"guarantee": guarantee, "fault": what, "times": lines[guarantee, what]["times"]}

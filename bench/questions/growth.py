@@ -17,6 +17,7 @@ from bench import stats, tables
 from bench.model import Cell, Figures, Session, Settings
 from bench.pictures import Pace, Picture
 from greet import Guarantee
+from greet.designs import named
 
 USUAL, LONG, GROUPS = "as usual", "ten times as long", 50
 AFTER = f"after {GROUPS} groups"
@@ -29,7 +30,7 @@ def cells(settings: Settings) -> list[Cell]:
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE):
             usual = Cell(one, guarantee, rung=USUAL, seconds=settings.brief, lean=True)
             found += [usual, replace(usual, rung=LONG, seconds=settings.brief * 10)]
-            if one.design != "asyncio":
+            if not named(one.design).in_process:
                 found.append(replace(usual, rung=AFTER, measure=after_groups))
     return found
 

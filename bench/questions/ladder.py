@@ -14,7 +14,7 @@ import pandas as pd
 from bench import stats, tables
 from bench.measure.loops import bare
 from bench.measure.run import MOST_NAMES
-from bench.model import BARE, Cell, Figures, Session, Settings
+from bench.model import BARE, LOOP, Cell, Figures, Session, Settings
 from bench.pictures import Ladder, Picture
 
 
@@ -26,7 +26,7 @@ class Rung(NamedTuple):
     way: str
     window: int | None
     said: str
-    loop: str = "asyncio"
+    loop: str = LOOP
     above: int = 1
     """How far above it stands the rung of which it is a change."""
 

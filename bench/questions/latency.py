@@ -16,14 +16,15 @@ from bench import tables
 from bench.model import PERFTEST, Cell, Settings
 from bench.pictures import Loads, Picture
 from greet import Guarantee
+from greet.designs import KAFKA, RABBITMQ, named
 
 QUICK = (0.1, 0.5, 0.9)
 FULL = (0.1, 0.25, 0.5, 0.75, 0.9, 1.05)
 PEERS = (0.1, 0.5, 0.9, 1.05)
 OTHERS = ("FastStream", "aio-pika single acks")
 """Peers whose own faster form is measured, or that are measured for their throughput."""
-RATES = {"rabbitmq": 500.0, "kafka": 7_000.0}
-"""Messages a second at which all contenders of a design can be compared."""
+RATES = {RABBITMQ: 500.0, KAFKA: 7_000.0}
+"""Messages a second at which all contenders of a product can be compared."""
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -44,10 +45,10 @@ def cells(settings: Settings) -> list[Cell]:
         found += [
             Cell(one, guarantee, rate=rate, seconds=seconds, rounds=2 * settings.rounds)
             for one, guarantee in all_of_them
-            if (rate := RATES.get(one.design))
+            if (product := named(one.design).product) and (rate := RATES.get(product))
         ]
         found += [
-            Cell(one, guarantee, rate=RATES["rabbitmq"])
+            Cell(one, guarantee, rate=RATES[RABBITMQ])
             for one in settings.of(name=PERFTEST)
             for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
         ]

@@ -17,6 +17,7 @@ from bench import tables
 from bench.model import Cell, Figures, Session, Settings, failure
 from bench.pictures import Dots, Picture
 from greet.brokers import VARIABLES, by_default
+from greet.designs import named
 
 DEADLINE_S = 90
 
@@ -27,7 +28,7 @@ def cells(settings: Settings) -> list[Cell]:
     for one in settings.of(name="greet", way="name"):
         for guarantee in settings.guarantees(one, one.guarantees[-1]):
             found.append(Cell(one, guarantee, names=1, rung="", measure=first_greeting))
-            if one.design != "asyncio" and settings.full:
+            if settings.full and not named(one.design).in_process:
                 found.append(Cell(one, guarantee, names=1, rung="with its broker", rounds=3, measure=first_greeting))
     return found
 

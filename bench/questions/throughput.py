@@ -16,6 +16,7 @@ from bench import tables
 from bench.model import JAVA, PERFTEST, Cell, Settings
 from bench.pictures import Dots, Picture
 from greet import Guarantee
+from greet.designs import named
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -42,24 +43,25 @@ def cells(settings: Settings) -> list[Cell]:
     return own + peers + twice + apart
 
 
-APART = {
-    "rabbitmq": ("greet", "aio-pika", "aiormq", PERFTEST),
-    "kafka": ("greet", "aiokafka", "confluent-kafka", "confluent-kafka aio"),
-}
+APART = ("greet", "aio-pika", "aiormq", PERFTEST, "aiokafka", "confluent-kafka", "confluent-kafka aio")
+"""Whose publishing and reading are timed apart too, where a broker keeps what nobody reads."""
 
 
 def apart_of(settings: Settings, together: list[Cell]) -> list[Cell]:
     """Publishing with nobody reading, and reading what waits.
 
-    How fast Kafka is read depends on the batches in which it was written, so there all read what greet's
-    `publish_many` has written.
+    How fast a log is read depends on the batches in which it was written, as with Kafka, so there all read what
+    greet's `publish_many` has written.
     """
     found = []
-    for one in (one for one in together if one.contender.name in APART.get(one.contender.design, ())):
-        if one.contender.design == "rabbitmq":
+    for one in together:
+        design = named(one.contender.design)
+        if design.in_process or one.contender.name not in APART:
+            continue
+        if not design.keeps_unread:
             found.append(replace(one, phase="apart"))
         else:
-            supply = settings.of(design="kafka", way="many", name="greet")[0]
+            supply = settings.of(design=design.name, way="many", name="greet")[0]
             # A second's worth of them is over too soon.
             long = replace(one, seconds=2 * (one.seconds or settings.seconds))
             found.append(replace(long, phase="publish"))

@@ -13,20 +13,22 @@ from bench.contenders.kafka_peers import codecs
 from bench.model import Cell, Settings
 from bench.pictures import Dots, Picture
 from greet import Guarantee
+from greet.designs import named
 
-PLAIN = {"asyncio": "bare queue", "rabbitmq": "aiormq", "kafka": "aiokafka"}
+PLAIN = ("bare queue", "aiormq", "aiokafka")
+"""The plain client of each design that has one."""
 
 
 def cells(settings: Settings) -> list[Cell]:
     """A cell for each tweak, of a plain client of each design."""
-    plain = [one for one in settings.of(way="name") if PLAIN[one.design] == one.name]
+    plain = [one for one in settings.of(way="name") if one.name in PLAIN]
     found = []
     for one in plain:
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE):
             found += [Cell(one, guarantee, rung="bare"), Cell(one, guarantee, rung="JSON", options=(("body", "json"),))]
-            if one.design != "asyncio":
+            if not named(one.design).in_process:
                 found.append(Cell(one, guarantee, rung="10 headers", options=(("headers", "10"),)))
-            if one.design == "kafka":
+            if "compression" in named(one.design).keys:
                 found.append(Cell(one, guarantee, rung="1 KiB", size=1024))
                 found += [
                     Cell(one, guarantee, rung=f"1 KiB, {codec}", size=1024, options=(("compression", codec),))

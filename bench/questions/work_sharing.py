@@ -14,6 +14,7 @@ from bench import tables
 from bench.model import Cell, Settings
 from bench.pictures import Growth, Picture
 from greet import Guarantee
+from greet.designs import named
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -21,7 +22,7 @@ def cells(settings: Settings) -> list[Cell]:
     return [
         Cell(one, guarantee, members=members, publishers=publishers, partitions=partitions, seconds=settings.brief)
         for one in settings.of(name="greet", way="many")
-        for partitions in (4 if one.design == "kafka" else 1,)
+        for partitions in (4 if named(one.design).partitioned else 1,)
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
         for members, publishers in ((1, 1), (2, 1), (4, 1), (1, 2), (1, 4))
     ]

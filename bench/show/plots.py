@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 from bench import pictures, stats, tables
+from bench.model import DESIGNS, rank, title_of
+from greet.designs import named
 
 if TYPE_CHECKING:
     from IPython.display import Image
@@ -23,15 +25,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-COLOURS = {"asyncio": "#0072B2", "rabbitmq": "#D55E00", "kafka": "#009E73"}
-MARKERS = {"asyncio": "o", "rabbitmq": "s", "kafka": "^"}
-PLACES = {
-    "asyncio": "asyncio: a topic and a queue for each group, all in one process",
-    "rabbitmq": "RabbitMQ: an exchange and a queue for each group, all in the broker",
-    "kafka": "Kafka: one log in the broker, which both groups read, each at its own place",
-}
-WHERE = {"asyncio": "one process", "rabbitmq": "the broker", "kafka": "the broker, on disk"}
-TITLES = {"asyncio": "asyncio", "rabbitmq": "RabbitMQ", "kafka": "Kafka"}
+    from greet.designs import Design
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^DvPX"
+"""Of the designs, in the order of their table; behind the last one they begin anew."""
 
 
 def dots(rows: pd.DataFrame, unit: str, value: str = "messages_per_s", *, cost: bool = False) -> Figure:
@@ -55,7 +53,7 @@ def dots(rows: pd.DataFrame, unit: str, value: str = "messages_per_s", *, cost: 
         part = rows[rows["guarantee"] == guarantee]
         for place, label in enumerate(labels[guarantee]):
             own = part[_labels(part) == label]
-            colour, style = COLOURS[own["design"].iloc[0]], _style(own["design"].iloc[0], own["contender"].iloc[0])
+            colour, style = _colour(own["design"].iloc[0]), _style(own["design"].iloc[0], own["contender"].iloc[0])
             axes.plot(own[value], [place] * len(own), linestyle="", alpha=0.7, **style)
             axes.plot([own[value].median()] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2)
             for costs in more:
@@ -81,10 +79,18 @@ def _cost_bars(axes: Axes, place: int, own: pd.DataFrame, colour: str) -> None:
             axes.barh(place + shift, spent.median(), height=0.32, color=colour, alpha=alpha)
 
 
+def _colour(design: str) -> str:
+    return COLOURS[rank(design) % len(COLOURS)]
+
+
+def _marked(design: str) -> dict[str, Any]:
+    """The colour and marker of a design."""
+    return {"color": _colour(design), "marker": MARKERS[rank(design) % len(MARKERS)]}
+
+
 def _style(design: str, contender: str) -> dict[str, Any]:
     """The colour and marker of a design, hollow for a peer."""
-    filled = COLOURS[design] if contender == "greet" else "white"
-    return {"color": COLOURS[design], "marker": MARKERS[design], "markerfacecolor": filled}
+    return _marked(design) | {"markerfacecolor": _colour(design) if contender == "greet" else "white"}
 
 
 def latency_against_load(rows: pd.DataFrame) -> Figure:
@@ -102,9 +108,7 @@ def latency_against_load(rows: pd.DataFrame) -> Figure:
             style = _style(design, contender) | {"marker": shape}
             axes.plot(middle["target_rate"], middle["latency_ms.p50"], label=f"{contender}, p50", **style)
             axes.plot(middle["target_rate"], middle["latency_ms.p99"], "--", label=f"{contender}, p99", **style)
-        axes.set_title(
-            f"{TITLES.get(design, design)}, latency from the intended send, guarantee {guarantee}", loc="left"
-        )
+        axes.set_title(f"{title_of(design)}, latency from the intended send, guarantee {guarantee}", loc="left")
         axes.set_ylabel("latency (ms)")
         _log(axes.xaxis, axes.set_xscale)
         axes.set_yscale("log")
@@ -131,11 +135,11 @@ def growth(
     figure = _figure(3.6 * len(panels))
     for axes, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
         part = rows[rows[split] == panel]
-        for design in (one for one in COLOURS if one in set(part["design"])):
+        for design in _designs(part):
             own = part[part["design"] == design]
-            style: Any = {"color": COLOURS[design], "marker": MARKERS[design]}
+            style = _marked(design)
             axes.plot(own[key], own[value], linestyle="", alpha=0.4, **style)
-            axes.plot(own.groupby(key)[value].median(), label=TITLES[design], **style)
+            axes.plot(own.groupby(key)[value].median(), label=title_of(design), **style)
         guarantees = ", ".join(dict.fromkeys(part["guarantee"]))
         axes.set_title(f"{unit}, guarantee {guarantees}" + (f": {panel}" if split != "guarantee" else ""), loc="left")
         axes.set_xscale("log", base=2)
@@ -160,8 +164,8 @@ def pace(rows: pd.DataFrame, over: Literal["messages", "seconds"]) -> Figure:
                 times, speeds = zip(*stats.pace(progress), strict=True) if len(progress) > 1 else ((), ())
                 seconds, messages = np.asarray(progress, float).T
                 far = times if over == "seconds" else np.interp(times, seconds, messages)
-                style: Any = {"color": COLOURS[design], "marker": MARKERS[design], "markersize": 3, "alpha": 0.7}
-                label = None if TITLES[design] in axes.get_legend_handles_labels()[1] else TITLES[design]
+                style = _marked(design) | {"markersize": 3, "alpha": 0.7}
+                label = None if title_of(design) in axes.get_legend_handles_labels()[1] else title_of(design)
                 axes.plot(far, speeds, label=label, **style)
         guarantees = ", ".join(dict.fromkeys(part["guarantee"]))
         axes.set_title(f"messages a second{PHASES.get(phase, '')}, guarantee {guarantees}", loc="left")
@@ -185,7 +189,7 @@ PHASES = {"publish": ", published with nobody reading", "consume": ", read from 
 def ladder(rows: pd.DataFrame) -> Figure:
     """Messages a second of each rung as a bar with its repetitions as dots, a panel for each design, in order."""
     rows = rows[rows["messages_per_s"].notna()]
-    designs = [design for design in COLOURS if design in set(rows["design"])] or [""]
+    designs = _designs(rows) or [""]
     steps = {design: list(dict.fromkeys(rows.loc[rows["design"] == design, "params.rung"])) for design in designs}
     heights = [max(1, len(rungs)) for rungs in steps.values()]
     figure = _figure(0.8 + 0.42 * sum(heights) + 0.5 * len(heights))
@@ -194,14 +198,14 @@ def ladder(rows: pd.DataFrame) -> Figure:
         own = rows[rows["design"] == design]
         for place, rung in enumerate(steps[design]):
             speeds = own.loc[own["params.rung"] == rung, "messages_per_s"]
-            axes.barh(place, speeds.median(), color=COLOURS[design], alpha=0.35, height=0.7)
-            axes.plot(speeds, [place] * len(speeds), MARKERS[design], color=COLOURS[design], markersize=4, alpha=0.8)
+            axes.barh(place, speeds.median(), color=_colour(design), alpha=0.35, height=0.7)
+            axes.plot(speeds, [place] * len(speeds), linestyle="", markersize=4, alpha=0.8, **_marked(design))
         axes.set_yticks(
             range(len(steps[design])), [rung.replace(": ", ":\n", 1) for rung in steps[design]], fontsize="small"
         )
         axes.set_ylim(len(steps[design]) - 0.4, -0.6)
         guarantees = ", ".join(dict.fromkeys(own["guarantee"]))
-        axes.set_title(f"{TITLES.get(design, design)}, guarantee {guarantees}", loc="left")
+        axes.set_title(f"{title_of(design)}, guarantee {guarantees}", loc="left")
         _log(axes.xaxis, axes.set_xscale)
         axes.grid(axis="x", alpha=0.3)
     panels[-1].set_xlabel("messages a second (each dot a repetition, the bar their median)")
@@ -215,10 +219,10 @@ def distribution(details: pd.DataFrame, title: str, series: Iterable[str] = ("in
     """
     figure = _figure(4.5)
     axes = figure.subplots()
-    for _, row in details.sort_values("design", key=lambda names: names.map(list(COLOURS).index)).iterrows():
+    for _, row in details.sort_values("design", key=lambda names: names.map(rank)).iterrows():
         load, style = row["params.load"], _style(row["design"], row["contender"])
         at = f"{row['target_rate']:g} a second" if pd.isna(load) else f"{load:g} of its most"
-        label = f"{TITLES[row['design']]} {row['contender']} at {at}"
+        label = f"{title_of(row['design'])} {row['contender']} at {at}"
         for what, line in zip(series, ("-", "--", ":"), strict=False):
             tail = row["latencies"].get(what, {}).get("tail") or [(1, 0)]
             shares, times = zip(*tail, strict=True)
@@ -249,7 +253,7 @@ def survival(rows: pd.DataFrame, faults: Mapping[str, Collection[tuple[str, str]
     kinds = [kind for kind in faults if kind in set(rows["params.fault"])]
     grades = {name: place for place, name in enumerate(("AT_MOST_ONCE", "AT_LEAST_ONCE", "DURABLE"))}
     found = {(design, guarantee) for design, guarantee in zip(rows["design"], rows["guarantee"], strict=True)}
-    columns = sorted(found, key=lambda one: (list(COLOURS).index(one[0]), grades[one[1]]))
+    columns = sorted(found, key=lambda one: (rank(one[0]), grades[one[1]]))
     figure = _figure(1.6 + 0.45 * len(kinds))
     figure.set_size_inches(3 + 1.3 * len(columns), figure.get_figheight())
     axes = figure.subplots()
@@ -265,7 +269,9 @@ def survival(rows: pd.DataFrame, faults: Mapping[str, Collection[tuple[str, str]
         said = f"{sign} {lost:,} lost" if lost else f"{sign} {twice:,} twice" if twice else sign
         replaced = "" if part["params.recovered"].all() else " *"
         axes.text(x, y, f"{said}\n{part['params.gap_s'].max():.1f} s{replaced}", ha="center", va="center", fontsize=8)
-    axes.set_xticks(range(len(columns)), [f"{TITLES[design]}\n{grade.replace('_', ' ')}" for design, grade in columns])
+    axes.set_xticks(
+        range(len(columns)), [f"{title_of(design)}\n{grade.replace('_', ' ')}" for design, grade in columns]
+    )
     times = rows.groupby("params.fault")["params.times"].max()
     axes.set_yticks(range(len(kinds)), [f"{kind}, {times[kind]:.0f} ×" for kind in kinds])
     axes.tick_params(length=0, labelsize=8, labeltop=True)
@@ -288,19 +294,20 @@ def glance(rows: pd.DataFrame) -> Figure:
     own = rows[rows["contender"].eq("greet") & rows["guarantee"].eq("AT_LEAST_ONCE") & rows["params.again"].eq(False)]
     alone = own[own["question"].eq("wake_up") & own["params.rate"].eq(100)]
     carried = own[own["question"].eq("throughput") & own["params.phase"].eq("together")]
-    figure = _figure(2.9)
-    figure.set_label(
-        "messages a second and milliseconds: asyncio first in both, Kafka second in one, RabbitMQ in the other"
-    )
+    designs = _designs(pd.concat([carried, alone]))
+    figure = _figure(2.9 + 0.7 * max(0, len(designs) - 3))
+    fastest = _titles(carried.groupby("design")["messages_per_s"].max().sort_values(ascending=False))
+    soonest = _titles(stats.clock(alone, "service").groupby(alone["design"]).median().sort_values())
+    figure.set_label(f"messages a second, the most first: {fastest}; milliseconds, the fewest first: {soonest}")
     speeds, times = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
-    for place, design in enumerate(COLOURS):
+    for place, design in enumerate(designs):
         for way, shift, alpha in (("many", -0.19, 0.9), ("name", 0.19, 0.45)):
             part = carried[carried["design"].eq(design) & carried["params.way"].eq(way)]
-            _bar(speeds, place + shift, part["messages_per_s"].median(), WAYS[way], color=COLOURS[design], alpha=alpha)
+            _bar(speeds, place + shift, part["messages_per_s"].median(), WAYS[way], color=_colour(design), alpha=alpha)
         took = stats.clock(alone[alone["design"].eq(design)], "service").median()
-        _bar(times, place, took, "ms", color=COLOURS[design], alpha=0.9)
-    speeds.set_yticks(range(len(COLOURS)), [TITLES[design] for design in COLOURS])
-    speeds.set_ylim(len(COLOURS) - 0.45, -0.55)
+        _bar(times, place, took, "ms", color=_colour(design), alpha=0.9)
+    speeds.set_yticks(range(len(designs)), map(title_of, designs))
+    speeds.set_ylim(len(designs) - 0.45, -0.55)
     for axes, title in ((speeds, "messages a second"), (times, "one message, 100 a second")):
         axes.set_title(title, loc="left")
         _log(axes.xaxis, axes.set_xscale, (1,))
@@ -323,11 +330,20 @@ def _bar(axes: Axes, place: float, value: float, what: str, **style: Any) -> Non
 
 def _labels(rows: pd.DataFrame) -> pd.Series[str]:
     """What stands beside a line or row of dots."""
-    label = rows["design"].map(TITLES) + " " + rows["contender"] + ", " + rows["params.way"]
+    label = rows["design"].map(title_of) + " " + rows["contender"] + ", " + rows["params.way"]
     label += rows["params.rung"].map(lambda rung: f"\n{rung}" if rung else "")
     if "params.queue_type" in rows:
         label += rows["params.queue_type"].map(lambda kind: f", {kind} queue" if isinstance(kind, str) else "")
     return label + rows["params.phase"].map(lambda phase: "" if phase == "together" else f", {phase}")
+
+
+def _designs(rows: pd.DataFrame) -> list[str]:
+    """The designs of some rows, in the order of their table."""
+    return sorted(set(rows["design"]), key=rank)
+
+
+def _titles(ranked: pd.Series[float]) -> str:
+    return ", ".join(title_of(str(design)) for design in ranked.index)
 
 
 def _figure(height: float) -> Figure:
@@ -347,29 +363,31 @@ def _log(axis: Any, scale: Any, marks: Sequence[int] = (1, 2, 5)) -> None:
 
 def architectures(*designs: str) -> Figure:
     """The designs drawn alike: where a message waits between its publisher and its consumers."""
-    chosen = designs or tuple(COLOURS)
+    chosen = [named(design) for design in designs or DESIGNS]
     figure = _figure(2.3 * len(chosen))
-    figure.set_label("; ".join(PLACES[design] for design in chosen))
+    figure.set_label("; ".join(_said(design) for design in chosen))
     for axes, design in zip(figure.subplots(len(chosen), 1, squeeze=False)[:, 0], chosen, strict=True):
         axes.set(xlim=(0, 10), ylim=(0, 3))
         axes.set_axis_off()
-        axes.set_title(TITLES[design], loc="left", color=COLOURS[design])
-        colour = COLOURS[design]
+        colour = _colour(design.name)
+        axes.set_title(design.title, loc="left", color=colour)
         _box(axes, (0.9, 1.5), "producer", colour)
         _box(axes, (9.1, 2.3), "hello", colour)
         _box(axes, (9.1, 0.7), "goodbye", colour)
-        whole = (0.05, 0.05, 9.9, 2.85) if design == "asyncio" else (2.1, 0.05, 5.8, 2.85)
+        whole = (0.05, 0.05, 9.9, 2.85) if design.in_process else (2.1, 0.05, 5.8, 2.85)
         axes.add_patch(_rectangle(whole, colour))
-        axes.text(whole[0] + 0.1, 0.15, WHERE[design], fontsize="small")
-        if design == "kafka":
+        place = "one process" if design.in_process else "the broker, on disk" if design.keeps_unread else "the broker"
+        axes.text(whole[0] + 0.1, 0.15, place, fontsize="small")
+        if design.keeps_unread:
             for offset, name in enumerate(["Ada", "José", "Zoë", "…"]):
                 _box(axes, (3.4 + 1.1 * offset, 1.5), name, colour, width=1.1)
-            axes.text(3.0, 2.0, "partition 0: one log, that every group reads", fontsize="small")
+            partition = "partition 0: " if design.partitioned else ""
+            axes.text(3.0, 2.0, f"{partition}one log, that every group reads", fontsize="small")
             _arrow(axes, (1.7, 1.5), (2.85, 1.5), colour)
             _arrow(axes, (5.6, 1.86), (8.35, 2.3), colour)  # hello has read as far as Zoë,
             _arrow(axes, (4.5, 1.14), (8.35, 0.7), colour)  # goodbye as far as José
             continue
-        hub, wait = ("topic", "Queue") if design == "asyncio" else ("exchange", "queue")
+        hub, wait = ("topic", "Queue") if design.in_process else ("exchange", "queue")
         _box(axes, (3.1, 1.5), hub, colour)
         _arrow(axes, (1.7, 1.5), (2.3, 1.5), colour)
         for height, group in ((2.3, "hello"), (0.7, "goodbye")):
@@ -377,6 +395,15 @@ def architectures(*designs: str) -> Figure:
             _arrow(axes, (3.9, 1.5), (4.9, height), colour)
             _arrow(axes, (7.3, height), (8.35, height), colour)
     return figure
+
+
+def _said(design: Design) -> str:
+    """The drawing of a design in words."""
+    place = "one process" if design.in_process else "the broker"
+    if design.keeps_unread:
+        return f"{design.title}: one log in {place}, which both groups read, each at its own place"
+    hub = "a topic" if design.in_process else "an exchange"
+    return f"{design.title}: {hub} and a queue for each group, all in {place}"
 
 
 def _box(axes: Axes, centre: tuple[float, float], text: str, colour: str, width: float = 1.5) -> None:

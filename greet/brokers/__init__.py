@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 import greet
 from greet import designs
@@ -30,11 +31,11 @@ from greet.errors import BadURL, BrokerMissing, GreetError
 __all__ = ["PRIVATE", "VARIABLES", "Broker", "find", "kafka", "kafka_tool", "rabbitmq"]
 
 
-def private(product: Product) -> AbstractAsyncContextManager[Broker]:
-    """A private broker of `product`."""
+def private(product: Product, **options: Any) -> AbstractAsyncContextManager[Broker]:
+    """A private broker of `product`; `options` are those of the function that starts it, such as `nodes`."""
     module, _, function = product.start.partition(":")
-    start: Callable[[], AbstractAsyncContextManager[Broker]] = getattr(import_module(module), function)
-    return start()
+    start: Callable[..., AbstractAsyncContextManager[Broker]] = getattr(import_module(module), function)
+    return start(**options)
 
 
 VARIABLES = {one.name: one.product.variable for one in DESIGNS if one.product}
