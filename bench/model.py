@@ -44,6 +44,13 @@ def more(before: float | None, after: float | None) -> float | None:
     return None if before is None or after is None else after - before
 
 
+def with_query(url: str, query: str) -> str:
+    """`url` with the keys of `query`, in place of those that it had: each key stands once."""
+    where, _, before = url.partition("?")
+    pairs = dict(one.partition("=")[::2] for one in [*before.split("&"), *query.split("&")] if one)
+    return f"{where}?{'&'.join(f'{key}={value}' for key, value in pairs.items())}" if pairs else url
+
+
 @dataclass(frozen=True)
 class Place:
     """Where and how the messages travel; `url` may hold a password and is not shown."""

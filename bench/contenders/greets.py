@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import greet
-from bench.model import Contender, Place, Publisher
+from bench.model import Contender, Place, Publisher, with_query
 from greet.designs import DESIGNS, KAFKA, RABBITMQ, Design, Product, named
 
 
@@ -36,7 +36,7 @@ class Greet(Contender):
         if named(self.design).partitioned:
             options["partitions"] = str(place.partitions)
         query = "&".join(f"{key}={value}" for key, value in options.items())
-        url = f"{place.url}{'&' if '?' in place.url else '?'}{query}" if query else place.url
+        url = with_query(place.url, query)
         return greet.connect(url, place.topic, guarantee=place.guarantee)
 
     @asynccontextmanager

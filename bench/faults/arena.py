@@ -16,6 +16,7 @@ import greet
 from bench.faults.catalogue import FAULTS
 from bench.faults.proxy import Proxy, proxy
 from bench.faults.stage import TROUBLE, Pool, Scene, Stage, Trial, Verdict
+from bench.model import with_query
 from greet import brokers
 from greet.brokers import Broker
 from greet.designs import KAFKA, named
@@ -134,8 +135,7 @@ class Arenas:
         """One design's part."""
         fault = FAULTS[campaign.fault]
         option = dict(campaign.options).get(trials[0].design, "")
-        query = f"{'&' if '?' in arena.url else '?'}{option}" if option else ""
-        url = (arena.through() if fault.routed else arena.url) + query
+        url = with_query(arena.through() if fault.routed else arena.url, option)
         stages = [Stage(trial, fault, folder / str(trial), self._pool, url=url, around=arena.url) for trial in trials]
         chance = random.Random(f"{campaign.seed} {campaign.fault} {trials[0].design}")  # noqa: S311, repeatable
         scene = Scene(stages, self._pool, chance, arena.broker, arena.proxy, campaign.pause_s, campaign.soak_s)
