@@ -486,14 +486,13 @@ def test_several_workloads_are_shown_as_a_table_first() -> None:
 
 def test_compare_pairs_a_workload_with_itself_whatever_came_of_it() -> None:
     def run(p99: float, backlog: int) -> pd.DataFrame:
-        more = {"guarantee": "DURABLE", "messages_per_s": 100.0, "rate": 100.0, "load": None, "again": False}
-        rows = [
-            row("kafka", **{"latency_ms.p99": p99 * (1 + k / 100)}, backlog=backlog) | {"repetition": k}
-            for k in range(5)
-        ]
-        return pd.DataFrame(rows).assign(
-            **{key if key in ("guarantee", "messages_per_s") else f"params.{key}": value for key, value in more.items()}
-        )
+        more: dict[str, Any] = {"guarantee": "DURABLE", "messages_per_s": 100.0}
+        more |= {"params.rate": 100.0, "params.load": None, "params.again": False}
+        rows = []
+        for k in range(5):
+            figures: dict[str, Any] = {"latency_ms.p99": p99 * (1 + k / 100), "backlog": backlog}
+            rows.append(row("kafka", **figures) | {"repetition": k})
+        return pd.DataFrame(rows).assign(**more)
 
     found = {one.measure: one.verdict for one in compare.compare(run(4.0, 1), run(8.0, 7))}
     assert found["p99 ms"] == "worse"

@@ -376,10 +376,13 @@ class KafkaLine(Line):
         )
 
     def _give_up(self, producer: AIOKafkaProducer) -> None:
-        """Start another one for what comes: one that numbers its batches cannot go on when one has failed."""
+        """Start another one for what comes: one that numbers its batches cannot go on when one has failed.
+
+        It is not waited for: what it still has under way must not come behind what the next one sends.
+        """
         if producer is self._producer:
             self._producer = None
-            beside(self._stop(producer, self._deadline()), self._leaving)
+            beside(self._stop(producer, 0), self._leaving)
 
     # ------------------------------------------------------------------------- reading, dead letters
 
