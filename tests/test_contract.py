@@ -276,11 +276,11 @@ async def test_a_subscription_is_for_one_task(line: Line) -> None:
         await line.publish("Ada")
         assert await waiting == "Ada"
         await line.publish_many(NAMES[1:3])
-        assert await take(names, 1) == NAMES[1:2]
+        got = await take(names, 1)
         other = asyncio.create_task(anext(names))
         with pytest.raises(greet.WrongUse, match="let each task subscribe itself"):
             await other
-        assert await take(names, 1) == NAMES[2:3]
+        assert sorted(got + await take(names, 1)) == sorted(NAMES[1:3])
 
 
 @KEEPING
