@@ -10,9 +10,6 @@ from bench.judge import claims
 from bench.judge.claims import ALONE, Figures, Missing, _lightly, _many
 from bench.stats import short
 
-FULL = "python -m bench run --profile full"
-"""What leaves least open; it takes three quarters of an hour."""
-
 
 def answer(rows: pd.DataFrame) -> list[str]:
     """One line for each decision that the run has figures for, then how sure they are. Empty if it has none."""

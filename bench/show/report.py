@@ -49,7 +49,7 @@ NEXT = (
         "python -m bench workload --init mine.toml",
         "then `bench workload mine.toml`: the same question for your own messages",
     ),
-    ("python -m bench run --profile full", "three quarters of an hour: all questions, with the peers"),
+    ("python -m bench run --profile full", "an hour and a quarter or so: all questions, with the peers"),
     ("python -m bench run --profile full --questions faults", "half an hour: what kills cost, and what survives them"),
     ("python -m bench report --html > report.html", "this run as a page, with pictures"),
 )
