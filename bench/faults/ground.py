@@ -7,14 +7,13 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-
-import psutil
 
 import greet
 from bench.faults.proxy import Proxy, proxy
 from bench.measure.carry import Crew
+from bench.measure.sites import used
 from bench.measure.workload import Workload
 from bench.model import Used
 from greet import GreetError
@@ -34,16 +33,7 @@ class Ground:
 
     def used(self) -> Used:
         """CPU seconds and MB of the broker so far."""
-        if self.broker:
-            with suppress(psutil.Error):
-                found = [psutil.Process(pid) for pid in self.broker.pids]
-                times = [one.cpu_times() for one in found]
-                if found:
-                    return (
-                        sum(one.user + one.system for one in times),
-                        sum(one.memory_info().rss for one in found) / 1e6,
-                    )
-        return None, None
+        return used(self.broker)
 
     def not_broken(self, what: str) -> str:
         """Why `what` is not broken here; empty if it can be."""

@@ -19,6 +19,18 @@ from greet.brokers import PRIVATE, VARIABLES, Broker, by_default
 from greet.designs import named
 
 
+def used(broker: Broker | None) -> Used:
+    """CPU seconds and MB of a broker so far; None where it is not ours, or is gone."""
+    if broker:
+        with suppress(psutil.Error):
+            found = [psutil.Process(pid) for pid in broker.pids]
+            times = [one.cpu_times() for one in found]
+            if found:
+                memory = sum(one.memory_info().rss for one in found) / 1e6
+                return sum(one.user + one.system for one in times), memory
+    return None, None
+
+
 @dataclass
 class Site:
     """Where a design is: its broker, ours or not; none for a design that lives in one process."""
@@ -60,14 +72,7 @@ class Site:
 
     def used(self) -> Used:
         """What the broker has used."""
-        if self.broker:
-            with suppress(psutil.Error):
-                found = [psutil.Process(pid) for pid in self.broker.pids]
-                times = [one.cpu_times() for one in found]
-                if found:
-                    memory = sum(one.memory_info().rss for one in found) / 1e6
-                    return sum(one.user + one.system for one in times), memory
-        return None, None
+        return used(self.broker)
 
     def disk_mb(self) -> float | None:
         """The disk that the broker holds; None if it is not ours."""
