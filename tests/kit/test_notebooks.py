@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 UNCHECKED = {"nbval-ignore-output", "nbval-skip"}
 TAGS = {*UNCHECKED, "raises-exception", "nbval-raises-exception"}
 PARALLEL = ("01_asyncio", "02_rabbitmq", "03_kafka")

@@ -20,7 +20,7 @@ import pytest
 from platformdirs import user_cache_path
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONG = ("04", "05", "06")
 """Those that measure for long: they are run by nbval alone, and here shown as they are stored."""

@@ -15,7 +15,7 @@ from bench.judge import claims
 from bench.judge.claims import DEPENDS, FAILS, HOLDS, UNKNOWN, verdicts
 from bench.show import report
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- bench report --markdown: begin -->\n", "<!-- bench report --markdown: end -->"
 
 

@@ -32,7 +32,7 @@ from bench.show import workload as show
 from greet import Guarantee
 from greet.designs import DESIGNS, named
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 THREE = ("asyncio", "rabbitmq", "kafka")
 
 pytestmark = pytest.mark.timeout(180)

@@ -282,7 +282,7 @@ async def test_a_notebook_says_nothing_of_it(rabbitmq_url: str, kafka_url: str) 
     """Run with the real, random password of a private broker: no output has it."""
     password = greet.connect(rabbitmq_url).address.password
     assert len(password) > 10
-    path = Path(__file__).parent.parent / "notebooks" / "00_start_here.ipynb"
+    path = Path(__file__).parents[2] / "notebooks" / "00_start_here.ipynb"
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     for cell in notebook.cells:
         cell.update({"outputs": [], "execution_count": None} if cell.cell_type == "code" else {})

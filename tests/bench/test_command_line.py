@@ -25,7 +25,7 @@ from bench.results import MEASUREMENTS, RUN, Writer
 from bench.show import report
 from greet import Guarantee
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SHORT = ("--designs", "asyncio", "--questions", "throughput", "--seconds", "0.02", "--rounds", "2")
 FIELDS = (
     *("run", "question", "design", "contender", "guarantee", "params", "repetition", "sent", "accepted", "received"),

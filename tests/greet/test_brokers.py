@@ -85,7 +85,7 @@ def test_kafka_goes_on_from_an_earlier_start(both: dict[str, brokers.Broker]) ->
 
 def test_a_groups_offsets_outlive_a_holiday() -> None:
     assert int(kafka.cluster_settings([1])["offsets.retention.minutes"]) > 5 * 365 * 24 * 60
-    compose = (Path(__file__).parent.parent / "docker-compose.yaml").read_text()
+    compose = (Path(__file__).parents[2] / "docker-compose.yaml").read_text()
     assert f"KAFKA_OFFSETS_RETENTION_MINUTES: {kafka.cluster_settings([1])['offsets.retention.minutes']}" in compose
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RECORD = """
     Design(
         name="memory-log",
@@ -36,7 +36,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__", "reference"))
         else:
             shutil.copy(source, folder)
-    shutil.copy(ROOT / "tests" / "fourth" / "memory_log.py", folder / "greet" / "designs")
+    shutil.copy(ROOT / "tests" / "greet" / "fourth" / "memory_log.py", folder / "greet" / "designs")
     table = folder / "greet" / "designs" / "__init__.py"
     before = table.read_text(encoding="utf-8")
     assert before.count("\n)\nPRODUCTS =") == 1
@@ -51,7 +51,7 @@ def run(kit: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_promises(kit: Path) -> None:
-    done = run(kit, "pytest", "-q", "-o", "addopts=", "tests/test_contract.py", "-k", "memory-log")
+    done = run(kit, "pytest", "-q", "-o", "addopts=", "tests/greet/test_contract.py", "-k", "memory-log")
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
@@ -77,5 +77,5 @@ def test_the_bench_and_its_pictures(kit: Path, tmp_path: Path) -> None:
 
 def test_every_question_knows_what_to_do_with_it(kit: Path) -> None:
     """Its cells of all questions, and how the designs are drawn."""
-    done = run(kit, "pytest", "-q", "-o", "addopts=", "tests/fourth/asked.py")
+    done = run(kit, "pytest", "-q", "-o", "addopts=", "tests/greet/fourth/asked.py")
     assert done.returncode == 0, done.stdout[-3000:]
