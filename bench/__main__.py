@@ -119,16 +119,23 @@ def _run_parser(commands: Any) -> None:
     parser.add_argument("--designs", type=_words(DESIGNS), help=f"some of {','.join(DESIGNS)} (all that can be had)")
     parser.add_argument("--questions", type=_words(questions.NAMES), help="some of those that `list` shows")
     parser.add_argument(
-        "--profile", choices=("quick", "full"), default="quick", help="the main questions, or all but faults, at length"
+        "--profile",
+        choices=("quick", "full"),
+        default="quick",
+        help="short or at length; with no --questions, a first look in 3 minutes or all but faults",
     )
     parser.add_argument(
-        "--contenders", choices=("greet", "all"), help="with the peers or not (full: all, quick: greet)"
+        "--contenders",
+        choices=("greet", "all"),
+        help="with the peers or not (all; greet for single questions of the quick profile)",
     )
     parser.add_argument(
         "--guarantee", type=_guarantee, help="at_most_once, at_least_once or durable (as the question needs)"
     )
-    parser.add_argument("--seconds", type=_positive(float), help="how long a repetition lasts (quick 0.5, full 1)")
-    parser.add_argument("--rounds", type=_positive(int), default=5, help="repetitions (5)")
+    parser.add_argument(
+        "--seconds", type=_positive(float), help="how long a repetition lasts (full 1, quick 0.5, a first look 0.4)"
+    )
+    parser.add_argument("--rounds", type=_positive(int), help="repetitions (5; a first look 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the order in the rounds (0)")
     parser.add_argument("--loop", choices=(LOOP, "uvloop"), default=LOOP, help=f"event loop of the workers ({LOOP})")
     parser.add_argument("--out", type=Path, default=Path("results"), help="where runs are kept (results)")
@@ -170,19 +177,22 @@ def _guarantee(text: str) -> Guarantee:
 
 def _run(options: argparse.Namespace) -> int:
     full = options.profile == "full"
-    chosen = options.contenders or ("all" if full else "greet")
+    first = not full and not options.questions
+    chosen = options.contenders or ("all" if full or first else "greet")
     settings = Settings(
         designs=options.designs or DESIGNS,
         contenders=tuple(one for one in contenders.every() if chosen == "all" or one.name == "greet"),
         profile=options.profile,
         guarantee=options.guarantee,
-        seconds=options.seconds or (1.0 if full else 0.5),
-        rounds=options.rounds,
+        seconds=options.seconds or (1.0 if full else 0.4 if first else 0.5),
+        rounds=options.rounds or (4 if first else 5),
         loop=options.loop,
         seed=options.seed,
     )
-    asked = options.questions or (questions.FULL if full else questions.QUICK)
-    if not any(questions.question(name).cells(settings) for name in asked):
+    asked = options.questions or (questions.FULL if full else questions.FIRST)
+    modules = {name: questions.question(name) for name in asked}
+    work = {name: one.first if first else one.cells for name, one in modules.items()}
+    if not any(cells(settings) for cells in work.values()):
         raise ValueError(
             f"nothing to measure: {', '.join(settings.designs)} cannot give that guarantee, or has no such question"
         )
@@ -192,7 +202,6 @@ def _run(options: argparse.Namespace) -> int:
     watch = progress.Watch(json_lines=options.json)
     try:
         with watch.shown():
-            work = {name: questions.question(name).cells for name in asked}
             outcome = runner.measured(settings, work, writer, watch)
         status = _ended(outcome, writer, show=not options.json)
     except runner.TROUBLE as error:  # of what is printed, after the measuring
@@ -292,7 +301,7 @@ def _doctor(_: argparse.Namespace) -> int:
 def _list(_: argparse.Namespace) -> int:
     console = _paper()
     for name in questions.NAMES:
-        kind = "quick" if name in questions.QUICK else "" if name in questions.FULL else "alone"
+        kind = "quick" if name in questions.FIRST else "" if name in questions.FULL else "alone"
         console.print(f"{name:<14}{kind:<6}{questions.asked(name)}")
     for one in contenders.every():
         console.print(f"{one.design:<10}{one.label:<20}{one.defaults}")

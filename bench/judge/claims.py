@@ -112,7 +112,7 @@ class Figures:
         """
         both = pd.concat([self.rounds(column, **one), self.rounds(column, **other)], axis=1).dropna()
         if len(both) < 4:
-            raise Missing("fewer than four rounds settle nothing")
+            raise Missing(f"fewer than four rounds settle nothing: `--questions {one['question']}` has more")
         return stats.ratio(*both.to_numpy().T.tolist())
 
     def more(self, times: stats.Ratio) -> bool:

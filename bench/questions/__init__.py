@@ -2,8 +2,9 @@
 
 A file has a docstring, whose first line is the question in plain words; `cells(settings)`, its work as
 data; `table(rows)`, its answer as a DataFrame of at most ten columns; `picture(rows)`, its figure.
-`rows` is what `bench.load(run, details=True)` gives, of this question only. To add a question, add its
-file and its name here.
+`rows` is what `bench.load(run, details=True)` gives, of this question only. Those of `FIRST` also have
+`first(settings)`: the few cells that a first look of three minutes has time for. To add a question, add
+its file and its name here.
 """
 
 from __future__ import annotations
@@ -11,21 +12,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-QUICK = ("throughput", "latency")
+FIRST = ("throughput", "latency", "wake_up", "payload", "backlog", "fan_out", "work_sharing", "tweaking")
+"""What is asked where no question is named and the profile is quick: enough for all three conclusions."""
 FULL = (
-    *QUICK,
-    *(
-        "fan_out",
-        "work_sharing",
-        "payload",
-        "durability",
-        "backlog",
-        "growth",
-        "wake_up",
-        "tweaking",
-        "ladder",
-        "start_up",
-    ),
+    "throughput",
+    "latency",
+    "fan_out",
+    "work_sharing",
+    "payload",
+    "durability",
+    "backlog",
+    "growth",
+    "wake_up",
+    "tweaking",
+    "ladder",
+    "start_up",
 )
 NAMES = (*FULL, "faults")
 """All; "faults" takes half an hour of its own, so it is asked by its name alone."""

@@ -25,6 +25,20 @@ ASLEEP = 10
 """The share of them that is published beside a group that sleeps: one in so many."""
 
 
+FIRST_NAMES, FIRST_SLOW = 200_000, 20_000
+
+
+def first(settings: Settings) -> list[Cell]:
+    """A small backlog of each broker, and as many messages with a reader at work."""
+    found = []
+    for one in settings.of(name="greet", way="many"):
+        if not named(one.design).in_process:
+            for guarantee in settings.guarantees(one, one.guarantees[-1]):
+                waiting = Cell(one, guarantee, names=FIRST_SLOW if one.guess < FAST else FIRST_NAMES, lean=True)
+                found += [replace(waiting, phase="apart", rounds=1), replace(waiting, rung="alone")]
+    return found
+
+
 def cells(settings: Settings) -> list[Cell]:
     """All of it at once; and with a group that sleeps, and without it."""
     found = []

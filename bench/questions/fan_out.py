@@ -12,8 +12,19 @@ from bench import tables
 from bench.model import Cell, Settings
 from bench.pictures import Growth, Picture
 from greet import Guarantee
+from greet.designs import named
 
 PEERS = ("bare queue", "aio-pika", "aiormq", "aiokafka", "confluent-kafka")
+
+
+def first(settings: Settings) -> list[Cell]:
+    """Two groups of each broker, once: does each get everything?"""
+    return [
+        Cell(one, guarantee, groups=2, seconds=settings.brief, rounds=1)
+        for one in settings.of(way="many", name="greet")
+        if not named(one.design).in_process
+        for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
+    ]
 
 
 def cells(settings: Settings) -> list[Cell]:

@@ -59,7 +59,7 @@ RUNGS = (
 def cells(settings: Settings) -> list[Cell]:
     """The rungs that can be had, at the strongest guarantee of each design."""
     found = [
-        Cell(one, guarantee, window=rung.window, loop=rung.loop, rung=rung.said)
+        Cell(one, guarantee, window=rung.window, loop=rung.loop, rung=rung.said, seconds=settings.brief)
         for rung in RUNGS
         for one in settings.of(design=rung.design, name=rung.contender, way=rung.way)
         for guarantee in settings.guarantees(one, one.guarantees[-1])

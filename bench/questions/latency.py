@@ -14,17 +14,30 @@ import pandas as pd
 
 from bench import tables
 from bench.model import PERFTEST, Cell, Settings
-from bench.pictures import Loads, Picture
+from bench.pictures import Dots, Loads, Picture
 from greet import Guarantee
 from greet.designs import KAFKA, RABBITMQ, named
 
 QUICK = (0.1, 0.5, 0.9)
 FULL = (0.1, 0.25, 0.5, 0.75, 0.9, 1.05)
-PEERS = (0.1, 0.5, 0.9, 1.05)
+PEERS = (0.5, 0.9)
 OTHERS = ("FastStream", "aio-pika single acks")
 """Peers whose own faster form is measured, or that are measured for their throughput."""
 RATES = {RABBITMQ: 500.0, KAFKA: 7_000.0}
 """Messages a second at which all contenders of a product can be compared."""
+
+
+FIRST_RATE = 1_000.0
+"""Messages a second of a first look, the same over all designs."""
+
+
+def first(settings: Settings) -> list[Cell]:
+    """greet over each design at the same rate, with the thousand messages that a p99 takes."""
+    return [
+        Cell(one, guarantee, rate=FIRST_RATE, names=1_200, rounds=3)
+        for one in settings.of(way="name", name="greet")
+        for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
+    ]
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -62,5 +75,9 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Median and p99 against load."""
-    return Loads(rows[rows["params.load"].notna()])
+    """Median and p99 against load; the p99 alone where all had the same rate."""
+    if (loaded := rows["params.load"].notna()).any():
+        return Loads(rows[loaded])
+    return Dots(
+        rows, f"p99 in milliseconds, at {rows['params.rate'].median():,.0f} messages a second", "latency_ms.p99"
+    )

@@ -13,10 +13,27 @@ from bench.model import JAVA, PERFTEST, Cell, Settings
 from bench.pictures import Growth, Picture
 from bench.questions.throughput import apart_of
 from greet import Guarantee
+from greet.designs import named
 
 SIZES = (16, 256, 1024, 4096, 16_384, 65_536)
 QUICK = (16, 256, 4096, 65_536)
+APART = (1024, 65_536)
+"""The sizes at which publishing and reading are timed apart."""
 PEERS = ("bare queue", "aio-pika", "aiormq", PERFTEST, "aiokafka", "confluent-kafka", JAVA)
+
+
+FIRST = ("aiormq", "confluent-kafka")
+"""The peers of a first look: greet alone says nothing of a broker."""
+
+
+def first(settings: Settings) -> list[Cell]:
+    """The largest messages over the brokers, of greet and a peer."""
+    return [
+        Cell(one, guarantee, size=SIZES[-1], seconds=settings.brief)
+        for one in settings.of(way="many")
+        if not named(one.design).in_process and (one.name == "greet" or one.name in FIRST)
+        for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
+    ]
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -29,7 +46,7 @@ def cells(settings: Settings) -> list[Cell]:
         for size in (SIZES if settings.full else QUICK)
     ]
     if settings.full:
-        found += apart_of(settings, [one for one in found if one.contender.name != PERFTEST])
+        found += apart_of(settings, [one for one in found if one.size in APART and one.contender.name != PERFTEST])
     return found
 
 

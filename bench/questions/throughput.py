@@ -18,6 +18,17 @@ from bench.pictures import Dots, Picture
 from greet import Guarantee
 from greet.designs import named
 
+FIRST = {"bare queue": "name", "aio-pika": "name", "aiormq": "many", "aiokafka": "many", "confluent-kafka": "many"}
+"""The peers of a first look, each in one way."""
+
+
+def first(settings: Settings) -> list[Cell]:
+    """greet and a few peers at the strongest guarantee of each design, and A/A over the brokers."""
+    asked = [one for one in settings.of() if one.name == "greet" or FIRST.get(one.name) == one.way]
+    found = [Cell(one, each) for one in asked for each in settings.guarantees(one, one.guarantees[-1])]
+    own = [one for one in found if one.contender.name == "greet" and one.contender.way == "name"]
+    return found + [replace(one, again=True) for one in own if not named(one.contender.design).in_process]
+
 
 def cells(settings: Settings) -> list[Cell]:
     """greet at every guarantee, its peers at the strongest; A/A; in the full profile publishing and reading apart."""
@@ -34,11 +45,11 @@ def cells(settings: Settings) -> list[Cell]:
     apart: list[Cell] = []
     if settings.full:  # what tells the noise, and what stands beside a peer, is measured more often
         more: dict[str, Any] = {"rounds": 2 * settings.rounds}
-        long = {one: replace(one, seconds=2 * settings.seconds, **more) for one in own}
-        own = [long[one] if one.guarantee is one.contender.guarantees[-1] or one in matched else one for one in own]
-        matched = [long[one] for one in matched]
-        peers = [replace(one, **more) for one in peers]
         apart = apart_of(settings, [one for one in [*own, *peers] if one.guarantee is Guarantee.DURABLE])
+        often = {one: replace(one, **more) for one in own}
+        own = [often[one] if one.guarantee is one.contender.guarantees[-1] or one in matched else one for one in own]
+        matched = [often[one] for one in matched]
+        peers = [replace(one, **more) for one in peers]
     twice = [replace(one, again=True) for one in matched]
     return own + peers + twice + apart
 

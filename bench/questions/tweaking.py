@@ -19,6 +19,14 @@ PLAIN = ("bare queue", "aiormq", "aiokafka")
 """The plain client of each design that has one."""
 
 
+FIRST = ("bare", "10 headers", "JSON", "1 KiB", "1 KiB, gzip")
+
+
+def first(settings: Settings) -> list[Cell]:
+    """Over the brokers, and of the codecs only gzip, which every client has."""
+    return [one for one in cells(settings) if one.rung in FIRST and not named(one.contender.design).in_process]
+
+
 def cells(settings: Settings) -> list[Cell]:
     """A cell for each tweak, of a plain client of each design."""
     plain = [one for one in settings.of(way="name") if one.name in PLAIN]

@@ -6,6 +6,7 @@ a partition has one member at a time. The clock stops at the last receipt of any
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,12 @@ from bench.model import Cell, Settings
 from bench.pictures import Growth, Picture
 from greet import Guarantee
 from greet.designs import named
+
+
+def first(settings: Settings) -> list[Cell]:
+    """Four members over each broker, once: does each message reach one of them?"""
+    four = [one for one in cells(settings) if one.members == 4]
+    return [replace(one, rounds=1) for one in four if not named(one.contender.design).in_process]
 
 
 def cells(settings: Settings) -> list[Cell]:

@@ -49,7 +49,7 @@ NEXT = (
         "python -m bench workload --init mine.toml",
         "then `bench workload mine.toml`: the same question for your own messages",
     ),
-    ("python -m bench run --profile full", "an hour and a quarter or so: all questions, with the peers"),
+    ("python -m bench run --profile full", "about an hour: all questions, with all peers"),
     ("python -m bench run --profile full --questions faults", "half an hour: what kills cost, and what survives them"),
     ("python -m bench report --html > report.html", "this run as a page, with pictures"),
 )
@@ -285,7 +285,7 @@ def markdown(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
         parts.append(PAIRED)
     for name, table in answers(rows).items():
         asked, shown = questions.asked(name), markdown_table(table)
-        in_sight = name in questions.QUICK and len(table) <= LONG
+        in_sight = name in questions.FIRST and len(table) <= LONG
         parts.append(f"**{asked}**\n\n{shown}" if in_sight else _folded(asked, shown))
     if len(decided := defaults(*abouts)):
         parts.append(_folded(DEFAULTS, markdown_table(decided)))

@@ -7,7 +7,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from bench import questions
+from bench.contenders import every
 from bench.judge.claims import CLAIMS, DEPENDS, FAILS, HOLDS, UNKNOWN, fast_enough, verdicts
+from bench.model import DESIGNS, Settings
 
 Row = dict[str, Any]
 PLAIN: Row = {
@@ -40,6 +43,12 @@ PLAIN: Row = {
     "params.size": 18,
     "params.allowed": "",
     "params.gap_s": None,
+}
+OPEN_AFTER_A_FIRST_LOOK = {
+    "Messages are persistent or transient.",
+    "Fault-tolerant and durable.",
+    "Scalable over partitions and brokers.",
+    "High concurrency.",
 }
 JUDGED_BY_A_NOTEBOOK = {"Management and monitoring are incomplete.", "Topics cannot be selected by wildcard."}
 
@@ -275,3 +284,21 @@ def test_twice_the_rate_is_fast_enough() -> None:
     assert fast_enough(rows, 2e4) == ["asyncio", "kafka"]
     assert fast_enough(rows, 2e5) == ["asyncio"]
     assert fast_enough(rows, 2e5, "many") == ["rabbitmq", "kafka"]
+
+
+def test_a_first_look_asks_enough_for_fifteen_claims_and_all_conclusions() -> None:
+    settings = Settings(DESIGNS, tuple(every()), rounds=4)
+    rows = []
+    for name in questions.FIRST:
+        for cell in questions.question(name).first(settings):
+            phases = ("publish", "consume") if cell.phase == "apart" else (cell.phase,)
+            row = {"question": name, "design": cell.contender.design, "contender": cell.contender.name}
+            row |= {"guarantee": cell.guarantee.name, "latencies": {"service": {"p50": 1.0}}}
+            for phase in phases:
+                params = {f"params.{key}": value for key, value in (cell.params | {"phase": phase}).items()}
+                rows.append(frame(row | params, rounds=settings.rounds_of(cell)))
+    judged = verdicts(pd.concat(rows))
+    left = judged[judged["verdict"] == UNKNOWN]
+    assert set(left["claim"]) == OPEN_AFTER_A_FIRST_LOOK
+    assert left["evidence"].str.contains("`--questions [a-z_,]+`").all()  # what to type
+    assert len(judged) - len(left) >= 15
