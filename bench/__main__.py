@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from greet import GreetError, Guarantee
 if TYPE_CHECKING:
     import pandas as pd
 
+SHOWN = 10
+"""Figures of a comparison that are printed where not all are asked for."""
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -81,14 +84,15 @@ def _parser() -> argparse.ArgumentParser:
     compare_ = commands.add_parser(
         "compare",
         help="is the second run faster, slower, or is there no difference",
-        description="Compare two runs cell by cell, their repetitions paired, each ratio with its interval. Of many "
+        description="Compare two runs cell by cell, their repetitions paired, each ratio with its interval; of more "
+        "than two, each with the one before it. Of many "
         "figures some differ by chance: so the intervals are widened (Bonferroni, over all figures of the comparison) "
         "until in 95 % of all comparisons all of them hold.",
         epilog="status: 0 nothing got worse; 1 something got worse beyond the noise, is missing or failed in one run; "
         "2 nothing to compare, or a damaged file",
     )
-    compare_.add_argument("before", type=Path, help="the folder of a run")
-    compare_.add_argument("after", type=Path, help="the folder of another")
+    compare_.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="two folders or more, the oldest first")
+    compare_.add_argument("--all", action="store_true", help=f"every figure, not the {SHOWN} that changed most")
     compare_.set_defaults(command=_compare)
     doctor_ = commands.add_parser(
         "doctor",
@@ -263,19 +267,34 @@ def _draw(rows: pd.DataFrame, folder: Path) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    for line in compare.differences(results.about(options.before), results.about(options.after)):
+    if len(options.runs) < 2:
+        raise ValueError("one run alone cannot be compared: name the folders of two or more")
+    statuses = []
+    for before, after in pairwise(options.runs):
+        if len(options.runs) > 2:
+            print(f"{before.name} → {after.name}")
+        statuses.append(_compared(before, after, everything=options.all))
+    return max(statuses)
+
+
+def _compared(before: Path, after: Path, *, everything: bool) -> int:
+    for line in compare.differences(results.about(before), results.about(after)):
         print(f"bench: careful, {line}", file=sys.stderr)
-    runs = [results.load(options.before), results.load(options.after)]
+    runs = [results.load(before), results.load(after)]
     found, gaps = compare.compare(*runs), compare.gaps(*runs)
     if not any(map(len, runs)):
         raise ValueError("nothing was measured in either of the two runs")
     if found:
-        _paper().print(report.rich_table(compare.table(found)))
+        table = compare.table(found)
+        _paper().print(report.rich_table(table if everything else table.head(SHOWN)))
+        if len(table) > SHOWN and not everything:
+            print(f"{len(table) - SHOWN} more figures changed less: --all shows them.")
     for gap in gaps:
         print(f"- {gap}")
     worse = sum(one.regression for one in found)
     print(
         f"The intervals are so wide that in 95 % of all comparisons all {len(found)} of them hold (Bonferroni).",
+        compare.could_have_seen(found, compare.noise(*runs)),
         f"{worse or 'None'} of {len(found)} figures got worse beyond the noise.",
         f"{len(gaps) or 'None'} of the cells {'is' if len(gaps) == 1 else 'are'} missing or failed in one of the runs.",
         sep="\n",

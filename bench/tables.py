@@ -76,7 +76,7 @@ def latencies(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
 def growth(rows: pd.DataFrame, key: str, derived: str, *more: str) -> pd.DataFrame:
     """Messages a second as `key` grows, and what follows from it: "greetings/s", "MB/s" or "speed-up"."""
     found = summary(rows, f"params.{key}", *(f"params.{one}" for one in more))
-    place, values, base = list(found.columns).index("messages/s") + 1, [], 1.0
+    place, values, base = list(found.columns).index("messages/s") + 1, [], float("nan")
     for line, part in lines(rows, f"params.{key}", *(f"params.{one}" for one in more)):
         speed = float(figures(part, "messages_per_s").median())
         base = speed if line[key] == 1 and all(line[one] == 1 for one in more) else base

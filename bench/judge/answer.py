@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import pandas as pd
@@ -9,6 +10,9 @@ import pandas as pd
 from bench.judge import claims
 from bench.judge.claims import ALONE, Figures, Missing, _lightly, _many
 from bench.stats import short
+
+BUSY = 0.5
+"""The noise beyond which a machine had other work."""
 
 
 def answer(rows: pd.DataFrame) -> list[str]:
@@ -21,11 +25,22 @@ def answer(rows: pd.DataFrame) -> list[str]:
     return [*lines, _sure(run, rows)] if lines else []
 
 
-def open_claims(rows: pd.DataFrame) -> dict[str, str]:
-    """The claims that the run leaves open, and why: which command asks for it."""
+FAULTS = "`python -m bench run --profile full --questions faults`, half an hour"
+ASKING = "`python -m bench run --questions {}`, some two minutes"
+
+
+def open_claims(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """The claims that the run leaves open, by what settles them: a command with its minutes, or why nothing here does.
+
+    What a notebook shows is not among them.
+    """
     judged = claims.verdicts(rows)
-    left = judged[judged["verdict"] == claims.UNKNOWN]
-    return dict(zip(left["claim"], left["evidence"], strict=True))
+    found: dict[str, list[str]] = {}
+    for claim, why in judged.loc[judged["verdict"] == claims.UNKNOWN, ["claim", "evidence"]].itertuples(index=False):
+        asked = re.search(r"--questions ([a-z_,]+)", why)
+        remedy = why if not asked else FAULTS if asked[1] == "faults" else ASKING.format(asked[1])
+        found.setdefault(remedy, []).append(claim)
+    return found
 
 
 def _one_program(run: Figures) -> str:
@@ -55,8 +70,8 @@ def _large_messages(run: Figures) -> str:
     if not all(len(run.measured(**cell)) > 1 for cell in cells):
         raise Missing("greet alone says nothing of a broker")
     best = [run.best(**cell) for cell in cells]
-    kafka, rabbitmq = (f"{short(run.speed(**cell))} over {cell['contender']}" for cell in best)
-    return f"Messages of 64 KiB: Kafka {kafka} a second{_beside(run, best)}, RabbitMQ {rabbitmq}."
+    kafka, rabbitmq = (f"{short(run.speed(**cell))} a second over {cell['contender']}" for cell in best)
+    return f"Messages of 64 KiB: Kafka {kafka}{_beside(run, best)}, RabbitMQ {rabbitmq}."
 
 
 def _beside(run: Figures, pair: list[dict[str, object]]) -> str:
@@ -73,9 +88,11 @@ def _alone(run: Figures, design: str) -> str:
 
 def _sure(run: Figures, rows: pd.DataFrame) -> str:
     of = len(claims.CLAIMS)
-    judged = of - len(open_claims(rows))
+    judged = of - sum(map(len, open_claims(rows).values()))
     rounds = int(rows["repetition"].max())
-    return (
-        f"How sure: medians of up to {rounds} rounds in which broker and clients shared this machine; "
-        f"no difference below {run.noise:.0%} is called one; {judged} of {of} claims are judged."
+    said = (
+        f"How sure: medians of up to {rounds} rounds in which broker and clients shared this machine; no difference "
+        f"below {run.noise:.0%} is called one; {judged} of {of} claims have a verdict, {len(claims.SHOWN)} of them "
+        "by a notebook."
     )
+    return said if run.noise < BUSY else f"{said} The machine was busy: run it again when it is quiet."

@@ -158,7 +158,7 @@ class Figures:
         """Whether messages a second are surely more than `least`."""
         speeds = self.rounds("messages_per_s", **cell).tolist()
         if len(speeds) < 4:
-            raise Missing("fewer than four rounds settle nothing")
+            raise Missing(f"fewer than four rounds settle nothing: `--questions {cell['question']}` has more")
         return stats.ratio(speeds, [least] * len(speeds)).low > 1
 
     def lost(self, design: str, **params: Any) -> tuple[int, int]:

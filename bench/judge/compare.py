@@ -45,6 +45,12 @@ class Difference:
     verdict: str
 
     @property
+    def change(self) -> float:
+        """How far from "the same", upwards or downwards, on the logarithm; what is beyond the noise comes first."""
+        beyond = self.verdict != "no difference"
+        return abs(math.log(self.ratio.value)) + (1e3 if beyond else 0.0)
+
+    @property
     def regression(self) -> bool:
         """Whether the second run is worse beyond the noise."""
         return self.verdict == "worse"
@@ -56,8 +62,12 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> list[Difference]:
     Both runs were made at different times, so pairing takes out what a round had in common only as far as
     the machine repeats itself; the noise floor of both runs must be cleared too.
     """
-    floors = [stats.widest(stats.same_twice(run)) for run in (before, after)]
-    return judged(list(_ratios(before, after)), max([NOISE, *filter(math.isfinite, floors)]))
+    return judged(list(_ratios(before, after)), noise(before, after))
+
+
+def noise(*runs: pd.DataFrame) -> float:
+    """The least difference that is called one: the widest noise floor of the runs, and `NOISE` at least."""
+    return max([NOISE, *filter(math.isfinite, (stats.widest(stats.same_twice(run)) for run in runs))])
 
 
 def gaps(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
@@ -154,8 +164,18 @@ def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key.split()[-1] not in ("load_average", "seed", "defaults")}
 
 
+def could_have_seen(found: Sequence[Difference], noise: float) -> str:
+    """How small a slowdown would have been found in half of the figures, as their intervals and the noise are."""
+    widest = [min(one.ratio.value / one.ratio.high, one.ratio.low / one.ratio.value) for one in found]
+    least = sorted(min(one, 1 / (1 + noise)) if math.isfinite(one) else 0.0 for one in widest)
+    if not least or not (middle := least[len(least) // 2]):
+        return "Fewer than four rounds: no change of any size would have been seen."
+    return f"In half of the figures a slowdown to {middle:.2g} of the speed would have been seen, and no lesser one."
+
+
 def table(found: list[Difference]) -> pd.DataFrame:
-    """For people."""
+    """For people: what changed most comes first."""
+    found = sorted(found, key=lambda one: -one.change)
     return pd.DataFrame(
         [
             {"cell": one.cell, "measure": one.measure, "after/before": str(one.ratio), "verdict": one.verdict}

@@ -20,7 +20,7 @@ PEERS = ("bare queue", "aio-pika", "aiormq", "aiokafka", "confluent-kafka")
 def first(settings: Settings) -> list[Cell]:
     """Two groups of each broker, once: does each get everything?"""
     return [
-        Cell(one, guarantee, groups=2, seconds=settings.brief, rounds=1)
+        Cell(one, guarantee, groups=2, names=one.guess, rounds=1)
         for one in settings.of(way="many", name="greet")
         if not named(one.design).in_process
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)

@@ -70,7 +70,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Percentiles in milliseconds: the median over the repetitions of each."""
-    asked = rows["params.load"].map("{:g}".format).where(rows["params.load"].notna(), "same rate")
+    asked = rows["params.load"].map("{:g}".format, na_action="ignore").fillna("same rate")
     return tables.latencies(rows.assign(load=asked), "load")
 
 

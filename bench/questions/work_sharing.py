@@ -21,7 +21,9 @@ from greet.designs import named
 def first(settings: Settings) -> list[Cell]:
     """Four members over each broker, once: does each message reach one of them?"""
     four = [one for one in cells(settings) if one.members == 4]
-    return [replace(one, rounds=1) for one in four if not named(one.contender.design).in_process]
+    return [
+        replace(one, rounds=1, names=one.contender.guess) for one in four if not named(one.contender.design).in_process
+    ]
 
 
 def cells(settings: Settings) -> list[Cell]:

@@ -175,8 +175,6 @@ def _questions(console: Console, rows: pd.DataFrame, left_out: dict[str, None]) 
         for line in said:
             console.print(f"• {line}", markup=False, highlight=False)
     following(console, rows)
-    for name, table in answers(rows).items():
-        _print(console, table, f"{name}: {questions.asked(name)}", left_out)
     judged = claims.verdicts(rows)
     judged = judged[judged["verdict"] != claims.UNKNOWN].drop(columns="of")
     tried = ~judged["claim"].isin(claims.SHOWN)
@@ -184,6 +182,8 @@ def _questions(console: Console, rows: pd.DataFrame, left_out: dict[str, None]) 
         _print(console, judged[tried], "What is usually said, and what this run says of it", left_out)
     if said and (~tried).any():
         _print(console, judged[~tried], "What a notebook shows; this run did not try it", left_out)
+    for name, table in answers(rows).items():
+        _print(console, table, f"{name}: {questions.asked(name)}", left_out)
     ratios = targets.table(rows)
     if len(ratios):
         _print(console, ratios, f"{BESIDE}: {RATIOS}", left_out)
@@ -199,8 +199,10 @@ def following(console: Console, rows: pd.DataFrame) -> None:
         console.print(f"      {what}", style="dim", markup=False, highlight=False)
     if len(rows) and (left := answer.open_claims(rows)):
         console.print("What stays open", style="bold")
-        for claim, why in left.items():
-            console.print(f"• {claim} {why[:1].upper()}{why[1:]}.", markup=False, highlight=False)
+        for remedy, of in left.items():
+            console.print(f"  {remedy}", markup=False, highlight=False, soft_wrap=True)
+            for claim in of:
+                console.print(f"      {claim}", style="dim", markup=False, highlight=False)
 
 
 def _print(console: Console, table: pd.DataFrame, title: str, left_out: dict[str, None]) -> None:
@@ -256,7 +258,7 @@ def rich_table(frame: pd.DataFrame, title: str = "") -> Table:
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
     for name in frame.columns:
         least = _least_width(frame[name]) - 2 if of_figures(frame[name]) else None
-        table.add_column(str(name), justify="right" if least else "left", min_width=least, overflow="fold")
+        table.add_column(str(name), justify="right" if least else "left", width=least, overflow="fold")
     above = ""
     for first, *rest in frame.itertuples(index=False):
         table.add_row("" if first == above else text(first), *map(text, rest))

@@ -114,6 +114,8 @@ def test_report_in_four_forms(done: Path, tmp_path: Path) -> None:
     page = call("report", done, "--html").stdout
     assert page.count("data:image/png;base64,") == 1
     assert "://" not in page, "it stands alone"
+    answer, contents = page.index("Which one to take"), page.index('href="#throughput"')
+    assert answer < page.index("What decides it") < contents < page.index('id="throughput"')
     (picture,) = call("report", done, "--pictures", tmp_path / "new").stdout.splitlines()
     assert picture.endswith("throughput.svg")
     assert done.name in Path(picture).read_text(encoding="utf-8")
@@ -138,6 +140,7 @@ def test_list_names_every_question_and_contender() -> None:
         (["run", *SHORT, "--out", "/dev/null"], "/dev/null"),
         (["report", "/nowhere"], "/nowhere"),
         (["compare", "/nowhere", "/nowhere"], "/nowhere"),
+        (["compare", "/nowhere"], "one run alone cannot be compared"),
         (["report", "\x1b[31m\u202e"], "No such file"),
         (["fly"], "invalid choice"),
     ],
@@ -302,8 +305,8 @@ def test_a_file_that_may_not_grow_ends_a_run_and_what_was_measured_is_printed(tm
     stopped(ended, folder, str(folder))
 
 
-def rows(speed: float, run: str = "r", **more: Any) -> list[Measurement]:
-    params = {"way": "name", "size": 18, "load": None, "phase": "together", "again": False, "rung": ""}
+def rows(speed: float, run: str = "r", rung: str = "", **more: Any) -> list[Measurement]:
+    params = {"way": "name", "size": 18, "load": None, "phase": "together", "again": False, "rung": rung}
     wobble = (0.99, 1.0, 1.01, 1.0, 0.99, 1.01)
     fields: dict[str, Any] = {"sent": 10, "accepted": 10, "received": 10, "lost": 0, "duplicates": 0, "reordered": 0}
     key = (run, "throughput", "asyncio", "greet", "AT_LEAST_ONCE", params)
@@ -326,6 +329,25 @@ def test_compare_tells_a_regression_from_noise(tmp_path: Path, factor: float, st
     assert "in 95 % of all comparisons all 1 of them hold (Bonferroni)" in ended.stdout
     expected = "better" if factor > 1 else "worse" if status else "no difference"
     assert [one.verdict for one in compare.compare(bench.load(before), bench.load(after))] == [expected]
+
+
+def test_compare_shows_first_what_changed_most_and_a_history_of_more_than_two(tmp_path: Path) -> None:
+    def run(by: float) -> Path:
+        cells = [rows(1000 * (by if kind == 7 else 1), rung=str(kind)) for kind in range(12)]
+        return written(tmp_path, [one for cell in cells for one in cell])
+
+    first, second, third = run(1), run(1), run(0.5)
+    ended = call("compare", first, second, third)
+    assert ended.returncode == 1
+    older, newer = ended.stdout.split(f"{second.name} → {third.name}")
+    assert "worse" not in older.partition("The intervals")[0]
+    lines = [line for line in newer.splitlines() if "messages/s" in line]
+    assert len(lines) == 10
+    assert "rung 7" in lines[0]
+    assert "2 more figures changed less: --all shows them." in newer
+    assert "a slowdown to 0.9" in newer, "what it could have seen"
+    every = call("compare", second, third, "--all").stdout
+    assert len([line for line in every.splitlines() if "messages/s" in line]) == 12
 
 
 def test_compare_warns_of_another_machine() -> None:
@@ -377,3 +399,12 @@ def test_several_runs_are_shown_as_one(done: Path, tmp_path: Path) -> None:
     assert both["run"].nunique() == 2
     assert both["progress_s"].isna().sum() == 6
     assert len(report.ground(bench.about(done), bench.about(done))) == 2 * len(report.ground(bench.about(done)))
+
+
+def test_a_first_look_over_one_design_is_answered(tmp_path: Path) -> None:
+    ended = call("--designs", "asyncio", "--rounds", "1", "--seconds", "0.02", "--out", tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.startswith("Which one to take\n• One program: asyncio.")
+    assert "wake_up: How long" in ended.stdout
+    (folder,) = tmp_path.iterdir()
+    assert call("report", folder, "--html").returncode == 0
