@@ -341,6 +341,7 @@ def _lost(error: OSError) -> OutputLost:
 async def _run(line: greet.Line, source: _Source, output: _Output) -> int:
     waiting = {group: Counter[str]() for group in GREETINGS}  # sent, and not yet greeted
     progress = asyncio.Event()
+    ahead = 0 if line.design.in_process else AHEAD  # a full queue is none: it waits as our own reader does
 
     async def greeter(group: str, subscription: greet.Subscription) -> None:
         left = waiting[group]
@@ -373,7 +374,7 @@ async def _run(line: greet.Line, source: _Source, output: _Output) -> int:
                 for left in waiting.values():
                     left.update(names)
                 await line.publish_many(names)
-                await drained(to=AHEAD)
+                await drained(to=ahead)
             await drained()
         await output.close()
         for task in beside:

@@ -361,6 +361,7 @@ class Subscription(Entered, ABC):
     Raises:
         ConnectionLost: the line is gone and could not be restored by its deadline. Also at the end of
             the `async with`, when the broker could not be told what was handled: it may come again.
+        PublishFailed: a message that is no name could not be kept in the dead letters; it comes again.
         WrongUse: it was not entered, or another task reads it.
     """
 

@@ -76,7 +76,7 @@ from greet.designs.kafka_settings import (
     trouble,
     words,
 )
-from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFailed, PublishUnknown
+from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFailed, PublishUnknown, Unsupported
 from greet.line import (
     CLOSED,
     DEAD,
@@ -143,6 +143,8 @@ class KafkaLine(Line):
         self._lanes = defaultdict[int, asyncio.Lock](asyncio.Lock)  # of each partition: one batch is under way
         self._batch_bytes = BATCH_BYTES  # less, once the topic has refused such a batch
         self._can_bury = False
+        if await eager():  # its consumers end as they begin, and say nothing
+            raise Unsupported("aiokafka does not work with eager tasks: use an event loop without that task factory")
         async with self._trouble(ConnectFailed, deadline, verb="make"):
             count = await insist(self.address, lambda: self._make_topic(self.topic, self._partitions, only_look=True))
         if "partitions" in self.address.options and count != self._partitions:
@@ -698,6 +700,17 @@ def asked(future: asyncio.Future[Any]) -> None:
     """As a callback of `future`: asyncio shall not print that nobody asks how it ended."""
     if not future.cancelled():
         future.exception()
+
+
+async def eager() -> bool:
+    """Whether a task begins before whoever makes it goes on, as with `asyncio.eager_task_factory`."""
+
+    async def nothing() -> None: ...
+
+    probe = asyncio.create_task(nothing())
+    began = probe.done()
+    await probe
+    return began
 
 
 def left(deadline: float) -> float:

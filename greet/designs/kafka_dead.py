@@ -66,13 +66,14 @@ class Graveyard:
         line = self._line
         async with trouble(ConnectionLost, line._deadline(), line.address, self._topic, what=what, verb="read"):
             await consumer.start()
+            partition = self._partition
+            done = await consumer.committed(partition) or 0  # first, as a topic that may not be seen is in no list
             if self._topic not in await consumer.topics():
                 return []
-            partition = self._partition
             consumer.assign([partition])
             start = (await consumer.beginning_offsets([partition]))[partition]
             self._end = (await consumer.end_offsets([partition]))[partition]
-            consumer.seek(partition, max(start, await consumer.committed(partition) or 0))
+            consumer.seek(partition, max(start, done))
             while await consumer.position(partition) < self._end:
                 for record in (await consumer.getmany(partition, timeout_ms=1000)).get(partition, []):
                     headers = {key: value.decode(errors="replace") for key, value in record.headers}

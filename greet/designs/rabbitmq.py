@@ -46,6 +46,7 @@ from greet.designs.rabbitmq_link import (
     Link,
     failed,
     keep_trying,
+    looked_at,
     nowhere,
     refused,
     rounded,
@@ -425,6 +426,7 @@ class RabbitMQSubscription(Subscription):
             self._told_broker = True
             # A task of its own: who is cancelled while it waits to be written has settled all the same.
             self._acknowledging = asyncio.create_task(batch.origins[count - 1].ack(multiple=True))
+            self._acknowledging.add_done_callback(looked_at)
             await self._acknowledged(self._line._deadline())
 
     async def _acknowledged(self, deadline: float) -> None:
@@ -466,7 +468,7 @@ class RabbitMQSubscription(Subscription):
                 behind = True
         await self._link.close(deadline)  # the broker takes back what is not settled, in its order
         if clean and behind:
-            raise ConnectionLost("the line was lost before the last names were settled: they come again")
+            raise ConnectionLost("the line was lost before the last names were settled: they may come again")
 
 
 def short(what: str, text: str) -> str:

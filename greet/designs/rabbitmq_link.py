@@ -126,8 +126,13 @@ _farewells: set[asyncio.Task[None]] = set()  # a task that nobody holds may disa
 
 def _is_over(farewell: asyncio.Task[None]) -> None:
     _farewells.discard(farewell)
-    if not farewell.cancelled():
-        farewell.exception()  # looked at: the connection is gone in any case
+    looked_at(farewell)  # the connection is gone in any case
+
+
+def looked_at(task: asyncio.Task[None]) -> None:
+    """As a callback of `task`: asyncio shall not print that nobody asks how it ended."""
+    if not task.cancelled():
+        task.exception()
 
 
 @asynccontextmanager

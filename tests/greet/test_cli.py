@@ -372,6 +372,23 @@ def test_dead_letters_that_nobody_can_read(rabbitmq_url: str, topic: str) -> Non
     assert (code, said, complained.count("\n")) == (1, "", 1)
 
 
+async def test_run_waits_for_a_slow_reader_of_its_greetings() -> None:
+    """Its pipe and its queue are full for longer than its deadline."""
+    command = [sys.executable, "-m", "greet", "run", "--url", "asyncio:?timeout=1&maxsize=5", "-"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    names = "".join(f"{'x' * 70} {number}\n" for number in range(3000)).encode()
+    process = await asyncio.create_subprocess_exec(*command, **pipes)
+    transport = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
+    transport.pause_reading()
+    assert process.stdin is not None
+    process.stdin.write(names)
+    process.stdin.close()
+    await asyncio.sleep(4)
+    transport.resume_reading()
+    said, errors = await process.communicate()
+    assert (process.returncode, said.count(b"\n"), errors) == (0, 6000, b"")
+
+
 async def test_a_slow_reader_of_the_greetings_keeps_the_connection(rabbitmq_url: str, topic: str) -> None:
     """Its pipe is full for longer than two heartbeats: every greeting comes once, in order, and all are settled."""
     url = f"{rabbitmq_url}?heartbeat=2"

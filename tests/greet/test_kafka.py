@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from time import monotonic
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -713,6 +714,27 @@ def test_no_answer_of_a_broker_is_told_as_a_broker_that_does_not_run(kind: type[
 )
 def test_the_reason_given_is_the_reason(error: Exception, said: str) -> None:
     assert said in words(error, greet.connect("kafka://ada@localhost").address, "names")
+
+
+async def test_eager_tasks_are_refused() -> None:
+    """As `asyncio.eager_task_factory` makes them: aiokafka starts its tasks before it has what they use."""
+
+    def factory(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], **_: Any) -> asyncio.Future[None]:
+        done = loop.create_future()
+        try:
+            work.send(None)
+        except StopIteration:
+            done.set_result(None)
+        return done
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(greet.Unsupported, match="eager tasks"):
+            async with greet.connect("kafka://localhost?timeout=1"):
+                pass
+    finally:
+        loop.set_task_factory(None)
 
 
 # Secrets

@@ -7,6 +7,7 @@ broker from outside, and a private broker is killed, stopped and starved.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import re
 import ssl
@@ -26,7 +27,7 @@ import pytest
 import pytest_asyncio
 import trustme
 from aio_pika.abc import AbstractChannel, AbstractExchange
-from aio_pika.exceptions import ChannelClosed
+from aio_pika.exceptions import AMQPConnectionError, ChannelClosed
 from common import take
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
@@ -39,8 +40,10 @@ from bench.faults.proxy import proxy
 from greet import Guarantee, Subscription
 from greet.brokers import Broker
 from greet.brokers.process import free_ports, listens
+from greet.designs.rabbitmq import RabbitMQSubscription
 from greet.designs.rabbitmq_link import keep_trying, why
 from greet.fast.rabbitmq import METHOD, FastRabbitMQLine, FastRabbitMQSubscription, Inbox, Outbox, Parcel, Wire, _Tap
+from greet.line import Batch
 
 AMO, ALO, DURABLE = Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE
 CANARY = "canary-5f0d"
@@ -1053,6 +1056,26 @@ async def test_a_handler_that_blocks_too_long_is_told_so(rabbitmq_url: str, topi
                 time.sleep(4)  # noqa: ASYNC251
         async with line.subscribe("hello") as names:
             assert await take(names, 2) == ["Ada", "Zoë"]
+
+
+async def test_an_acknowledgement_that_fails_behind_its_caller_is_no_noise(caplog: pytest.LogCaptureFixture) -> None:
+    class Lost:
+        message_id = None
+
+        async def ack(self, *, multiple: bool) -> None:
+            await asyncio.sleep(0.01)
+            raise AMQPConnectionError(f"reset, {multiple=}")
+
+    member = greet.connect("amqp://localhost?path=plain").subscribe("hello")
+    assert isinstance(member, RabbitMQSubscription)
+    settling = asyncio.create_task(member._settle(Batch(["Ada"], [Lost()], member._channel), 1))
+    await asyncio.sleep(0)
+    settling.cancel()
+    await asyncio.sleep(0.1)
+    member._forget()
+    gc.collect()
+    assert settling.cancelled()
+    assert "never retrieved" not in caplog.text
 
 
 @pytest.mark.parametrize("path", ["fast", "plain"])
