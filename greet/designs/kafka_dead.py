@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -62,9 +62,7 @@ class Graveyard:
         """The letters with their offsets, from the position on up to which they were sent again."""
         letters = []
         known = set()
-        what = "the dead letters cannot be read: "
-        line = self._line
-        async with trouble(ConnectionLost, line._deadline(), line.address, self._topic, what=what, verb="read"):
+        async with self._trouble("the dead letters cannot be read: "):
             await consumer.start()
             partition = self._partition
             done = await consumer.committed(partition) or 0  # first, as a topic that may not be seen is in no list
@@ -85,6 +83,9 @@ class Graveyard:
         return letters
 
     async def _sent_to(self, consumer: AIOKafkaConsumer, offset: int) -> None:
-        line, what = self._line, "it is not written down up to where the dead letters were sent: "
-        async with trouble(ConnectionLost, line._deadline(), line.address, self._topic, what=what, verb="read"):
+        async with self._trouble("it is not written down up to where the dead letters were sent: "):
             await consumer.commit({self._partition: offset})
+
+    def _trouble(self, what: str) -> AbstractAsyncContextManager[None]:
+        line, mine = self._line, f"group {self._topic}"
+        return trouble(ConnectionLost, line._deadline(), line.address, self._topic, what=what, verb="read", group=mine)

@@ -375,9 +375,9 @@ def test_dead_letters_that_nobody_can_read(rabbitmq_url: str, topic: str) -> Non
 async def test_run_waits_for_a_slow_reader_of_its_greetings() -> None:
     """Its pipe and its queue are full for longer than its deadline."""
     command = [sys.executable, "-m", "greet", "run", "--url", "asyncio:?timeout=1&maxsize=5", "-"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     names = "".join(f"{'x' * 70} {number}\n" for number in range(3000)).encode()
-    process = await asyncio.create_subprocess_exec(*command, **pipes)
+    pipe = subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
     transport = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
     transport.pause_reading()
     assert process.stdin is not None

@@ -741,20 +741,28 @@ async def test_eager_tasks_are_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-async def guarded() -> AsyncIterator[str]:
-    """The address of a Kafka that asks for a login."""
+async def walled() -> AsyncIterator[tuple[str, str]]:
+    """A Kafka whose users have the rights that they are granted: where they log in, and the URL of who may do all."""
     (port,) = greet.brokers.process.free_ports(1)
     where = f"LOGIN://127.0.0.1:{port}"
-    login = "org.apache.kafka.common.security.plain.PlainLoginModule required user_ada='canary';"
+    login = "org.apache.kafka.common.security.plain.PlainLoginModule required user_ada='canary' user_bob='canary';"
     config = {
         "listeners": where,
         "advertised.listeners": where,
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,LOGIN:SASL_PLAINTEXT",
         "listener.name.login.sasl.enabled.mechanisms": "PLAIN",
         "listener.name.login.plain.sasl.jaas.config": login,
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS;User:ada",
     }
-    async with greet.brokers.kafka(config=config):
-        yield f"127.0.0.1:{port}"
+    async with greet.brokers.kafka(config=config) as broker:
+        yield f"127.0.0.1:{port}", broker.url
+
+
+@pytest.fixture(scope="module")
+def guarded(walled: tuple[str, str]) -> str:
+    """The address of a Kafka that asks for a login."""
+    return walled[0]
 
 
 async def test_a_login_and_no_word_of_the_password(guarded: str, topic: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -777,3 +785,37 @@ async def test_a_login_and_no_word_of_the_password(guarded: str, topic: str, cap
         error = error.__cause__ or error.__context__
     assert "ApiVersionRequest" in caplog.text  # the log is there, but for the secret
     assert "canary" not in caplog.text
+
+
+async def grant(url: str, user: str, *rights: str) -> None:
+    add = ("--bootstrap-server", servers(url), "--add", "--allow-principal", f"User:{user}", *rights)
+    command = await greet.brokers.kafka_tool("org.apache.kafka.tools.AclCommand", *add)
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+    assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_a_right_that_is_missing_is_named_at_once(walled: tuple[str, str], topic: str, path: str) -> None:
+    where, all_may = walled
+    bob = f"kafka://bob:canary@{where}?timeout=8&path={path}"
+    async with greet.connect(all_may, topic) as line, line.subscribe("first"):
+        await line.publish("Ada")
+    start = monotonic()
+    with pytest.raises(greet.ConnectFailed, match=f"user bob may not make topic {topic} .*: grant CREATE, or DESCRIBE"):
+        async with greet.connect(bob, topic):
+            pass
+    assert monotonic() - start < 4
+    await grant(all_may, "bob", "--consumer", "--producer", "--topic", topic, "--group", f"{topic}:hello")
+    async with greet.connect(bob, topic) as line:
+        start = monotonic()
+        with pytest.raises(greet.ConnectFailed, match=r"user bob may not read as group other .*: grant READ"):
+            async with line.subscribe("other"):
+                pass
+        async with line.subscribe("hello") as names:
+            async with AIOKafkaProducer(bootstrap_servers=servers(all_may)) as producer:
+                await producer.send_and_wait(topic, b"\xff")
+            with pytest.raises(greet.PublishFailed, match=rf"user bob may not make topic {topic}\.dead"):
+                await take(names, 1)
+        with pytest.raises(greet.ConnectionLost, match=rf"user bob may not read as group {topic}\.dead"):
+            await line.dead_letters()
+        assert monotonic() - start < 8
