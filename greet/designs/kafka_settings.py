@@ -13,6 +13,7 @@ import gzip
 import logging
 import math
 import re
+import socket
 import ssl
 import time
 import warnings
@@ -50,6 +51,8 @@ NOBODY = (kafka.NodeNotReadyError, kafka.StaleMetadata)
 """What is raised when a broker answers and names no broker: it was silent, and is about to be let in again."""
 UNREADABLE = (kafka.UnsupportedCodecError, kafka.CorruptRecordException, *UNPACKING)
 """What is raised for messages that came, and cannot be unpacked."""
+CLIENT = "greet-"
+"""What the `client_id` of each client begins with."""
 RETRY_SECONDS = 0.1
 QUIET_SECONDS = 10.0
 
@@ -72,7 +75,7 @@ def settings(address: Address) -> dict[str, Any]:
         "bootstrap_servers": [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in address.hosts],
         "request_timeout_ms": max(500, int(address.timeout * 250)),  # a fetch may wait 200 ms for names
         # Members are sorted by this when partitions are shared out: who came first keeps the first ones.
-        "client_id": f"greet-{time.time_ns()}",
+        "client_id": f"{CLIENT}{time.time_ns()}",
         "metadata_max_age_ms": 3000,  # so soon is a partition noticed that was added to the topic
         "security_protocol": "SSL" if address.tls else "PLAINTEXT",
     }
@@ -190,6 +193,10 @@ GroupMaxSizeReached = _answer(81, "GroupMaxSizeReached")
 ThrottlingQuotaExceeded = _answer(89, "ThrottlingQuotaExceeded")
 
 
+class NoKafka(ConnectionError):
+    """What was read is no answer of Kafka."""
+
+
 class SilentCoordinator(kafka.KafkaError):  # type: ignore[misc]
     """The broker answers, but for what it is asked of a group."""
 
@@ -208,6 +215,8 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
         (ConnectionRefusedError, kafka.NoBrokersAvailable, kafka.KafkaUnavailableError),
         "no connection to {address}: check that a broker runs there",
     ),
+    ((NoKafka, kafka.CorrelationIdError), "what answers at {address} is not Kafka: check host and port"),
+    ((socket.gaierror,), "no host of that name is known: correct {address}"),
     ((SilentCoordinator,), "{address} answers, but not for {group}: restart the broker that coordinates this group"),
     (
         (
@@ -329,7 +338,9 @@ def words(error: BaseException, address: Address, topic: str, group: str = "the 
 
 
 def _named(error: BaseException) -> BaseException:
-    """aiokafka wraps some answers in a `KafkaError` that only names them."""
+    """aiokafka wraps some answers in a `KafkaError` that only names them, and what ended a connection in another."""
+    if isinstance(error.__cause__, NoKafka):
+        return error.__cause__
     if type(error) is kafka.KafkaError and (found := re.search(r"(\w+)\(", str(error))):
         for kind in kafka.kafka_errors.values():
             if kind.__name__ == found[1]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -229,13 +230,15 @@ def why(address: Address, error: BaseException) -> str:  # noqa: PLR0911 - a tab
     if reply := remedy(error):
         return reply
     cause: BaseException | None = error  # aiormq says "connection problem", and hides which in the cause
-    while cause and not isinstance(cause, (ssl.SSLError, ConnectionRefusedError)):
+    while cause and not isinstance(cause, (ssl.SSLError, ConnectionRefusedError, socket.gaierror)):
         cause = cause.__cause__
     match cause or error:
         case TimeoutError():
             return str(error) or f"it did not answer as RabbitMQ within {address.timeout:g} s"
         case ConnectionRefusedError():
             return "nothing listens there: start the broker, or check host and port"
+        case socket.gaierror():
+            return "no host of that name is known: correct the URL"
         case ssl.SSLCertVerificationError() as refused:
             return f"its certificate is refused ({refused.verify_message}); ?ca=FILE names an authority to trust"
         case ssl.SSLError():

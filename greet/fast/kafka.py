@@ -63,8 +63,11 @@ from aiokafka.structs import OffsetAndMetadata
 from greet.designs.kafka import BATCH_BYTES, KafkaLine, KafkaSubscription, Tasks, beside, left
 from greet.designs.kafka_settings import RETRY_SECONDS
 from greet.errors import BadName, GreetError, PublishUnknown
+from greet.fast.kafka_bounds import bound
 from greet.line import Batch, Guarantee, Poison, runs
 from greet.names import check_all
+
+bound()
 
 
 class FastKafkaLine(KafkaLine):

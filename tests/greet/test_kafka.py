@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -704,6 +706,8 @@ def test_no_answer_of_a_broker_is_told_as_a_broker_that_does_not_run(kind: type[
         (kafka.for_code(87)(), "compacted"),
         (kafka.for_code(81)(), "group.max.size"),
         (kafka.InvalidTopicError("it collides"), "it collides"),
+        (kafka.CorrelationIdError(), "is not Kafka"),
+        (socket.gaierror(-2, "not known"), "no host of that name"),
         (kafka.UnsupportedCodecError(), "cramjam"),
         (kafka.CorruptRecordException(), "--reset-offsets"),
         (kafka.MessageSizeTooLargeError(), "max.message.bytes"),
@@ -738,6 +742,30 @@ async def test_eager_tasks_are_refused() -> None:
 
 
 # Secrets
+
+
+@pytest.mark.parametrize("size", [2**31 - 1, -5])
+async def test_an_answer_of_any_length_is_not_read(size: int) -> None:
+    """What answers sends on and on; little of it is taken, and it is told what that is not."""
+    sent = 0
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readexactly(4)
+        writer.write(struct.pack(">ii", size, 1))
+        with suppress(ConnectionError):
+            while sent < 2**28:
+                writer.write(bytes(2**20))
+                await writer.drain()
+                sent += 2**20
+        writer.close()
+
+    server = await asyncio.start_server(flood, "127.0.0.1", 0)
+    async with server:
+        with pytest.raises(greet.ConnectFailed, match="is not Kafka: check host and port"):
+            async with greet.connect(f"kafka://127.0.0.1:{server.sockets[0].getsockname()[1]}?timeout=8"):
+                pass
+    assert sent < 2**26
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import re
+import socket
 import ssl
 import struct
 import time
@@ -565,6 +566,12 @@ async def test_something_else_listens(says: bytes, why: str, caplog: pytest.LogC
 
 async def test_nothing_listens(caplog: pytest.LogCaptureFixture) -> None:
     assert "nothing listens there" in await refusal(f"amqp://greet:{CANARY}@127.0.0.1:1/?timeout=3", caplog)
+
+
+def test_a_host_that_nobody_knows() -> None:
+    error = AMQPConnectionError("[Errno -2] Name or service not known")
+    error.__cause__ = socket.gaierror(-2, "Name or service not known")
+    assert why(greet.connect("amqp://localhost").address, error) == "no host of that name is known: correct the URL"
 
 
 async def test_another_host_of_the_cluster_answers(rabbitmq_url: str, topic: str) -> None:
