@@ -170,6 +170,18 @@ DESIGNS = (
         quorum="queue_type=quorum",
     ),
     Design(
+        name="rabbitmq-stream",
+        title="RabbitMQ stream",
+        line="greet.designs.rabbitmq_stream:StreamLine",
+        schemes=("rabbitmq+stream", "rabbitmq+stream+ssl"),
+        ports=(5672, 5671),
+        keys=("prefetch", "heartbeat", "ca", "cert", "key"),
+        guarantees=ALL,
+        product=RABBITMQ,
+        keeps_unread=True,
+        orders_by_key=True,
+    ),
+    Design(
         name="kafka",
         title="Kafka",
         line="greet.designs.kafka:KafkaLine",

@@ -95,7 +95,8 @@ class Link:
         address = self.address
         login = f"{quote(address.user, safe='')}:{quote(address.password, safe='')}@" if address.user else ""
         where = f"[{host}]" if ":" in host else host
-        return URL(f"{address.scheme}://{login}{where}:{port}{address.path}?heartbeat={self.heartbeat}")
+        scheme = "amqps" if address.tls else "amqp"
+        return URL(f"{scheme}://{login}{where}:{port}{address.path}?heartbeat={self.heartbeat}")
 
     async def _connect(self, url: URL) -> AbstractConnection:
         return await aio_pika.connect(url, ssl_context=self._tls, client_properties=self._properties)

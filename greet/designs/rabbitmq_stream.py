@@ -1,0 +1,432 @@
+"""RabbitMQ the other way round: a stream keeps all names, and a group is its place in it. Driver: aio-pika.
+
+                                                       ┌─► the active member of "hello"   ◄─ queue "names:hello:place"
+    publish ─► exchange "names" ─► stream "names.stream" ┤
+                                                       └─► the active member of "goodbye" ◄─ queue "names:goodbye:place"
+
+A stream is a log: a name stays in it after it was read. The exchange is that of the design `rabbitmq`:
+what its publishers send to the same topic is in the stream too, and what is published here reaches
+its groups.
+
+A group's place is a message in a queue of its own: the offset of its next name. The queue has a
+single active consumer, so who holds that message is the group's active member and reads the stream;
+the others stand by. When its connection closes, the broker gives the message to the next of them.
+To move on, the active member publishes the new place, and acknowledges the old one when the new
+one came. Of two places the first counts, so an interrupted move is no move.
+
+A new group's place is behind a mark, an empty message that its first member publishes to the
+stream, since AMQP has no other way to ask for the offset of the end. Readers pass over marks.
+
+What is lost or doubled, when:
+- A stream keeps all names on disk, so AT_LEAST_ONCE and DURABLE are the same here: publish returns
+  when the broker confirms the name. AT_MOST_ONCE waits for no confirm, and moves a group's place on
+  before names are handed out.
+- The place is written behind the handling, at most 0.1 s later, so names of the last 0.1 s come
+  again when a member is killed; none do when it leaves.
+- What the stream's retention deletes is gone, read or not; the logger "greet" warns of names that a
+  group has missed. There is no retention unless a policy sets `max-age` or `max-length-bytes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
+from aio_pika.exceptions import ChannelNotFoundEntity, PublishError
+from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
+from pamqp.common import FieldTable
+
+from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription, short
+from greet.designs.rabbitmq_link import DRIVER, Link, failed, keep_trying, within
+from greet.errors import ConnectionLost, GreetError, PublishFailed, PublishUnknown
+from greet.line import CLOSED, DEAD, Batch, DeadLetter, Poison, State, runs
+
+MARK = "greet.mark"
+"""The type of a message that is no name: it stands where a group began."""
+FIRST = "first"
+"""The place of a group that is to begin with the oldest name that is kept."""
+STREAM: FieldTable = {"x-queue-type": "stream"}
+PLACE: FieldTable = {
+    "x-queue-type": "quorum",
+    "x-single-active-consumer": True,
+    # Each time a member leaves, the place that it held counts as a failed delivery: it is never given up.
+    "x-delivery-limit": 1_000_000_000,
+}
+LETTERS: FieldTable = {"x-queue-type": "classic"}
+PLACES = 100
+"""How many places a member may hold: the current one, the next one, and what others left."""
+ANSWER = 5.0
+"""How many seconds a stream has until it gives the message before a group's place, which it must have."""
+log = logging.getLogger("greet")
+
+
+class StreamLine(RabbitMQLine):
+    """`rabbitmq+stream://user:password@host:port/vhost`, or `rabbitmq+stream+ssl://…` over TLS.
+
+    The keys of the query: `prefetch`: how many names come ahead of those that are handed out (500);
+    `heartbeat`, `ca`, `cert`, `key`, `timeout`, `cleartext` as of the design `rabbitmq`.
+    """
+
+    @property
+    def stream(self) -> str:
+        """The name of the topic's stream."""
+        return f"{self.topic}.stream"
+
+    # Publishing
+
+    async def _find_exchange(self, deadline: float) -> AbstractExchange:
+        if self._state is State.LEFT:  # meanwhile
+            raise PublishFailed(CLOSED)
+        if not self._is_open():
+            if not self._link.usable():
+                await self._link.open(deadline)
+            await make_topic(self._link, self)
+        return await super()._find_exchange(deadline)
+
+    async def _publish(
+        self, exchange: AbstractExchange, body: bytes, deadline: float, **options: Any
+    ) -> PublishFailed | PublishUnknown | None:
+        failure = await super()._publish(exchange, body, deadline, **options)
+        if failure and isinstance(failure.__cause__, PublishError):
+            self._exchange = None
+            failure = PublishFailed(f"{self.stream} was deleted: publish again, which makes it anew")
+        return failure
+
+    # Reading
+
+    def _subscription(self, group: str, *, replay: bool) -> StreamSubscription:
+        return StreamSubscription(self, short("group", group), replay=replay)
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        letters: dict[tuple[str, str], DeadLetter] = {}
+
+        async def read(_: AbstractChannel, message: AbstractIncomingMessage) -> None:
+            if letter := _letter(message):  # a member that died may have left it to be buried once more
+                letters.setdefault((letter.group, letter.origin), letter)
+
+        await self._visit_dead_letters(read)
+        return [*letters.values()]
+
+    async def resend_dead_letters(self) -> int:
+        sent: set[str] = set()
+
+        async def send(channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
+            if not (letter := _letter(message)):
+                return  # of the design `rabbitmq`, which knows whose it is
+            if letter.origin not in sent:  # each group has kept a letter of its own
+                again = aio_pika.Message(message.body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+                await channel.default_exchange.publish(again, self.stream, mandatory=True)
+                sent.add(letter.origin)
+            await message.ack()
+
+        try:
+            await self._visit_dead_letters(send)
+        except GreetError as error:
+            error.accepted = len(sent)
+            raise
+        return len(sent)
+
+
+class StreamSubscription(RabbitMQSubscription):
+    """A member of a group: a consumer of its place, and while it holds that, of the stream."""
+
+    _line: StreamLine
+
+    def __init__(self, line: StreamLine, group: str, *, replay: bool) -> None:
+        super().__init__(line, group, replay=replay)
+        self._queue = f"{line.topic}:{group}:place"
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._come = asyncio.Queue[AbstractIncomingMessage | None]()  # the prefetch bounds it
+        self._held: list[AbstractIncomingMessage] = []  # places; there are some once we are the active member
+        self._reading = False  # the stream
+        self._starting: asyncio.Task[None] | None = None  # begins to read it
+        self._credit: asyncio.Task[None] | None = None  # lets the broker send more
+        self._expected = 0  # the offset that comes next; 0 before the first
+        self._done = 0  # all offsets before this one are handled,
+        self._written = 0  # and the broker knows that of those before this one
+        self._writing = asyncio.Lock()
+        self._own: tuple[str, asyncio.Future[None]] | None = None  # the place that is under way
+
+    # The group's place
+
+    async def _begin_to_consume(self, deadline: float) -> None:
+        """Connect, make what is not there yet, and stand by: when this returns, the group has its place."""
+        await self._link.open(deadline)
+        await self._declare_all()
+        channel = await self._link.channel(confirms=True)
+        await channel.set_qos(PLACES)
+        queue = await channel.get_queue(self._queue)
+        found = queue.declaration_result
+        if not found.message_count and not found.consumer_count:  # several may find that: the first place counts
+            start = str(self._done or (FIRST if self._replay else await self._end()))
+            await channel.default_exchange.publish(_persistent(start.encode()), self._queue, mandatory=True)
+        held: list[AbstractIncomingMessage] = []
+        self._held, self._reading, self._channel = held, False, channel
+
+        async def take(place: AbstractIncomingMessage) -> None:
+            held.append(place)
+            if self._own and self._own[0] == place.message_id and not self._own[1].done():
+                self._own[1].set_result(None)
+            self._wake()
+
+        await self._watch(channel, channel)
+        await queue.consume(take)
+
+    async def _declare_all(self) -> None:
+        await make_topic(self._link, self._line)
+        await _declare(self._link, _queue(f"{self._line.topic}{DEAD}", LETTERS))
+        await _declare(self._link, _queue(self._queue, PLACE))
+
+    async def _watch(self, channel: AbstractChannel, main: AbstractChannel) -> None:
+        """Begin anew when `channel` closes, or its queue is deleted."""
+        underlay = await channel.get_underlay_channel()
+        channel.close_callbacks.add(lambda *_: self._lost(main))
+        underlay.on_consumer_cancel_callbacks.add(lambda _: self._lost(main))
+        if channel.is_closed:
+            self._lost(main)
+
+    def _lost(self, channel: AbstractChannel) -> None:
+        if channel is self._channel and self._own and not self._own[1].done():
+            self._own[1].set_exception(ConnectionError("the connection was lost"))
+            self._own[1].exception()  # looked at: it may be that nobody waits for it any more
+        super()._lost(channel)
+
+    async def _end(self) -> int:
+        """The offset behind all that is in the stream: that behind a mark which we put there."""
+        mark = aio_pika.Message(b"", message_id=uuid4().hex, type=MARK)
+        seen = asyncio.get_running_loop().create_future()
+
+        async def look(message: AbstractIncomingMessage) -> None:
+            await message.ack()
+            if message.message_id == mark.message_id and not seen.done():
+                seen.set_result(_offset(message))
+
+        async with await self._link.channel(confirms=True) as channel:
+            channel.close_callbacks.add(lambda *_: seen.cancel())
+            await self._consume_stream(channel, "next", look)
+            await channel.default_exchange.publish(mark, self._line.stream, mandatory=True)
+            return int(await seen) + 1
+
+    async def _write(self, deadline: float) -> None:
+        """Move the group's place on to what is handled; raises `DRIVER`."""
+        async with within(deadline), self._writing:
+            done, channel, held = self._done, self._channel, self._held
+            if done <= self._written:
+                return
+            if not channel or not held:
+                raise ConnectionError("the line was lost")
+            place = _persistent(str(done).encode())
+            self._own = str(place.message_id), asyncio.get_running_loop().create_future()
+            await channel.default_exchange.publish(place, self._queue, mandatory=True)
+            await self._own[1]
+            older = held[: [one.message_id for one in held].index(place.message_id)]
+            await older[-1].ack(multiple=True)
+            del held[: len(older)]
+            self._written = done
+
+    # The stream
+
+    async def _consume_stream(
+        self, channel: AbstractChannel, start: int | str, take: Callable[[AbstractIncomingMessage], Awaitable[None]]
+    ) -> None:
+        try:
+            await channel.set_qos(self._line.prefetch)
+            queue = await channel.get_queue(self._line.stream)
+            await queue.consume(take, arguments={"x-stream-offset": start})
+        except ChannelPreconditionFailed as error:  # so it is just after a start: try again
+            raise ConnectionError(*error.args) from error
+
+    async def _start_reading(self, deadline: float) -> None:
+        """Consume the stream from the group's place on."""
+        main = self._channel
+        if not main:
+            return
+        place = self._held[0].body.decode()
+        start = self._done if place == FIRST else max(self._done, int(place))
+        come = self._come = asyncio.Queue[AbstractIncomingMessage | None]()
+        first = asyncio.Event()
+
+        async def take(message: AbstractIncomingMessage) -> None:
+            come.put_nowait(message)
+            first.set()
+
+        channel = await self._link.channel()
+        try:
+            await self._consume_stream(channel, start - 1 if start else FIRST, take)
+            if start:  # what stands there, or the oldest that is kept, comes at once
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(ANSWER):
+                        await first.wait()
+        except BaseException:
+            with suppress(*DRIVER):
+                await channel.close()
+            raise
+        if start and not first.is_set():
+            await channel.close()
+            raise ConnectionError(
+                f"{self._line.stream} does not reach up to offset {start - 1}, where group {self._group} is:"
+                f" if the stream was made anew, delete the queue {self._queue} too"
+            )
+        self._expected, self._reading = start, True
+        self._written = 0 if place == FIRST else int(place)
+        await self._watch(channel, main)
+
+    async def _start(self) -> None:
+        try:
+            await keep_trying(self._start_reading, self._line._deadline())
+        except DRIVER as error:
+            raise failed(ConnectionLost, "the stream cannot be read:", self._line.address, error) from error
+        await self._confirm(self._line._deadline())  # what was handled before the line was lost
+
+    async def _next(self) -> Sequence[Batch | Poison]:
+        while True:
+            if not self._channel:
+                await self._rejoin()
+            if self._held and not self._reading:
+                # A task of its own: to cancel a call of aio-pika breaks the connection.
+                if not self._starting:
+                    self._starting = asyncio.create_task(self._start())
+                await asyncio.wait([self._starting])
+                starting, self._starting = self._starting, None
+                starting.result()
+                continue
+            if self._credit:
+                await asyncio.wait([self._credit])
+            come = self._come
+            messages = [await come.get()]
+            while not come.empty():
+                messages.append(come.get_nowait())
+            got = [one for one in messages if one]
+            if not got or come is not self._come or not self._channel:
+                continue
+            self._credit = asyncio.create_task(self._ask_for_more(got[-1]))
+            if names := [(offset, one) for one in got if (offset := self._pass(one)) is not None]:
+                return runs([one.body for _, one in names], [offset for offset, _ in names])
+
+    async def _ask_for_more(self, last: AbstractIncomingMessage) -> None:
+        with suppress(*DRIVER):  # that the connection is lost is told elsewhere
+            async with within(self._line._deadline()):
+                await last.ack(multiple=True)
+
+    def _pass(self, message: AbstractIncomingMessage) -> int | None:
+        """The offset of a message that comes to the group now; None if it is a mark, or was handled before."""
+        offset = _offset(message)
+        if offset < self._expected:
+            return None
+        if self._expected and offset > self._expected:
+            log.warning(
+                "%s messages of %s were deleted by its retention before group %s had read them (offsets %s to %s)",
+                offset - self._expected,
+                self._line.stream,
+                self._group,
+                self._expected,
+                offset - 1,
+            )
+        self._expected = offset + 1
+        return None if message.type == MARK else offset
+
+    # Settling
+
+    async def _settle(self, batch: Batch, count: int) -> None:
+        self._done = max(self._done, batch.origins[count - 1] + 1)
+
+    async def _settle_ahead(self, batch: Batch, deadline: float) -> bool:
+        before = self._done
+        await self._settle(batch, len(batch.names))
+        await self._confirm(deadline)
+        if self._written < self._done:
+            self._done = before
+            return False
+        return True
+
+    async def _confirm(self, deadline: float) -> None:
+        """Where the line is lost, the place is written when it is back."""
+        if self._channel and self._held:
+            channel = self._channel
+            try:
+                await self._write(deadline)
+            except DRIVER:
+                self._lost(channel)
+
+    async def _bury(self, poison: Poison, deadline: float) -> None:
+        line = self._line
+        if not (channel := self._channel):
+            return  # it comes again
+        origin = f"stream {line.stream}, offset {poison.origin}"
+        headers: FieldTable = {"group": self._group, "origin": origin, "reason": poison.reason}
+        letter = _persistent(poison.body or b"", headers)
+        try:
+            async with within(deadline):
+                await channel.default_exchange.publish(letter, f"{line.topic}{DEAD}", mandatory=True)
+            self._done = max(self._done, poison.origin + 1)
+        except DRIVER:
+            self._lost(channel)
+
+    async def _part(self, deadline: float, *, clean: bool) -> None:
+        lost = None
+        if self._done > self._written:
+            try:
+                await self._write(deadline)
+            except DRIVER as error:
+                lost = error
+        self._channel = None
+        await self._link.close(deadline)  # which ends what these tasks wait for
+        if tasks := [task for task in (self._looking, self._starting, self._credit) if task]:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=ANSWER)
+        if clean and lost:
+            raise ConnectionLost("the line was lost before the last names were settled: they come again") from lost
+
+
+Declare = Callable[[AbstractChannel, bool], Awaitable[Any]]
+"""Declares something over a channel, or with True only looks whether it is there."""
+
+
+async def make_topic(link: Link, line: StreamLine) -> None:
+    """See to it that exchange and stream are there, and bound. What is there stays as its operator made it."""
+
+    def exchange(channel: AbstractChannel, passive: bool) -> Awaitable[Any]:
+        return channel.declare_exchange(line.topic, "fanout", durable=True, passive=passive)
+
+    await _declare(link, exchange)
+    await _declare(link, _queue(line.stream, STREAM))
+    with suppress(ChannelAccessRefused):  # who may not bind it publishes where it is bound
+        async with await link.channel() as channel:
+            await (await channel.get_queue(line.stream)).bind(line.topic)
+
+
+async def _declare(link: Link, declare: Declare) -> None:
+    try:
+        async with await link.channel() as channel:
+            await declare(channel, True)
+    except ChannelNotFoundEntity:
+        async with await link.channel() as channel:
+            await declare(channel, False)
+
+
+def _queue(name: str, arguments: FieldTable) -> Declare:
+    return lambda channel, passive: channel.declare_queue(name, durable=True, arguments=arguments, passive=passive)
+
+
+def _persistent(body: bytes, headers: FieldTable | None = None) -> aio_pika.Message:
+    mode = aio_pika.DeliveryMode.PERSISTENT
+    return aio_pika.Message(body, headers=headers or {}, delivery_mode=mode, message_id=uuid4().hex)
+
+
+def _offset(message: AbstractIncomingMessage) -> int:
+    return int(str(message.headers["x-stream-offset"]))
+
+
+def _letter(message: AbstractIncomingMessage) -> DeadLetter | None:
+    """The dead letter that a group of a stream has kept."""
+    group, origin, reason = (str(message.headers.get(key, "")) for key in ("group", "origin", "reason"))
+    return DeadLetter(message.body, group, origin, reason) if origin else None
