@@ -33,6 +33,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -133,6 +134,15 @@ class StreamLine(RabbitMQLine):
         return len(sent)
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A message of a stream."""
+
+    body: bytes | None
+    offset: int
+    mark: bool
+
+
 class StreamSubscription(RabbitMQSubscription):
     """A member of a group: a consumer of its place, and while it holds that, of the stream."""
 
@@ -144,11 +154,13 @@ class StreamSubscription(RabbitMQSubscription):
 
     def _forget(self) -> None:
         super()._forget()
-        self._come = asyncio.Queue[AbstractIncomingMessage | None]()  # the prefetch bounds it
-        self._held: list[AbstractIncomingMessage] = []  # places; there are some once we are the active member
-        self._reading = False  # the stream
-        self._starting: asyncio.Task[None] | None = None  # begins to read it
+        self._come = asyncio.Queue[AbstractIncomingMessage | None]()
         self._credit: asyncio.Task[None] | None = None  # lets the broker send more
+        self._called = asyncio.Event()  # to read, or to rejoin
+        self._held: list[AbstractIncomingMessage] = []  # places; there are some once we are the active member
+        self._starting: asyncio.Task[None] | None = None  # begins to read
+        self._reading = False
+        self._first: list[Record] = []  # what came when that began
         self._expected = 0  # the offset that comes next; 0 before the first
         self._done = 0  # all offsets before this one are handled,
         self._written = 0  # and the broker knows that of those before this one
@@ -169,13 +181,14 @@ class StreamSubscription(RabbitMQSubscription):
             start = str(self._done or (FIRST if self._replay else await self._end()))
             await channel.default_exchange.publish(_persistent(start.encode()), self._queue, mandatory=True)
         held: list[AbstractIncomingMessage] = []
+        called = self._called = asyncio.Event()
         self._held, self._reading, self._channel = held, False, channel
 
         async def take(place: AbstractIncomingMessage) -> None:
             held.append(place)
             if self._own and self._own[0] == place.message_id and not self._own[1].done():
                 self._own[1].set_result(None)
-            self._wake()
+            called.set()
 
         await self._watch(channel, channel)
         await queue.consume(take)
@@ -202,18 +215,25 @@ class StreamSubscription(RabbitMQSubscription):
     async def _end(self) -> int:
         """The offset behind all that is in the stream: that behind a mark which we put there."""
         mark = aio_pika.Message(b"", message_id=uuid4().hex, type=MARK)
-        seen = asyncio.get_running_loop().create_future()
+        async with await self._link.channel(confirms=True) as channel:
+            found = await self._look_for(channel, "next", lambda one: one.message_id == mark.message_id)
+            await channel.default_exchange.publish(mark, self._line.stream, mandatory=True)
+            return _offset(await found) + 1
+
+    async def _look_for(
+        self, channel: AbstractChannel, start: int | str, wanted: Callable[[AbstractIncomingMessage], bool]
+    ) -> asyncio.Future[AbstractIncomingMessage]:
+        """Read the stream from `start` on; the future has the first message that is wanted."""
+        found: asyncio.Future[AbstractIncomingMessage] = asyncio.get_running_loop().create_future()
 
         async def look(message: AbstractIncomingMessage) -> None:
             await message.ack()
-            if message.message_id == mark.message_id and not seen.done():
-                seen.set_result(_offset(message))
+            if wanted(message) and not found.done():
+                found.set_result(message)
 
-        async with await self._link.channel(confirms=True) as channel:
-            channel.close_callbacks.add(lambda *_: seen.cancel())
-            await self._consume_stream(channel, "next", look)
-            await channel.default_exchange.publish(mark, self._line.stream, mandatory=True)
-            return int(await seen) + 1
+        channel.close_callbacks.add(lambda *_: found.cancel())
+        await self._consume_stream(channel, start, look)
+        return found
 
     async def _write(self, deadline: float) -> None:
         """Move the group's place on to what is handled; raises `DRIVER`."""
@@ -244,32 +264,33 @@ class StreamSubscription(RabbitMQSubscription):
         except ChannelPreconditionFailed as error:  # so it is just after a start: try again
             raise ConnectionError(*error.args) from error
 
-    async def _start_reading(self, deadline: float) -> None:
-        """Consume the stream from the group's place on."""
+    async def _read_on(self) -> None:
+        """Begin to read the stream at the group's place."""
+        try:
+            await keep_trying(self._open_stream, self._line._deadline())
+        except DRIVER as error:
+            raise failed(ConnectionLost, "the stream cannot be read:", self._line.address, error) from error
+        await self._confirm(self._line._deadline())  # what was handled before the line was lost
+
+    async def _open_stream(self, deadline: float) -> None:
         main = self._channel
         if not main:
             return
         place = self._held[0].body.decode()
         start = self._done if place == FIRST else max(self._done, int(place))
-        come = self._come = asyncio.Queue[AbstractIncomingMessage | None]()
-        first = asyncio.Event()
-
-        async def take(message: AbstractIncomingMessage) -> None:
-            come.put_nowait(message)
-            first.set()
-
         channel = await self._link.channel()
+        self._first = []
         try:
-            await self._consume_stream(channel, start - 1 if start else FIRST, take)
+            await self._receive_from(channel, start - 1 if start else FIRST)
             if start:  # what stands there, or the oldest that is kept, comes at once
                 with suppress(TimeoutError):
                     async with asyncio.timeout(ANSWER):
-                        await first.wait()
+                        self._first = await self._take()
         except BaseException:
             with suppress(*DRIVER):
                 await channel.close()
             raise
-        if start and not first.is_set():
+        if start and not self._first:
             await channel.close()
             raise ConnectionError(
                 f"{self._line.stream} does not reach up to offset {start - 1}, where group {self._group} is:"
@@ -279,59 +300,71 @@ class StreamSubscription(RabbitMQSubscription):
         self._written = 0 if place == FIRST else int(place)
         await self._watch(channel, main)
 
-    async def _start(self) -> None:
-        try:
-            await keep_trying(self._start_reading, self._line._deadline())
-        except DRIVER as error:
-            raise failed(ConnectionLost, "the stream cannot be read:", self._line.address, error) from error
-        await self._confirm(self._line._deadline())  # what was handled before the line was lost
-
     async def _next(self) -> Sequence[Batch | Poison]:
         while True:
-            if not self._channel:
+            if not (channel := self._channel):
                 await self._rejoin()
-            if self._held and not self._reading:
+            elif self._reading:
+                got, self._first = self._first or await self._take(), []
+                fresh = [one for one in got if self._is_new(one)]
+                if fresh and channel is self._channel:
+                    return runs([one.body for one in fresh], [one.offset for one in fresh])
+            elif self._held:
                 # A task of its own: to cancel a call of aio-pika breaks the connection.
-                if not self._starting:
-                    self._starting = asyncio.create_task(self._start())
-                await asyncio.wait([self._starting])
-                starting, self._starting = self._starting, None
+                starting = self._starting = self._starting or asyncio.create_task(self._read_on())
+                await asyncio.wait([starting])
+                self._starting = None
                 starting.result()
-                continue
-            if self._credit:
-                await asyncio.wait([self._credit])
-            come = self._come
-            messages = [await come.get()]
-            while not come.empty():
-                messages.append(come.get_nowait())
-            got = [one for one in messages if one]
-            if not got or come is not self._come or not self._channel:
-                continue
-            self._credit = asyncio.create_task(self._ask_for_more(got[-1]))
-            if names := [(offset, one) for one in got if (offset := self._pass(one)) is not None]:
-                return runs([one.body for _, one in names], [offset for offset, _ in names])
+            else:
+                await self._called.wait()
 
-    async def _ask_for_more(self, last: AbstractIncomingMessage) -> None:
+    def _is_new(self, record: Record) -> bool:
+        """Whether it comes to the group now, and is no mark."""
+        if record.offset < self._expected:
+            return False
+        if self._expected and record.offset > self._expected:
+            log.warning(
+                "%s messages of %s were deleted by its retention before group %s had read them (offsets %s to %s)",
+                record.offset - self._expected,
+                self._line.stream,
+                self._group,
+                self._expected,
+                record.offset - 1,
+            )
+        self._expected = record.offset + 1
+        return not record.mark
+
+    # What the fast way replaces
+
+    async def _receive_from(self, channel: AbstractChannel, start: int | str) -> None:
+        """Consume the stream from the offset `start` on, for `_take`."""
+        come = self._come = asyncio.Queue[AbstractIncomingMessage | None]()  # the prefetch bounds it
+
+        async def take(message: AbstractIncomingMessage) -> None:
+            come.put_nowait(message)
+
+        await self._consume_stream(channel, start, take)
+
+    async def _take(self) -> list[Record]:
+        """Wait for what comes; nothing once the connection is lost. The broker may send more then."""
+        if self._credit:
+            await asyncio.wait([self._credit])
+        messages = [await self._come.get()]
+        while not self._come.empty():
+            messages.append(self._come.get_nowait())
+        if last := messages[-1]:
+            self._credit = asyncio.create_task(self._acknowledge(last))
+        return [Record(one.body, _offset(one), mark=one.type == MARK) for one in messages if one]
+
+    async def _acknowledge(self, last: AbstractIncomingMessage) -> None:
+        """Of a stream, that is leave to send more."""
         with suppress(*DRIVER):  # that the connection is lost is told elsewhere
             async with within(self._line._deadline()):
                 await last.ack(multiple=True)
 
-    def _pass(self, message: AbstractIncomingMessage) -> int | None:
-        """The offset of a message that comes to the group now; None if it is a mark, or was handled before."""
-        offset = _offset(message)
-        if offset < self._expected:
-            return None
-        if self._expected and offset > self._expected:
-            log.warning(
-                "%s messages of %s were deleted by its retention before group %s had read them (offsets %s to %s)",
-                offset - self._expected,
-                self._line.stream,
-                self._group,
-                self._expected,
-                offset - 1,
-            )
-        self._expected = offset + 1
-        return None if message.type == MARK else offset
+    def _wake(self) -> None:
+        self._called.set()
+        self._come.put_nowait(None)
 
     # Settling
 
