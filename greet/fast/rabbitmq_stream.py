@@ -16,6 +16,8 @@ from greet.line import Poison
 
 OFFSET = b"\x0fx-stream-offsetl"  # in a header, the offset follows as eight bytes
 TYPE = bytes([len(MARK)]) + MARK.encode()  # the last property of a mark
+CHUNK = 10_000
+"""How many messages a stream may send beyond the prefetch: the rest of what it has stored together."""
 
 
 class FastStreamLine(StreamLine, FastRabbitMQLine):
@@ -34,7 +36,7 @@ class FastStreamSubscription(StreamSubscription):
     async def _receive_from(self, channel: AbstractChannel, start: int | str) -> None:
         main = self._channel
         underlay = await channel.get_underlay_channel()
-        self._inbox = Inbox(self._link.wire, underlay.number, self._line.prefetch)
+        self._inbox = Inbox(self._link.wire, underlay.number, self._line.prefetch + CHUNK)
         if main:
             self._link.wire.on_lost = partial(self._lost, main)
         await self._consume_stream(channel, start, _taken_by_the_inbox)
