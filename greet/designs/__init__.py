@@ -177,11 +177,12 @@ DESIGNS = (
         fast_for=(("aio-pika", ("10.2.1",)), ("aiormq", ("7.2.4",))),
         schemes=("rabbitmq+stream", "rabbitmq+stream+ssl"),
         ports=(5672, 5671),
-        keys=("prefetch", "heartbeat", "ca", "cert", "key"),
+        keys=("queue_type", "prefetch", "heartbeat", "ca", "cert", "key"),
         guarantees=ALL,
         product=RABBITMQ,
         keeps_unread=True,
         orders_by_key=True,
+        quorum="queue_type=quorum",
     ),
     Design(
         name="kafka",

@@ -25,6 +25,8 @@ What is lost or doubled, when:
   again when a member is killed; none do when it leaves.
 - What the stream's retention deletes is gone, read or not; the logger "greet" warns of names that a
   group has missed. There is no retention unless a policy sets `max-age` or `max-length-bytes`.
+- RabbitMQ 3.10 may not find a stream or a quorum queue again that was made within the second before
+  it was killed.
 """
 
 from __future__ import annotations
@@ -39,13 +41,13 @@ from uuid import uuid4
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
-from aio_pika.exceptions import ChannelNotFoundEntity, PublishError
+from aio_pika.exceptions import ChannelNotFoundEntity
 from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
 from pamqp.common import FieldTable
 
 from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription, short
-from greet.designs.rabbitmq_link import DRIVER, Link, failed, keep_trying, within
-from greet.errors import ConnectionLost, GreetError, PublishFailed, PublishUnknown
+from greet.designs.rabbitmq_link import DRIVER, Link, failed, keep_trying, nowhere, within
+from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFailed
 from greet.line import CLOSED, DEAD, Batch, DeadLetter, Poison, State, runs
 
 MARK = "greet.mark"
@@ -53,25 +55,23 @@ MARK = "greet.mark"
 FIRST = "first"
 """The place of a group that is to begin with the oldest name that is kept."""
 STREAM: FieldTable = {"x-queue-type": "stream"}
-PLACE: FieldTable = {
-    "x-queue-type": "quorum",
-    "x-single-active-consumer": True,
-    # Each time a member leaves, the place that it held counts as a failed delivery: it is never given up.
-    "x-delivery-limit": 1_000_000_000,
-}
-LETTERS: FieldTable = {"x-queue-type": "classic"}
 PLACES = 100
 """How many places a member may hold: the current one, the next one, and what others left."""
 ANSWER = 5.0
 """How many seconds a stream has until it gives the message before a group's place, which it must have."""
+HOLE = 10
+"""Offsets that may be missing between two messages, as RabbitMQ has records of its own in a stream."""
 log = logging.getLogger("greet")
 
 
 class StreamLine(RabbitMQLine):
     """`rabbitmq+stream://user:password@host:port/vhost`, or `rabbitmq+stream+ssl://…` over TLS.
 
-    The keys of the query: `prefetch`: how many names come ahead of those that are handed out (500);
-    `heartbeat`, `ca`, `cert`, `key`, `timeout`, `cleartext` as of the design `rabbitmq`.
+    The keys of the query: `queue_type`: classic (the default), or quorum, for the places of groups and
+    the dead letters: in a cluster they outlive the loss of a member then, as a stream does in any case;
+    `prefetch`: how many names come ahead of those that are handed out (500), and the rest of what the
+    stream has stored together with them; `heartbeat`, `ca`, `cert`, `key`, `timeout`, `cleartext`,
+    `path` as of the design `rabbitmq`.
     """
 
     @property
@@ -90,14 +90,18 @@ class StreamLine(RabbitMQLine):
             await make_topic(self._link, self)
         return await super()._find_exchange(deadline)
 
-    async def _publish(
-        self, exchange: AbstractExchange, body: bytes, deadline: float, **options: Any
-    ) -> PublishFailed | PublishUnknown | None:
-        failure = await super()._publish(exchange, body, deadline, **options)
-        if failure and isinstance(failure.__cause__, PublishError):
-            self._exchange = None
-            failure = PublishFailed(f"{self.stream} was deleted: publish again, which makes it anew")
-        return failure
+    async def _send(self, names: list[str], deadline: float) -> int:
+        try:
+            return await super()._send(names, deadline)
+        except PublishFailed as error:
+            if str(error) != nowhere(self.topic):
+                raise
+            with suppress(*DRIVER):
+                async with within(deadline):
+                    await make_topic(self._link, self)
+            failure = PublishFailed(f"{self.stream} was deleted, and is made anew: publish again")
+            failure.accepted = error.accepted
+            raise failure from error
 
     # Reading
 
@@ -169,6 +173,13 @@ class StreamSubscription(RabbitMQSubscription):
 
     # The group's place
 
+    async def _join(self, deadline: float) -> None:
+        try:
+            await keep_trying(self._begin_to_consume, deadline)  # just after a start there is no stream for a moment
+        except DRIVER as error:
+            raise failed(ConnectFailed, "", self._line.address, error) from error
+        self._looking = asyncio.create_task(self._keep_looking())
+
     async def _begin_to_consume(self, deadline: float) -> None:
         """Connect, make what is not there yet, and stand by: when this returns, the group has its place."""
         await self._link.open(deadline)
@@ -178,7 +189,7 @@ class StreamSubscription(RabbitMQSubscription):
         queue = await channel.get_queue(self._queue)
         found = queue.declaration_result
         if not found.message_count and not found.consumer_count:  # several may find that: the first place counts
-            start = str(self._done or (FIRST if self._replay else await self._end()))
+            start = str(self._done or (FIRST if self._replay else await keep_trying(self._end, deadline)))
             await channel.default_exchange.publish(_persistent(start.encode()), self._queue, mandatory=True)
         held: list[AbstractIncomingMessage] = []
         called = self._called = asyncio.Event()
@@ -195,8 +206,12 @@ class StreamSubscription(RabbitMQSubscription):
 
     async def _declare_all(self) -> None:
         await make_topic(self._link, self._line)
-        await _declare(self._link, _queue(f"{self._line.topic}{DEAD}", LETTERS))
-        await _declare(self._link, _queue(self._queue, PLACE))
+        kind: FieldTable = {"x-queue-type": self._line.queue_type}
+        if self._line.queue_type == "quorum":
+            # Each time a member leaves, the place that it held counts as a failed delivery: it is never given up.
+            kind["x-delivery-limit"] = 1_000_000_000
+        await _declare(self._link, _queue(f"{self._line.topic}{DEAD}", kind))
+        await _declare(self._link, _queue(self._queue, kind | {"x-single-active-consumer": True}))
 
     async def _watch(self, channel: AbstractChannel, main: AbstractChannel) -> None:
         """Begin anew when `channel` closes, or its queue is deleted."""
@@ -212,7 +227,7 @@ class StreamSubscription(RabbitMQSubscription):
             self._own[1].exception()  # looked at: it may be that nobody waits for it any more
         super()._lost(channel)
 
-    async def _end(self) -> int:
+    async def _end(self, deadline: float) -> int:
         """The offset behind all that is in the stream: that behind a mark which we put there."""
         mark = aio_pika.Message(b"", message_id=uuid4().hex, type=MARK)
         async with await self._link.channel(confirms=True) as channel:
@@ -296,6 +311,9 @@ class StreamSubscription(RabbitMQSubscription):
                 f"{self._line.stream} does not reach up to offset {start - 1}, where group {self._group} is:"
                 f" if the stream was made anew, delete the queue {self._queue} too"
             )
+        if start and self._first[0].offset > start:
+            self._tell_missed(start, self._first[0].offset)
+            start = self._first[0].offset
         self._expected, self._reading = start, True
         self._written = 0 if place == FIRST else int(place)
         await self._watch(channel, main)
@@ -322,17 +340,16 @@ class StreamSubscription(RabbitMQSubscription):
         """Whether it comes to the group now, and is no mark."""
         if record.offset < self._expected:
             return False
-        if self._expected and record.offset > self._expected:
-            log.warning(
-                "%s messages of %s were deleted by its retention before group %s had read them (offsets %s to %s)",
-                record.offset - self._expected,
-                self._line.stream,
-                self._group,
-                self._expected,
-                record.offset - 1,
-            )
+        if self._expected and record.offset - self._expected > HOLE:
+            self._tell_missed(self._expected, record.offset)
         self._expected = record.offset + 1
         return not record.mark
+
+    def _tell_missed(self, start: int, end: int) -> None:
+        log.warning(
+            "%s's retention deleted up to %s messages before group %s had read them (offsets %s to %s)",
+            *(self._line.stream, end - start, self._group, start, end - 1),
+        )
 
     # What the fast way replaces
 

@@ -1,0 +1,293 @@
+"""What only a stream of RabbitMQ has: replay, a group's place on the broker, members that stand by, retention.
+
+The promises that all designs share are tried in test_contract.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractChannel
+from common import take
+from pamqp.common import FieldTable
+
+import greet
+from greet import Guarantee, Line, Subscription
+from greet.brokers import Broker, rabbitmq
+from greet.designs import named
+
+DESIGN = named("rabbitmq-stream")
+NAMES = [f"name-{number}" for number in range(3000)]
+POISON = [b"", b"\xff\xfe", b"a\x00b", b"x" * 65_537]
+MEMBER = """
+import asyncio, greet, sys
+async def read():
+    async with greet.connect(sys.argv[1], sys.argv[2]) as line, line.subscribe("hello") as names:
+        async for name in names:
+            print(name, flush=True)
+asyncio.run(read())
+"""
+SETTLED = 3.0
+"""Seconds, at least, after which RabbitMQ 3.10 finds a stream again when it is killed."""
+WAYS = pytest.mark.parametrize("path", ["fast", "plain"])
+
+
+def line_to(url: str, topic: str, guarantee: Guarantee | None = None, **options: object) -> Line:
+    query = "&".join(f"{key}={value}" for key, value in options.items())
+    url = DESIGN.url(url)
+    return greet.connect(f"{url}?{query}" if query else url, topic, guarantee=guarantee)
+
+
+@asynccontextmanager
+async def plain_channel(url: str) -> AsyncIterator[AbstractChannel]:
+    async with await aio_pika.connect(url) as connection:
+        yield await connection.channel()
+
+
+@pytest.fixture(scope="module")
+async def broker() -> AsyncIterator[Broker]:
+    """One of our own, to be killed."""
+    async with rabbitmq() as broker:
+        yield broker
+
+
+# Places
+
+
+@WAYS
+async def test_replay_begins_a_new_group_only(rabbitmq_url: str, topic: str, path: str) -> None:
+    async with line_to(rabbitmq_url, topic, path=path) as line:
+        await line.publish_many(NAMES[:10])
+        async with line.subscribe("hello", replay=True) as names:
+            assert await take(names, 4) == NAMES[:4]
+        async with line.subscribe("hello", replay=True) as names:
+            assert await take(names, 6) == NAMES[4:10]
+
+
+async def test_a_replay_that_nobody_read_is_still_one(rabbitmq_url: str, topic: str) -> None:
+    async with line_to(rabbitmq_url, topic) as line:
+        await line.publish("Ada")
+        async with line.subscribe("hello", replay=True):
+            pass
+        async with line.subscribe("hello") as names:
+            assert await take(names, 1) == ["Ada"]
+
+
+@WAYS
+async def test_members_that_start_a_group_at_once(rabbitmq_url: str, topic: str, path: str) -> None:
+    """Each of them is live on entry, whoever's place is taken; and nothing comes twice."""
+
+    async def member(number: int) -> None:
+        async with line_to(rabbitmq_url, topic, path=path) as line, line.subscribe("hello") as names:
+            await line.publish(f"from {number}")
+            entered.release()
+            async for name in names:
+                got[name] += 1
+
+    got = Counter[str]()
+    entered = asyncio.Semaphore(0)
+    async with asyncio.TaskGroup() as group:
+        members = [group.create_task(member(number)) for number in range(5)]
+        async with asyncio.timeout(30):
+            for _ in members:
+                await entered.acquire()
+            while len(got) < len(members):
+                await asyncio.sleep(0.02)
+        for task in members:
+            task.cancel()
+    assert got == Counter(f"from {number}" for number in range(5))
+
+
+async def test_a_place_is_one_message_whatever_was_read(rabbitmq_url: str, topic: str) -> None:
+    async with line_to(rabbitmq_url, topic) as line, line.subscribe("hello") as names:
+        for number in range(0, 2000, 500):
+            await line.publish_many(NAMES[number : number + 500])
+            await take(names, 500)
+            await asyncio.sleep(0.15)
+    async with plain_channel(rabbitmq_url) as channel:
+        queue = await channel.get_queue(f"{topic}:hello:place")
+        assert queue.declaration_result.message_count == 1
+
+
+async def test_a_stand_by_takes_over_from_a_killed_member(rabbitmq_url: str, topic: str) -> None:
+    url = DESIGN.url(rabbitmq_url)
+    async with line_to(rabbitmq_url, topic) as line:
+        async with line.subscribe("hello"):
+            pass
+        member = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", MEMBER, url, topic, stdout=asyncio.subprocess.PIPE
+        )
+        assert member.stdout
+        await line.publish_many(NAMES[:100])
+        async with asyncio.timeout(30):
+            read = [(await member.stdout.readline()).decode().strip() for _ in range(100)]
+        assert read == NAMES[:100]
+        await asyncio.sleep(0.3)  # a place is written ten times a second
+        async with line.subscribe("hello") as names:
+            assert await take(names, 1, seconds=0.3) == []
+            member.kill()
+            killed = time.monotonic()
+            await line.publish("last")
+            assert await take(names, 1) == ["last"]
+            assert time.monotonic() - killed < 5
+        await member.wait()
+
+
+@WAYS
+async def test_what_is_handled_while_the_line_is_away_does_not_come_again(
+    broker: Broker, topic: str, path: str
+) -> None:
+    async with line_to(broker.url, topic, path=path) as line, line.subscribe("hello") as names:
+        await line.publish_many(NAMES[:20])
+        assert await take(names, 20) == NAMES[:20]
+        await asyncio.sleep(SETTLED)
+        await broker.kill()
+        await broker.restart()
+        await line.publish("last")
+        assert await take(names, 1) == ["last"]
+    async with line_to(broker.url, topic, path=path) as line, line.subscribe("hello") as names:
+        assert await take(names, 1, seconds=0.3) == []
+
+
+# Retention
+
+
+@WAYS
+async def test_what_retention_took_is_told(
+    rabbitmq_url: str, topic: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    small: FieldTable = {
+        "x-queue-type": "stream",
+        "x-max-length-bytes": 200_000,
+        "x-stream-max-segment-size-bytes": 100_000,
+    }
+    async with plain_channel(rabbitmq_url) as channel:
+        await channel.declare_queue(f"{topic}.stream", durable=True, arguments=small)
+    async with line_to(rabbitmq_url, topic, path=path) as line:
+        async with line.subscribe("hello"):
+            pass
+        wanted = [name.ljust(1000, "-") for name in NAMES]
+        for start in range(0, 3000, 50):
+            await line.publish_many(wanted[start : start + 50])
+        await asyncio.sleep(0.5)
+        with caplog.at_level(logging.WARNING, logger="greet"):
+            async with line.subscribe("hello") as names:
+                (first,) = await take(names, 1)
+        missed = wanted.index(first)
+        assert missed > 0
+        told = re.match(f"{topic}.stream's retention deleted up to ([0-9]+) messages", caplog.messages[0])
+        assert told
+        assert missed <= int(told[1]) < missed + 100
+
+
+async def test_a_stream_that_was_made_anew_is_told(rabbitmq_url: str, topic: str) -> None:
+    async with line_to(rabbitmq_url, topic, timeout=6) as line, plain_channel(rabbitmq_url) as channel:
+        async with line.subscribe("hello") as names:
+            await line.publish_many(NAMES[:10])
+            await take(names, 10)
+        await channel.queue_delete(f"{topic}.stream")
+        with pytest.raises(greet.PublishFailed, match="made anew: publish again"):
+            await line.publish("Ada")
+        await line.publish("Ada")
+        with pytest.raises(greet.ConnectionLost, match=f"made anew, delete the queue {topic}:hello:place too"):
+            async with line.subscribe("hello") as names:
+                await anext(names)
+
+
+# Messages of others
+
+
+@WAYS
+async def test_what_is_no_name_is_kept_in_the_dead_letters(rabbitmq_url: str, topic: str, path: str) -> None:
+    async with line_to(rabbitmq_url, topic, path=path) as line, plain_channel(rabbitmq_url) as channel:
+        async with line.subscribe("hello") as hellos, line.subscribe("goodbye") as goodbyes:
+            for body in (b"Ada", *POISON, b"last"):
+                await channel.default_exchange.publish(aio_pika.Message(body), f"{topic}.stream")
+            for names in (hellos, goodbyes):
+                assert await take(names, 2) == ["Ada", "last"]
+        letters = await line.dead_letters()
+        assert sorted(one.body for one in letters) == sorted(POISON * 2)
+        assert {one.group for one in letters} == {"hello", "goodbye"}
+        assert all(one.origin.startswith(f"stream {topic}.stream, offset ") and one.reason for one in letters)
+        assert await line.resend_dead_letters() == len(POISON)
+        assert await line.dead_letters() == []
+        async with line.subscribe("hello") as names:
+            assert await take(names, 1, seconds=0.5) == []
+        assert len(await line.dead_letters()) == len(POISON)
+
+
+async def test_publishers_of_the_queue_reach_the_stream(rabbitmq_url: str, topic: str) -> None:
+    stream, queue = line_to(rabbitmq_url, topic), greet.connect(rabbitmq_url, topic)
+    async with stream, queue, stream.subscribe("hello") as of_stream, queue.subscribe("hello") as of_queue:
+        await stream.publish("Ada")
+        await queue.publish("Zoë")
+        assert await take(of_stream, 2) == ["Ada", "Zoë"]
+        assert await take(of_queue, 2) == ["Ada", "Zoë"]
+
+
+# Faults
+
+
+@WAYS
+async def test_a_killed_broker_loses_nothing(broker: Broker, topic: str, path: str) -> None:
+    accepted: list[str] = []
+    got = Counter[str]()
+    stop = asyncio.Event()
+
+    async def publisher(line: Line, number: int) -> None:
+        count = 0
+        while not stop.is_set():
+            name = f"{number}-{(count := count + 1)}"
+            try:
+                await line.publish(name)
+                accepted.append(name)
+            except greet.PublishUnknown:
+                pass
+
+    async def reader(names: Subscription) -> None:
+        async for name in names:
+            got[name] += 1
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(40):
+            while len(got) < count:
+                await asyncio.sleep(0.02)
+
+    async with line_to(broker.url, topic, path=path) as line:
+        async with line.subscribe("hello") as names, asyncio.TaskGroup() as group:
+            reading = group.create_task(reader(names))
+            publishing = [group.create_task(publisher(line, number)) for number in range(5)]
+            await until(300)
+            await asyncio.sleep(SETTLED)
+            await broker.kill()
+            await broker.restart()
+            await until(len(got) + 300)
+            stop.set()
+            await asyncio.wait(publishing)
+            async with asyncio.timeout(40):
+                while not set(accepted) <= set(got):
+                    await asyncio.sleep(0.02)
+            reading.cancel()
+        assert set(got.values()) == {1}
+
+
+@pytest.mark.parametrize("guarantee", DESIGN.guarantees[1:])
+async def test_a_killed_broker_keeps_names_and_places(broker: Broker, topic: str, guarantee: Guarantee) -> None:
+    """Also under AT_LEAST_ONCE: a stream has no transient messages."""
+    async with line_to(broker.url, topic, guarantee) as line, line.subscribe("hello") as names:
+        await line.publish_many(NAMES)
+        assert await take(names, 100) == NAMES[:100]
+    await asyncio.sleep(SETTLED)
+    await broker.kill()
+    await broker.restart()
+    async with line_to(broker.url, topic, guarantee) as line, line.subscribe("hello") as names:
+        assert await take(names, len(NAMES) - 100) == NAMES[100:]
