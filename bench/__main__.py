@@ -7,6 +7,8 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from bench.judge import compare
 from bench.measure import doctor, runner
 from bench.measure.loops import said
 from bench.measure.surroundings import surroundings
-from bench.model import DESIGNS, LOOP, Settings
+from bench.model import DESIGNS, LOOP, USUAL, Cell, Settings
 from bench.show import page, plots, progress, report
 from greet import GreetError, Guarantee
 
@@ -184,7 +186,7 @@ def _run(options: argparse.Namespace) -> int:
     first = not full and not options.questions
     chosen = options.contenders or ("all" if full or first else "greet")
     settings = Settings(
-        designs=options.designs or DESIGNS,
+        designs=options.designs or (USUAL if first else DESIGNS),
         contenders=tuple(one for one in contenders.every() if chosen == "all" or one.name == "greet"),
         profile=options.profile,
         guarantee=options.guarantee,
@@ -194,13 +196,12 @@ def _run(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     asked = options.questions or (questions.FULL if full else questions.FIRST)
-    modules = {name: questions.question(name) for name in asked}
-    work = {name: one.first if first else one.cells for name, one in modules.items()}
+    work = {name: partial(_cells, name, options.designs, first=first) for name in asked}
     if not any(cells(settings) for cells in work.values()):
         raise ValueError(
             f"nothing to measure: {', '.join(settings.designs)} cannot give that guarantee, or has no such question"
         )
-    required = options.designs or (DESIGNS if os.environ.get("GREET_REQUIRE") == "all" else ())
+    required = options.designs or (settings.designs if os.environ.get("GREET_REQUIRE") == "all" else ())
     facts = {"settings": runner.told(settings), "questions": list(asked), "brokers": {}, "elapsed_s": {}}
     writer = results.Writer(options.out, {**surroundings(), **facts})
     watch = progress.Watch(json_lines=options.json)
@@ -215,6 +216,14 @@ def _run(options: argparse.Namespace) -> int:
     if outcome.complete and any(design in required for design in outcome.missing):
         return MISSING
     return status
+
+
+def _cells(name: str, chosen: Sequence[str] | None, settings: Settings, *, first: bool) -> list[Cell]:
+    """The cells of a question; where designs were not chosen, it may be asked of the usual ones alone."""
+    if not chosen and name not in questions.WIDE:
+        settings = replace(settings, designs=tuple(one for one in settings.designs if one in USUAL))
+    question = questions.question(name)
+    return list((question.first if first else question.cells)(settings))
 
 
 def _ended(outcome: runner.Outcome, writer: results.Writer, *, show: bool) -> int:

@@ -17,6 +17,8 @@ from typing import Any, Literal, Protocol, TypeVar
 from greet import Guarantee, designs
 
 DESIGNS = designs.names()
+USUAL = tuple(one.name for one in designs.DESIGNS if one.usual)
+"""The designs of a first look, and of questions that are asked of all only where designs are named."""
 LOOP = "asyncio"
 """The event loop that is taken where no other is asked for."""
 JAVA, PERFTEST = "Java's own", "PerfTest"

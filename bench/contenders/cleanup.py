@@ -27,7 +27,8 @@ async def remove(design: str, url: str, made: Made) -> None:
     address = greet.connect(url).address
     try:
         async with asyncio.timeout(DEADLINE_S):
-            await REMOVERS[named(design).product](address, made)
+            record = named(design)
+            await REMOVERS[record.product](address, made, record.made)
     except Exception as error:  # noqa: BLE001, of whatever a driver raises: the run is over, and its figures are kept
         # Of the error only its name: its text may hold the URL.
         what = f"the topics {min(made)} to {max(made)} and their groups: {type(error).__name__}"
@@ -44,7 +45,12 @@ def _tls(address: Any) -> ssl.SSLContext | None:
     return context
 
 
-async def _of_rabbitmq(address: Any, made: Made) -> None:
+def _names(topic: str, groups: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """What a design has made for a topic and its groups."""
+    return {one.format(topic=topic, group=group) for one in patterns for group in groups}
+
+
+async def _of_rabbitmq(address: Any, made: Made, patterns: Iterable[str]) -> None:
     """Exchanges, queues of groups, and dead letters; RabbitMQ takes it that one is not there."""
     host, port = address.hosts[0]
     login = f"{quote(address.user or 'guest', '')}:{quote(address.password or 'guest', '')}"
@@ -54,14 +60,14 @@ async def _of_rabbitmq(address: Any, made: Made) -> None:
     try:
         channel = await connection.channel()
         for topic, groups in made.items():
-            for queue in (*(f"{topic}:{group}" for group in groups), f"{topic}.dead"):
+            for queue in (*_names(topic, groups, patterns), f"{topic}.dead"):
                 await channel.queue_delete(queue)
             await channel.exchange_delete(topic)
     finally:
         await connection.close()
 
 
-async def _of_kafka(address: Any, made: Made) -> None:
+async def _of_kafka(address: Any, made: Made, patterns: Iterable[str]) -> None:
     """Topics, and groups: where confluent-kafka is not there, a broker removes a group some time after its topic."""
     settings = {"security_protocol": "SSL" if address.tls else "PLAINTEXT", "ssl_context": _tls(address)}
     if address.user:
@@ -81,11 +87,12 @@ async def _of_kafka(address: Any, made: Made) -> None:
     finally:
         await admin.close()
     if find_spec("confluent_kafka") and not address.tls and not address.user:
-        groups = [f"{topic}:{group}" for topic, groups in made.items() for group in groups]
-        await asyncio.to_thread(_groups, ",".join(servers), groups)
+        doomed = [name for topic, groups in made.items() for name in _names(topic, groups, patterns)]
+        await asyncio.to_thread(_groups, ",".join(servers), doomed)
 
 
-REMOVERS: Mapping[Product | None, Callable[[Any, Made], Awaitable[None]]] = {RABBITMQ: _of_rabbitmq, KAFKA: _of_kafka}
+Remove = Callable[[Any, Made, Iterable[str]], Awaitable[None]]
+REMOVERS: Mapping[Product | None, Remove] = {RABBITMQ: _of_rabbitmq, KAFKA: _of_kafka}
 
 
 def _groups(servers: str, groups: list[str]) -> None:

@@ -135,7 +135,10 @@ async def _state_of_rabbitmq(scene: Scene, *gone: int) -> tuple[int, set[int]]:
     asked = next(node for number, node in enumerate(scene.broker.nodes, start=1) if number not in gone)
     said = await control(asked, "list_queues", "name", "leader", "online", "--formatter", "json")
     queues = {queue["name"]: queue for queue in json.loads(said)}
-    mine = [queues[f"{stage.topic}:{group}"] for group in GROUPS]
+    made = dict.fromkeys(
+        one.format(topic=stage.topic, group=group) for one in named(stage.trial.design).made for group in GROUPS
+    )
+    mine = [queues[name] for name in made]
     return _number(mine[0]["leader"]), set.intersection(
         *({_number(name) for name in queue["online"]} for queue in mine)
     )

@@ -6,9 +6,9 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import greet
 from bench.faults.proxy import Proxy, proxy
@@ -18,7 +18,7 @@ from bench.measure.workload import Workload
 from bench.model import Used
 from greet import GreetError
 from greet.brokers import PRIVATE, VARIABLES, Broker, by_default, kafka
-from greet.designs import Design
+from greet.designs import KAFKA, Design
 
 
 @dataclass(frozen=True)
@@ -83,36 +83,48 @@ async def grounds(
     found: dict[str, Ground] = {}
     missing: dict[str, str] = {}
 
-    async def enter(design: Design, stack: AsyncExitStack) -> None:
+    async def enter(alike: Sequence[Design], stack: AsyncExitStack) -> None:
+        """The designs of one product share its broker."""
         try:
-            found[design.name] = await _ground(design, stack, network=network)
+            ground = await _ground(alike[0], stack, network=network)
         except GreetError as error:
-            missing[design.name] = str(error)
+            missing.update(dict.fromkeys((one.name for one in alike), str(error)))
+            return
+        for design in alike:
+            url = design.url(ground.url)
+            try:
+                greet.connect(url)  # it has what it needs
+                found[design.name] = replace(ground, design=design, url=url)
+            except GreetError as error:
+                missing[design.name] = str(error)
 
+    together: dict[object, list[Design]] = {}
+    for design in designs:
+        together.setdefault(design.product or design, []).append(design)
     async with AsyncExitStack() as stack:
-        await asyncio.gather(*(enter(one, stack) for one in designs))
+        await asyncio.gather(*(enter(alike, stack) for alike in together.values()))
         yield {one.name: found[one.name] for one in designs if one.name in found}, missing
 
 
 async def _ground(design: Design, stack: AsyncExitStack, *, network: bool) -> Ground:
     if design.in_process:
-        return Ground(design, "asyncio:")
+        return Ground(design, f"{design.scheme}:")
+    led = design.product is KAFKA  # its clients follow the address that the broker tells
     if url := os.environ.get(VARIABLES[design.name]) or await by_default(design.name):
         async with greet.connect(url, f"bench-{secrets.token_hex(4)}") as line:
             here = line.address
         between = None
-        if network and not design.partitioned and len(here.hosts) == 1 and not here.tls:
+        if network and not led and len(here.hosts) == 1 and not here.tls:
             host, port = here.hosts[0]
             between = await stack.enter_async_context(proxy(host, port))
         return Ground(design, url, None, between)
-    if network and design.partitioned:  # its clients follow the address that the broker tells
+    if network and led:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         broker = await stack.enter_async_context(kafka(proxy_port=port))
         inner = int(str(broker.proxied).rpartition(":")[2])
-        return Ground(
-            design, broker.url, broker, await stack.enter_async_context(proxy("127.0.0.1", inner, listen=port))
-        )
+        between = await stack.enter_async_context(proxy("127.0.0.1", inner, listen=port))
+        return Ground(design, broker.url, broker, between)
     broker = await stack.enter_async_context(PRIVATE[design.name]())
     between = await stack.enter_async_context(proxy("127.0.0.1", broker.nodes[0].port)) if network else None
     return Ground(design, broker.url, broker, between)

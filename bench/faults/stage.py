@@ -423,7 +423,7 @@ class Stage:
         for worker in self.workers:
             if worker.over and worker.last_words and not worker.dismissed:
                 self._ended(worker)
-        count = book.count(ordered=not self.fault.shares)
+        count = book.count(ordered=named(self.trial.design).ordered and not self.fault.shares)
         gaps, publish_gaps = book.gaps(), book.publish_gaps()
         return Verdict(
             sent=len(book.sent),

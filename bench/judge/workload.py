@@ -34,11 +34,13 @@ def unable(workload: Workload, design: Design) -> list[str]:
         found.append(f"nothing outlives its process, so no message survives a {workload.survive}'s kill")
     if workload.replay and not design.replays:
         found.append("it keeps no message that was read, so it cannot replay")
-    if workload.order == "all" and workload.members > 1:
+    if workload.order == "all" and workload.members > 1 and (design.deals_out or design.partitioned):
         found.append(f"{workload.members} members of a group work side by side, so all cannot keep one order")
     elif workload.order == "all" and workload.partitions > 1 and design.partitioned:
         found.append(f"order holds within a partition, and there are {workload.partitions}")
-    if workload.order == "key" and workload.members > 1 and not design.orders_by_key:
+    if workload.order != "none" and not design.ordered:
+        found.append("it deals messages out one by one, and keeps no order")
+    elif workload.order == "key" and workload.members > 1 and not design.orders_by_key:
         found.append("messages of one key go to whichever member is free, so they lose their order")
     if design.in_process and workload.kept_s:
         found.append("it keeps what its bounded queue holds, and only as long as its process lives")
@@ -53,6 +55,8 @@ def remarks(workload: Workload, design: Design) -> list[str]:
     partitions = workload.partitions or workload.members
     if design.partitioned and not design.deals_out and partitions < workload.members:
         found.append(f"{workload.members - partitions} of {workload.members} members have no partition, so they idle")
+    if not design.partitioned and not design.deals_out and workload.members > 1:
+        found.append(f"one member of a group reads at a time, so {workload.members - 1} of them stand by")
     if workload.partitions and not design.partitioned:
         found.append("it has no partitions: that key changes nothing")
     if workload.queue_type and "queue_type" not in design.keys:

@@ -30,6 +30,7 @@ from bench.measure.pool import processes
 from bench.measure.sites import Site, sites
 from bench.model import Cell, Figures, Measurement, Place, Settings, Used, failure, more
 from greet import Guarantee
+from greet.designs import named
 
 T = TypeVar("T")
 SETTLING = 10
@@ -433,7 +434,7 @@ class Delivery:
             np.concatenate([one.codes for one in received if one.group == f"g{group}"])
             for group in range(self.cell.groups)
         ]
-        ordered = self.cell.members == 1 and self.cell.partitions == 1
+        ordered = self.cell.members == 1 and self.cell.partitions == 1 and named(self.cell.contender.design).ordered
         lanes = max(len(one.lanes) for one in sent)
         return account.count(accepted, handed, groups, lanes, ordered=ordered), len(accepted)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -91,28 +91,45 @@ async def sites(designs: Iterable[str]) -> AsyncIterator[tuple[dict[str, Site], 
     found: dict[str, Site] = {}
     missing: dict[str, str] = {}
 
-    async def enter(design: str, stack: AsyncExitStack) -> None:
+    async def enter(alike: Sequence[str], stack: AsyncExitStack) -> None:
+        """The designs of one product share its broker."""
+        left = list(alike)
         try:
-            found[design] = await _site(design, stack)
+            url, broker = await _broker(left[0], stack)
+            while left:
+                design = left.pop(0)
+                try:
+                    found[design] = await _site(design, url, broker, stack)
+                except GreetError as error:
+                    missing[design] = str(error)
         except GreetError as error:
-            missing[design] = str(error)
+            missing.update(dict.fromkeys(left, str(error)))
 
+    together: dict[object, list[str]] = {}
+    for design in designs:
+        together.setdefault(named(design).product or design, []).append(design)
     async with AsyncExitStack() as stack:
-        await asyncio.gather(*(enter(design, stack) for design in designs))
+        await asyncio.gather(*(enter(alike, stack) for alike in together.values()))
         yield found, missing
 
 
-async def _site(design: str, stack: AsyncExitStack) -> Site:
+async def _broker(design: str, stack: AsyncExitStack) -> tuple[str, Broker | None]:
+    """The URL of a broker of the product of `design`, and the broker if it is ours."""
+    if named(design).in_process:
+        return "", None
+    if url := os.environ.get(VARIABLES[design]) or await by_default(design):
+        return url, None
+    broker = await stack.enter_async_context(PRIVATE[design]())
+    return broker.url, broker
+
+
+async def _site(design: str, url: str, broker: Broker | None, stack: AsyncExitStack) -> Site:
     record = named(design)
     if record.in_process:
         return Site(f"{record.scheme}:")
-    if url := os.environ.get(VARIABLES[design]) or await by_default(design):
-        url = record.url(url)
-        found = Site(url)
-        stack.push_async_callback(remove, design, url, found.made)
-    else:
-        broker = await stack.enter_async_context(PRIVATE[design]())
-        found = Site(record.url(broker.url), broker)
+    found = Site(record.url(url), broker)
+    if broker is None:
+        stack.push_async_callback(remove, design, found.url, found.made)
     found.control = f"bench-ready-{secrets.token_hex(4)}"
     found.made[found.control] = {"bench"}
     line = await stack.enter_async_context(greet.connect(found.url, found.control))

@@ -32,6 +32,10 @@ NAMES = (*FULL, "faults")
 """All; "faults" takes half an hour of its own, so it is asked by its name alone."""
 
 
+WIDE = ("throughput", "latency", "payload", "work_sharing")
+"""Those that are asked of all designs; where none is named, the others are asked of the usual ones."""
+
+
 def question(name: str) -> Any:
     """The module of a question."""
     return import_module(f"bench.questions.{name}")

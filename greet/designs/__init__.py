@@ -58,6 +58,10 @@ class Design:
     """The versions of the drivers that the faster way knows; with others the plain way is taken."""
     product: Product | None = None
     """The broker that it needs; None if it lives in one process."""
+    made: tuple[str, ...] = ("{topic}:{group}",)
+    """What is made on the broker for a topic and its groups, besides the topic itself and its dead letters."""
+    usual: bool = True
+    """Whether it is measured where no designs are named: else only by questions about speed, and by workloads."""
 
     # What it can.
     no_replay: str = ""
@@ -197,6 +201,8 @@ DESIGNS = (
         keys=("queue_type", "prefetch", "heartbeat", "ca", "cert", "key"),
         guarantees=ALL,
         product=RABBITMQ,
+        made=("{topic}.stream", "{topic}:{group}:place"),
+        usual=False,
         keeps_unread=True,
         orders_by_key=True,
         quorum="queue_type=quorum",
