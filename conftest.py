@@ -39,8 +39,9 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A notebook's cells take no fixture: the brokers are there before its kernel starts."""
+    """A notebook's cells take no fixture: the brokers are there before its kernel starts, and no runs of one's own."""
     if type(item).__name__ == "IPyNbCell":
+        os.environ["BENCH_RESULTS"] = os.devnull
         _brokers()
 
 

@@ -3,11 +3,13 @@
 python -m bench                    runs the default questions, prints the answers, keeps the run
 bench.load("results/…")            the measurements of a run as a pandas DataFrame
 bench.reference()                  those of the published runs
+bench.latest()                     those of your newest run, or else the published ones, and which it is
 await bench.live("throughput")     those of a run that is made now
+await bench.tried(rate=300)        those of a workload that is tried now
 """
 
 from __future__ import annotations
 
-from bench.results import about, live, load, reference
+from bench.results import about, latest, live, load, reference, tried
 
-__all__ = ["about", "live", "load", "reference"]
+__all__ = ["about", "latest", "live", "load", "reference", "tried"]

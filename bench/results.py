@@ -11,7 +11,8 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,6 +105,20 @@ def load(*paths: str | Path, details: bool = False) -> pd.DataFrame:
     return frame.reindex(columns=[*frame.columns, *(name for name in wanted if name not in frame)])
 
 
+def latest(out: Path | None = None) -> tuple[pd.DataFrame, str]:
+    """The newest run of one's own that is complete, as a frame with details, and which it is; else the published runs.
+
+    Args:
+        out: where runs are kept; left out, the folder that BENCH_RESULTS names, or `results` beside this package.
+    """
+    place = out or Path(os.environ.get("BENCH_RESULTS") or Path(__file__).parents[1] / "results")
+    for folder in sorted((file.parent for file in place.glob(f"*/{RUN}")), reverse=True):
+        facts = about(folder)
+        if facts.get("complete") and not {"workload", "faults"} & {*facts["questions"]}:
+            return load(folder, details=True), f"your own run {folder.name}"
+    return reference(), "the published run"
+
+
 def reference() -> pd.DataFrame:
     """The published runs as one frame, with details."""
     return load(*published(), details=True)
@@ -122,10 +137,33 @@ async def live(question: str, **options: object) -> pd.DataFrame:
     Raises:
         RuntimeError: a message was lost, a repetition failed, or a broker that was asked for is missing.
     """
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    async with _made("run", "--questions", question, *_flags(options)) as folder:
+        return load(folder, details=True)
+
+
+async def tried(**keys: object) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Run `python -m bench workload`, in a process of its own; its rows and its run.json, for `bench.show.workload`.
+
+    `keys` are those of a workload: `await bench.tried(rate=300, size=800, members=3)`.
+
+    Raises:
+        RuntimeError: the command was refused or had to stop.
+    """
+    async with _made("workload", *_flags(keys), met=(0, 1)) as folder:
+        return load(folder), about(folder)
+
+
+def _flags(options: Mapping[str, object]) -> list[str]:
+    said = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in options.items()}
+    return [word for key, value in said.items() for word in (f"--{key}", value)]
+
+
+@asynccontextmanager
+async def _made(*words: str, met: Collection[int] = (0,)) -> AsyncIterator[Path]:
+    """The folder of a run that `python -m bench` makes now, for as long as it is looked at."""
     with TemporaryDirectory() as out:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bench", "run", "--questions", question, *words, "--out", out),
+            *(sys.executable, "-m", "bench", *words, "--out", out),
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:
@@ -135,9 +173,9 @@ async def live(question: str, **options: object) -> pd.DataFrame:
                 process.terminate()
                 await process.wait()
         folder = newest(Path(out))
-        if process.returncode or folder is None:
+        if process.returncode not in met or folder is None:
             raise RuntimeError(said.decode().strip() or f"the run ended with {process.returncode}")
-        return load(folder, details=True)
+        yield folder
 
 
 def about(path: str | Path) -> dict[str, Any]:

@@ -1,0 +1,154 @@
+"""What the figures of a run say of a workload that was not measured: who can do it, and how much room is left.
+
+An estimate, from what was measured apart: how many messages a second the best client of a design carries, what their
+size does to that, and what the readers' work allows. `python -m bench workload` measures it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pandas as pd
+
+from bench.judge.claims import ALONE, Figures, Missing, _lightly
+from bench.judge.workload import ENOUGH, remarks, unable
+from bench.measure.workload import Workload
+from bench.stats import short
+from greet import Guarantee
+from greet.designs import DESIGNS, Design
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is expected of a design with a workload; None where the run has no figure."""
+
+    design: Design
+    unable: tuple[str, ...]
+    """Why it cannot do it at all."""
+    carried: float | None = None
+    """Messages a second."""
+    limit: str = ""
+    """What they are limited by."""
+    room: float | None = None
+    """Times the load."""
+    alone_ms: float | None = None
+    """The median of a message that comes alone, in milliseconds."""
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def enough(self) -> bool:
+        """Whether it can do it, with room as far as is known."""
+        return not self.unable and self.room is not None and self.room >= 1
+
+
+def estimates(rows: pd.DataFrame, workload: Workload) -> list[Estimate]:
+    """One for each design, in the order of their table."""
+    run = Figures(rows)
+    return [_estimate(run, workload, one) for one in DESIGNS]
+
+
+def _estimate(run: Figures, workload: Workload, design: Design) -> Estimate:
+    reasons = tuple(unable(workload, design))
+    alone = None
+    with suppress(Missing):
+        alone = run.median(ALONE, **_lightly(design.name))
+    limits: dict[str, float] = {}
+    if not reasons:
+        with suppress(Missing):
+            way = "many" if workload.lists else "name"
+            limits["messages in lists" if workload.lists else "messages one by one"] = _speed(
+                run, workload, design, way
+            )
+        with suppress(Missing):
+            limits[f"messages of {workload.size} bytes"] = _speed_of_size(run, workload, design)
+        if workload.work_ms:
+            hands = _hands(workload, design)
+            limits[f"the work of {hands} reader{'s' * (hands > 1)} at a time"] = hands * 1000 / workload.work_ms
+    if not any(one.startswith("messages") for one in limits):
+        return Estimate(design, reasons, alone_ms=alone, remarks=tuple(remarks(workload, design)))
+    limit = min(limits, key=limits.__getitem__)
+    room = limits[limit] / max(workload.rates)
+    return Estimate(design, reasons, limits[limit], limit, room, alone, tuple(remarks(workload, design)))
+
+
+def _speed(run: Figures, workload: Workload, design: Design, way: str) -> float:
+    """Messages a second of the best client, at the weakest guarantee that was measured and is enough.
+
+    Each group is counted as so many messages more: brokers do better, one process does not.
+    """
+    grades = list(Guarantee)
+    enough = [one for one in grades[grades.index(workload.guarantee) :] if one in design.guarantees]
+    for guarantee in enough:
+        cell = {"question": "throughput", "design": design.name, "way": way, "guarantee": guarantee.name}
+        with suppress(Missing):
+            return run.speed(**run.best(**cell, phase="together")) / workload.groups
+    raise Missing(f"this run has no throughput of {design.name}")
+
+
+def _speed_of_size(run: Figures, workload: Workload, design: Design) -> float:
+    """Messages a second of that size, many at a time: between the sizes that were measured on the logarithm."""
+    speeds = {18: _speed(run, workload, design, "many") * workload.groups}
+    for size in (256, 1024, 4096, 16_384, 65_536):
+        with suppress(Missing):
+            cell = {"question": "payload", "design": design.name, "size": size, "phase": "together"}
+            speeds[size] = run.speed(**run.best(**cell))
+    if len(speeds) == 1 and workload.mean_size > 256:
+        raise Missing("this run has no larger messages")
+    sizes = sorted(speeds)
+    found = np.interp(np.log(workload.mean_size), np.log(sizes), np.log([speeds[size] for size in sizes]))
+    return float(np.exp(found)) / workload.groups
+
+
+def _hands(workload: Workload, design: Design) -> int:
+    """The members of a group that can be at work at a time; computing takes a core each."""
+    hands = workload.members
+    if design.partitioned and not design.deals_out and workload.partitions:
+        hands = min(hands, workload.partitions)
+    if workload.work == "compute":
+        hands = min(hands, 1 if design.in_process else os.cpu_count() or 1)
+    return hands
+
+
+def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
+    """Which to take, and why, in a few sentences."""
+    fitting = sorted((one for one in found if one.enough), key=_rank)
+    lines = []
+    if fitting:
+        best, *others = fitting
+        lines.append(f"Take {best.design.title}: {_why(best)}.")
+        lines += [f"{one.design.title} would do too: {_why(one)}." for one in others]
+    else:
+        lines.append("None of them: see why below, and what could give way.")
+    for one in found:
+        if one.unable:
+            lines.append(f"Not {one.design.title}: {'; '.join(one.unable)}.")
+        elif not one.enough:
+            missing = "this run has no figures for it"
+            lines.append(f"Not {one.design.title}: {_why(one) if one.room is not None else missing}.")
+    lines.append(f"An estimate. `{command(workload)}` measures it.")
+    return lines
+
+
+def _rank(one: Estimate) -> tuple[bool, bool, float]:
+    """Nothing to run beside the program; enough room; a message that comes alone is soon there."""
+    return not one.design.in_process, (one.room or 0) < ENOUGH, one.alone_ms or float("inf")
+
+
+def _why(one: Estimate) -> str:
+    room = "more than 100" if (one.room or 0) > 100 else short(one.room)
+    why = f"room for {room} times this load, limited by {one.limit}"
+    return why + (f"; a message that comes alone takes {short(one.alone_ms)} ms" if one.alone_ms else "")
+
+
+def command(workload: Workload) -> str:
+    """The command that measures this workload."""
+    usual, words = Workload(), ["python -m bench workload"]
+    for key in fields(workload):
+        if (value := getattr(workload, key.name)) != getattr(usual, key.name):
+            text = str(value).lower() if isinstance(value, bool) else value
+            words.append(f"--{key.name.rstrip('_').replace('_', '-')} {text}")
+    return " ".join(words)

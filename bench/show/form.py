@@ -1,0 +1,57 @@
+"""A form for a workload: rate, size, readers and needs, and beside them the answer from the figures of a run."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+
+from bench.judge import estimate
+from bench.measure.workload import Workload
+
+START = {"rate": 300, "size": 800, "groups": 1, "members": 3, "work_ms": 5.0, "survive": "broker"}
+ASKED = {
+    "rate": "messages a second",
+    "size": "bytes of a message",
+    "groups": "groups of readers",
+    "members": "readers in a group",
+    "work_ms": "ms of work a message",
+    "survive": "survives the kill of",
+    "order": "in order",
+    "replay": "read again later",
+    "apart": "programs of their own",
+}
+
+
+def form(rows: pd.DataFrame) -> widgets.HBox:
+    """The form and its answer, which follows each change."""
+    keys: dict[str, Any] = {
+        "rate": widgets.BoundedIntText(min=1, max=10_000_000),
+        "size": widgets.BoundedIntText(min=16, max=65_536),
+        "groups": widgets.BoundedIntText(min=1, max=16),
+        "members": widgets.BoundedIntText(min=1, max=64),
+        "work_ms": widgets.BoundedFloatText(min=0, max=60_000),
+        "survive": widgets.Dropdown(options=["nothing", "consumer", "broker"]),
+        "order": widgets.Dropdown(options=["none", "all", "key"]),
+        "replay": widgets.Checkbox(indent=False),
+        "apart": widgets.Checkbox(indent=False),
+    }
+    for name, value in START.items():
+        keys[name].value = value
+    answer = widgets.HTML()
+
+    def follow(_: object = None) -> None:
+        workload = Workload(**{name: one.value for name, one in keys.items()})
+        lines = estimate.said(workload, estimate.estimates(rows, workload))
+        answer.value = "".join(f"<p>{escape(line)}</p>" for line in lines)
+
+    lines = []
+    for name, one in keys.items():
+        one.layout = widgets.Layout(width="9rem")
+        one.observe(follow, "value")
+        lines.append(widgets.HBox([widgets.Label(ASKED[name], layout=widgets.Layout(width="12rem")), one]))
+    follow()
+    answer.layout = widgets.Layout(min_width="20rem", margin="0 0 0 2rem")
+    return widgets.HBox([widgets.VBox(lines), answer], layout=widgets.Layout(flex_flow="row wrap"))

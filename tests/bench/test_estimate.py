@@ -1,0 +1,87 @@
+"""The estimate of a workload: what limits it, whom it rules out, and the form that asks for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import bench
+from bench.judge import estimate
+from bench.measure import workload as asked
+from bench.measure.runner import told
+from bench.measure.surroundings import surroundings
+from bench.measure.workload import Workload
+from bench.model import Settings
+from bench.results import Writer
+from bench.show.form import form
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return bench.reference()
+
+
+def found(rows: pd.DataFrame, **keys: Any) -> dict[str, estimate.Estimate]:
+    return {one.design.name: one for one in estimate.estimates(rows, Workload(**keys))}
+
+
+def test_who_cannot_do_it_is_ruled_out_with_the_reason(rows: pd.DataFrame) -> None:
+    one = found(rows, survive="broker", replay=True)
+    assert one["kafka"].unable == ()
+    assert "replay" in one["rabbitmq"].unable[0]
+    assert not one["asyncio"].enough
+
+
+def test_the_work_limits_it_and_more_readers_help_as_far_as_there_are_partitions(rows: pd.DataFrame) -> None:
+    few, many = (found(rows, members=members, work_ms=100, rate=30) for members in (2, 8))
+    for design in ("rabbitmq", "kafka"):
+        assert few[design].carried == pytest.approx(20)
+        assert many[design].carried == pytest.approx(80)
+    bound = found(rows, members=8, work_ms=100, rate=30, partitions=2)
+    assert bound["kafka"].limit == "the work of 2 readers at a time"
+    assert bound["rabbitmq"].carried == pytest.approx(80)
+
+
+def test_larger_messages_and_more_groups_leave_less_room(rows: pd.DataFrame) -> None:
+    for design in ("asyncio", "rabbitmq", "kafka"):
+        rooms = [found(rows, size=size, publish="many", rate=1000)[design].room or 0 for size in (18, 4096, 65_536)]
+        assert rooms[0] > rooms[1] > rooms[2] > 0
+        assert (found(rows, groups=4)[design].room or 0) < (found(rows)[design].room or 0)
+
+
+def test_what_was_not_measured_is_not_guessed(rows: pd.DataFrame) -> None:
+    one = found(rows[rows["question"].eq("wake_up")])
+    assert all(each.room is None and not each.enough for each in one.values())
+    assert "this run has no figures for it" in " ".join(estimate.said(Workload(), list(one.values())))
+
+
+def test_the_command_that_it_names_asks_for_the_same_workload() -> None:
+    asked_for = Workload(rate=300, size=800, members=3, work_ms=5.0, survive="broker", replay=True)
+    words = estimate.command(asked_for).split()[4:]
+    said = {}
+    for flag, text in zip(words[::2], words[1::2], strict=True):
+        name = flag.removeprefix("--").replace("-", "_")
+        said[name] = asked.from_flag(name, text)
+    assert asked.points(said) == [asked_for]
+
+
+def test_the_form_follows_its_fields(rows: pd.DataFrame) -> None:
+    shown = form(rows)
+    fields, answer = shown.children
+    assert "Take RabbitMQ" in answer.value
+    replay = next(line.children[1] for line in fields.children if line.children[0].value == "read again later")
+    replay.value = True
+    assert "Take Kafka" in answer.value
+    assert "Take RabbitMQ" not in answer.value
+
+
+def test_the_latest_run_is_ones_own_if_there_is_one_that_is_complete(tmp_path: Path) -> None:
+    assert bench.latest(tmp_path)[1] == "the published run"
+    facts = {"settings": told(Settings((), ())), "questions": ["throughput"], "brokers": {}, "elapsed_s": {}}
+    writer = Writer(tmp_path, {**surroundings(), **facts})
+    assert bench.latest(tmp_path)[1] == "the published run", "it is not complete"
+    writer.note(complete=True)
+    assert bench.latest(tmp_path)[1] == f"your own run {writer.run}"
