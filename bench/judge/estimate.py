@@ -126,9 +126,10 @@ def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
     for one in found:
         if one.unable:
             lines.append(f"Not {one.design.title}: {'; '.join(one.unable)}.")
+        elif one.room is None:
+            lines.append(f"{one.design.title} can do it, and this run has no figures of it.")
         elif not one.enough:
-            missing = "this run has no figures for it"
-            lines.append(f"Not {one.design.title}: {_why(one) if one.room is not None else missing}.")
+            lines.append(f"Not {one.design.title}: {_why(one)}.")
     lines.append(f"An estimate. `{command(workload)}` measures it.")
     return lines
 
