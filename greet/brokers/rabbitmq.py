@@ -149,7 +149,8 @@ def find_server() -> str:
         raise BrokerMissing("RabbitMQ is not started on Windows: use the asyncio design, or set GREET_RABBITMQ_URL")
     if named := os.environ.get("GREET_RABBITMQ_SERVER"):
         if found := shutil.which(named):
-            return found
+            wraps = str(Path(found).parent) in WRAPPERS
+            return (shutil.which("rabbitmq-server", path=os.pathsep.join(FOLDERS)) if wraps else None) or found
         raise BrokerMissing(f"GREET_RABBITMQ_SERVER={named!a} is no program: give it the path of a rabbitmq-server")
     path = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder not in WRAPPERS]
     conda = os.environ.get("CONDA_PREFIX")

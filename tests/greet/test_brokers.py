@@ -426,6 +426,15 @@ def test_a_rabbitmq_is_looked_for_in_this_order(
 ORDER = ("named", "path", "usual", "current")
 
 
+def test_what_debian_wraps_is_taken_instead_of_the_wrapper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wrapper becomes another user, which may not write into our folder."""
+    own, wrapper = server(tmp_path / "own", "3.10.8"), server(tmp_path / "wrapper", "unknown")
+    monkeypatch.setenv("GREET_RABBITMQ_SERVER", wrapper)
+    monkeypatch.setattr(rabbitmq, "FOLDERS", (str(Path(own).parent),))
+    monkeypatch.setattr(rabbitmq, "WRAPPERS", (str(Path(wrapper).parent),))
+    assert rabbitmq.find_server() == own
+
+
 def test_a_server_that_was_named_and_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GREET_RABBITMQ_SERVER", "/nowhere/rabbitmq-server")
     with pytest.raises(greet.BrokerMissing, match="GREET_RABBITMQ_SERVER='/nowhere/rabbitmq-server' is no program"):
