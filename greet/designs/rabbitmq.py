@@ -40,6 +40,7 @@ from pamqp.common import FieldTable
 from greet.address import Address
 from greet.designs import Design
 from greet.designs.rabbitmq_link import (
+    CLOSING,
     DRIVER,
     MAYBE,
     REFUSED,
@@ -61,6 +62,8 @@ Declare = Callable[[AbstractChannel, bool], Awaitable[Any]]
 """Declares something over a channel, or with True only looks whether it is there."""
 REST = 0.1
 """How many seconds a broker that failed is left alone: a cluster elects a leader meanwhile."""
+ELECTION = 2.0
+"""How many seconds a member that was lost waits for the leader of its quorum queue, at most, before it consumes."""
 LOOK = 10.0
 """How often, in seconds, a member looks whether exchange, queues and binding are still there."""
 REMEMBER = 5000
@@ -144,9 +147,10 @@ class RabbitMQLine(Line):
                 case PublishError():  # it came back
                     failure = PublishFailed(nowhere(self.topic))
                 case DeliveryError():
-                    await (
-                        self._channel.close()
-                    )  # RabbitMQ 3.10 may refuse for ever on a channel that it refused on once
+                    # RabbitMQ 3.10 may refuse for ever on a channel that it refused on once.
+                    with suppress(*DRIVER):
+                        async with within(deadline):
+                            await self._channel.close()
                     failure = PublishUnknown(f"{REFUSED} before the confirm came; {MAYBE}")
                 case TimeoutError():
                     failure = PublishUnknown(f"no confirm within {self.timeout:g} s; {MAYBE}")
@@ -278,7 +282,9 @@ class RabbitMQSubscription(Subscription):
     def _forget(self) -> None:
         super()._forget()
         self._channel = None  # of the consumer; None while the connection is lost
+        self._lost_before = False
         self._looking: asyncio.Task[None] | None = None
+        self._leaving = asyncio.Event()
         self._noted = Batch([]), 0  # how many names of which batch are among the handled
         self._handled: deque[Any] = deque(maxlen=max(REMEMBER, self._line.prefetch))  # how their messages are known
         self._known: set[str | None] = set()  # the ids of these, as long as they may come again
@@ -302,6 +308,8 @@ class RabbitMQSubscription(Subscription):
         await channel.set_qos(self._line.prefetch)
         queue = await channel.get_queue(self._queue)
         underlay = await channel.get_underlay_channel()
+        if self._lost_before and self._line.queue_type == "quorum":
+            await self._await_leader(channel)
         channel.close_callbacks.add(lambda *_: self._lost(channel))
         underlay.on_consumer_cancel_callbacks.add(lambda _: self._lost(channel))  # as when the queue is deleted
         self._channel = channel
@@ -317,6 +325,9 @@ class RabbitMQSubscription(Subscription):
             # Each time a member leaves, what it held counts as a failed delivery. RabbitMQ 4 gives a
             # name up after twenty of them, and we never do.
             kind["x-delivery-limit"] = 1_000_000_000
+            # RabbitMQ 4.3 keeps what was dealt to a consumer on a node that is gone: for a minute, or until the node
+            # is back, and deals out later names meanwhile. This gives it back at once, as RabbitMQ did before.
+            kind["x-consumer-disconnected-timeout"] = 0
         # What is rejected goes to the exchange "", which hands it to the queue of that name.
         rejected: FieldTable = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{line.topic}{DEAD}"}
 
@@ -347,10 +358,27 @@ class RabbitMQSubscription(Subscription):
             except ChannelNotFoundEntity:
                 raise refusal from None
 
+    async def _await_leader(self, channel: AbstractChannel) -> None:
+        """Wait until the queue has a leader, and that has taken back what was dealt to us before.
+
+        Who consumes sooner gets names that were published meanwhile, and then those. A queue without a leader
+        says that it has no consumers; a leader still counts those of a node that is gone, and ours among them.
+        """
+        deadline = self._line._time() + ELECTION
+        while self._line._time() < deadline:
+            queue = await channel.declare_queue(self._queue, passive=True)
+            if queue.declaration_result.consumer_count:
+                break
+            await asyncio.sleep(REST)
+        await asyncio.sleep(REST)
+
     async def _keep_looking(self) -> None:
         """A consumer is not told that its exchange was deleted: it would wait on, bound to nothing."""
         while True:
-            await asyncio.sleep(min(LOOK, self._line.timeout / 3))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(LOOK, self._line.timeout / 3)):
+                    await self._leaving.wait()
+                    return
             if channel := self._channel:
                 try:
                     async with within(self._line._deadline()):
@@ -360,6 +388,7 @@ class RabbitMQSubscription(Subscription):
 
     async def _rejoin(self) -> None:
         """The connection was lost: begin again, where the broker knows us to be."""
+        self._lost_before = True
         self._known = {self._id(one) for one in self._handled} - {None}
         deadline = self._line._deadline()
         await asyncio.sleep(REST)
@@ -451,9 +480,7 @@ class RabbitMQSubscription(Subscription):
                     self._told_broker = True
 
     async def _part(self, deadline: float, *, clean: bool) -> None:
-        if looking := self._looking:
-            looking.cancel()
-            await asyncio.wait([looking])
+        self._leaving.set()
         if clean:
             await self._acknowledged(deadline)
         channel, self._channel = self._channel, None
@@ -467,6 +494,10 @@ class RabbitMQSubscription(Subscription):
             except DRIVER:
                 behind = True
         await self._link.close(deadline)  # the broker takes back what is not settled, in its order
+        if looking := self._looking:
+            # Not sooner: a call of the driver that is cancelled may end the connection, and what was settled with it.
+            looking.cancel()
+            await asyncio.wait([looking], timeout=CLOSING)
         if clean and behind:
             raise ConnectionLost("the line was lost before the last names were settled: they may come again")
 

@@ -35,7 +35,6 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from random import getrandbits
 from struct import Struct
 from typing import Any, SupportsIndex
@@ -53,7 +52,7 @@ from pamqp.heartbeat import Heartbeat
 from yarl import URL
 
 from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription, short
-from greet.designs.rabbitmq_link import DRIVER, MAYBE, REFUSED, Link, nowhere, refused, rounded
+from greet.designs.rabbitmq_link import MAYBE, REFUSED, Link, nowhere, refused, rounded
 from greet.errors import GreetError, PublishFailed, PublishUnknown
 from greet.line import Batch, Poison, runs
 from greet.names import MAX_BYTES
@@ -212,9 +211,7 @@ class FastLink(Link):
             await connection.connect()
             wire.tune(connection.transport.connection.connection_tune.frame_max)  # type: ignore[union-attr]
         except BaseException:
-            wire.abort()
-            with suppress(*DRIVER):
-                await connection.close()
+            await self._end(connection, 0)  # its farewell goes on beside us
             raise
         self.wire = wire
         return connection

@@ -41,6 +41,7 @@ from bench.faults.proxy import proxy
 from greet import Guarantee, Subscription
 from greet.brokers import Broker
 from greet.brokers.process import free_ports, listens
+from greet.designs import rabbitmq as designs_rabbitmq
 from greet.designs.rabbitmq import RabbitMQSubscription
 from greet.designs.rabbitmq_link import keep_trying, why
 from greet.fast.rabbitmq import METHOD, FastRabbitMQLine, FastRabbitMQSubscription, Inbox, Outbox, Parcel, Wire, _Tap
@@ -506,6 +507,34 @@ async def test_a_quorum_queue_never_gives_a_name_up(rabbitmq_url: str, topic: st
                 pass
         async with line.subscribe("hello") as names:
             assert await take(names, 1) == ["Ada"]
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_leaving_does_not_wait_for_a_look_that_does_not_end(
+    rabbitmq_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(designs_rabbitmq, "LOOK", 0.01)
+    monkeypatch.setattr(designs_rabbitmq, "CLOSING", 0.1)
+    looking, over = asyncio.Event(), asyncio.Event()
+
+    async def look(_: Subscription) -> None:
+        looking.set()
+        end = time.monotonic() + 8
+        while not over.is_set() and time.monotonic() < end:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.05)
+
+    async with line_to(rabbitmq_url, topic, path=path) as line:
+        subscription = line.subscribe("hello")
+        async with asyncio.timeout(5), subscription as names:
+            await line.publish("Ada")
+            assert await take(names, 1) == ["Ada"]
+            monkeypatch.setattr(designs_rabbitmq.RabbitMQSubscription, "_declare_all", look)
+            await looking.wait()
+        over.set()
+        monkeypatch.undo()
+        async with subscription as names:
+            assert await take(names, 1, seconds=0.5) == []
 
 
 # Connecting
