@@ -76,6 +76,10 @@ class Design:
     """Equal names keep their order, however many members share the work."""
     ordered: bool = True
     """Names of one publisher reach a group with a single member in the order published."""
+    deliveries: int = 0
+    """How often a name is handed out, at most; what is not settled by then is kept in the dead letters. 0: no limit."""
+    lends_for: float = 0.0
+    """For how many seconds: a name that takes longer to handle comes again. 0: as long as its member lives."""
     variants: tuple[str, ...] = ()
     """What else the query of the URL may say that changes how names travel; the promises hold for each."""
     quorum: str = ""
@@ -206,6 +210,25 @@ DESIGNS = (
         keeps_unread=True,
         orders_by_key=True,
         quorum="queue_type=quorum",
+    ),
+    Design(
+        name="kafka-share",
+        title="Kafka share group",
+        line="greet.designs.kafka_share:KafkaShareLine",
+        schemes=("kafka+share", "kafka+share+ssl"),
+        ports=(9092, 9092),
+        keys=("partitions", "replication", "deal", "compression", "ca", "cert", "key"),
+        guarantees=ALL,
+        product=KAFKA,
+        made=("{topic}:{group}:share",),
+        usual=False,
+        keeps_unread=True,
+        deals_out=True,
+        ordered=False,
+        deliveries=8,
+        lends_for=60.0,
+        variants=("partitions=4",),
+        quorum="replication=3",
     ),
 )
 PRODUCTS = tuple(dict.fromkeys(one.product for one in DESIGNS if one.product))

@@ -1,0 +1,765 @@
+"""Apache Kafka's share groups (KIP-932): a topic that is dealt out like a queue. Driver: confluent-kafka.
+
+                                 ┌─► share group "names:hello:share"   ─► any of its members
+    publish ─► topic "names" ────┤
+                                 └─► share group "names:goodbye:share" ─► any of its members
+                                                  │
+                        topic "names.dead" ◄──────┘ what is no name, and what came too often
+
+A name stays in the log after it was read. Of each name the group's broker knows whether it waits, is
+lent to a member, or is settled. So any number of members share a partition; order is not kept.
+
+- **Names are dealt out by batches.** A batch that the publisher has sent goes whole to one member. So a
+  line sends at most `?deal=20` names a batch, and a member asks for as many at once. More is faster and
+  less even: measured here with one member and no work, 12,000 names a second by 20, 60,000 by 200.
+  What other publishers send, those of `kafka://` too, comes by their batches.
+- **A name is lent for a time**: as long as the broker allows, 60 s unless it says otherwise. Of a batch,
+  what is not handed out after three quarters of that is given back. What takes longer to handle comes
+  again to another member as well; the logger "greet" says so, and so does a clean end.
+- **It is lent a number of times**, each count, also when a member that had it left, and at most 10 unless
+  the broker says otherwise; then Kafka would drop it. So the last two are not for handlers: it goes
+  to the dead letters then. Where handlers are slow or die often, take `?deal=1`: a name that stands in a
+  batch behind one that kills its handler is lent as often as that one.
+- Where a broker is killed, what was settled and not confirmed comes again, as in the other designs.
+
+DURABLE waits for all in-sync replicas and numbers what it sends; AT_LEAST_ONCE waits for one;
+AT_MOST_ONCE for none, and settles a batch before it is handed out.
+
+The driver's consumer blocks, and is for one thread: each member has a thread of its own, which polls
+0.1 s at a time and is told by a queue what to settle. It holds one poll's names and no more.
+
+No client in Python can say where a share group begins, and left alone it begins at the end once its first
+member has joined, some seconds late. So two calls of Kafka's protocol stand here, written by hand.
+A login is by PLAIN alone here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import threading
+import time
+from asyncio import get_running_loop
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from greet.address import Address
+from greet.designs import Design
+from greet.designs.kafka_share_wire import PASSING, Refused, Wire, coordinator, first, secure
+from greet.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    GreetError,
+    PublishFailed,
+    PublishUnknown,
+    Unsupported,
+    one_line,
+)
+from greet.line import DEAD, Batch, DeadLetter, Guarantee, Line, Poison, Subscription, runs
+
+try:
+    from confluent_kafka import (
+        AcknowledgeType,
+        Consumer,
+        ConsumerGroupTopicPartitions,
+        KafkaError,
+        KafkaException,
+        Producer,
+        ShareConsumer,
+        TopicCollection,
+        TopicPartition,
+    )
+    from confluent_kafka.admin import (
+        AdminClient,
+        AlterConfigOpType,
+        ConfigEntry,
+        ConfigResource,
+        NewTopic,
+        OffsetSpec,
+    )
+except ImportError as missing:
+    raise Unsupported("kafka+share needs confluent-kafka 2.16 or later: pip install 'greet[share]'") from missing
+
+ACKS = {Guarantee.AT_MOST_ONCE: "0", Guarantee.AT_LEAST_ONCE: "1", Guarantee.DURABLE: "all"}
+POLL_SECONDS = 0.1  # so soon does a member's thread hear that it is to leave
+WORD_SECONDS = 1.0  # how long a thread waits for the broker's word
+RETRY_SECONDS = 0.1
+LARGEST_BODY = 2**26  # a message that is no name may be larger than any name, and is kept as it is
+LEND_FOR = 0.75  # of the time for which the broker lends names: then those that were not handed out go back
+TO_BURY = 2  # deliveries that are kept for burying: a member may die in the first
+NEVER_WRITTEN = {
+    *(KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED),
+    *(KafkaError.INVALID_RECORD, KafkaError.POLICY_VIOLATION, KafkaError.UNKNOWN_TOPIC_OR_PART),
+    *(KafkaError.INVALID_TIMESTAMP, KafkaError.UNSUPPORTED_COMPRESSION_TYPE, KafkaError._PURGE_QUEUE),
+    *(KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION),
+}
+FAILURES = (KafkaException, Refused, OSError, EOFError)
+
+T = TypeVar("T")
+Place = tuple[int, int]
+"""Where a name stands in the topic: partition and offset."""
+
+log = logging.getLogger("greet")
+
+
+class KafkaShareLine(Line):
+    """`kafka+share://host:9092,host:9092?partitions=1&replication=1&deal=20`, or `kafka+share+ssl://` for TLS.
+
+    `partitions` and `replication` count when the topic is made; `deal` is how many names are dealt out
+    together, at most. Besides: `compression=gzip`, snappy, lz4 or zstd; `ca=`, `cert=` and `key=`,
+    files for TLS; a user and password log in by PLAIN.
+    """
+
+    def __init__(self, design: Design, address: Address, topic: str, guarantee: Guarantee | None) -> None:
+        super().__init__(design, address, topic, guarantee)
+        self._partitions = int(address.number("partitions", 1))
+        self._replicas = int(address.number("replication", 1)) if "replication" in address.options else -1
+        self._deal = max(1, int(address.number("deal", 20)))
+        self._codec = address.choice("compression", "none", "gzip", "snappy", "lz4", "zstd")
+        self._dead = self.topic + DEAD
+
+    async def _connect(self, deadline: float) -> None:
+        self._producer: Any = None
+        self._admin: Any = None
+        self._ending = threading.Event()
+        self._made: dict[str, int] = {}  # topics that are there, with their partitions
+        self._making = asyncio.Lock()
+        async with self._trouble(ConnectFailed, deadline):
+            (await first(self.address)).close()  # it answers
+            self._admin = AdminClient(settings(self.address))
+            count = await self._count(self.topic)
+        if count and "partitions" in self.address.options and count != self._partitions:
+            raise ConnectFailed(f"topic {self.topic} has partitions={count}: say so, or use another topic")
+
+    async def _disconnect(self, deadline: float, *, clean: bool) -> None:
+        self._seconds_left = max(0.0, deadline - get_running_loop().time() - RETRY_SECONDS)
+        self._ending.set()
+        ends = [self._serving] if self._producer else []
+        self._producer = None
+        admin, self._admin = [self._admin], None
+        ends.append(in_thread(admin.clear))  # its end waits for the driver's own threads
+        await ended(ends, deadline)
+
+    # ------------------------------------------------------------------------------------- publishing
+
+    async def _send(self, names: list[str], deadline: float) -> int:
+        return await self._publish(self.topic, [name.encode() for name in names], deadline)
+
+    async def _publish(
+        self, topic: str, bodies: Sequence[bytes], deadline: float, headers: Mapping[str, bytes] | None = None
+    ) -> int:
+        if topic not in self._made:
+            async with self._trouble(PublishFailed, deadline):
+                await self._make(topic)
+        producer = await self._started(deadline)
+        sending = _Sending(len(bodies))
+        try:
+            async with asyncio.timeout_at(deadline):
+                for body in bodies:
+                    while True:
+                        if sending.begun(producer, topic, body, headers):
+                            break
+                        await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.shield(sending.done)
+        except TimeoutError:
+            sending.error = KafkaError(KafkaError.REQUEST_TIMED_OUT)
+        if sending.error is None:
+            return sending.accepted
+        why, driver = words(KafkaException(sending.error), self.address), KafkaException(sending.error)
+        failure: GreetError = PublishUnknown(f"{why}; publish it again, if a double does no harm")
+        if sending.error.code() in NEVER_WRITTEN:
+            failure = PublishFailed(f"{why}; publish it again then")
+        failure.accepted = sending.accepted
+        raise failure from driver
+
+    async def _started(self, deadline: float) -> Any:
+        """The producer, and the thread in which it tells what became of messages: both begin with the first."""
+        async with self._making:
+            if self._producer is None:
+                given = {
+                    "acks": ACKS[self.guarantee],
+                    "enable.idempotence": self.guarantee is Guarantee.DURABLE,
+                    "batch.num.messages": self._deal,
+                    "linger.ms": 0,
+                    "sticky.partitioning.linger.ms": 0,  # each batch goes to a partition of its own
+                    "compression.type": self._codec,
+                    "message.max.bytes": LARGEST_BODY,
+                    "message.timeout.ms": int(self.timeout * 1000),
+                    "queue.buffering.max.kbytes": 2 * LARGEST_BODY // 1024,
+                }
+                producer, ending = Producer(settings(self.address, given)), self._ending
+                # Without this, one that numbers its batches waits half a second for its first connection.
+                await ended([in_thread(lambda: producer.list_topics(self.topic, WORD_SECONDS))], deadline)
+                self._producer, self._serving = producer, in_thread(lambda: self._serve(producer, ending))
+        return self._producer
+
+    def _serve(self, producer: Any, ending: threading.Event) -> None:
+        while not ending.is_set():
+            producer.poll(POLL_SECONDS)
+        if producer.flush(self._seconds_left):
+            producer.purge()
+            producer.poll(0)  # whoever waits is told
+
+    # ----------------------------------------------------------------------------------------- topics
+
+    async def _make(self, topic: str) -> int:
+        """See to it that `topic` is there and has leaders; how many partitions it has."""
+        async with self._making:
+            if topic not in self._made:
+                if not (count := await self._count(topic)):
+                    await self._create(topic)
+                while True:
+                    if count := count or await self._count(topic):
+                        break
+                    await asyncio.sleep(RETRY_SECONDS / 4)
+                self._made[topic] = count
+        return self._made[topic]
+
+    async def _create(self, topic: str) -> None:
+        partitions, config = self._partitions, {}
+        if topic == self._dead:
+            partitions, config = 1, {"retention.ms": "-1", "max.message.bytes": str(LARGEST_BODY)}
+        new = NewTopic(topic, partitions, self._replicas, config=config)
+        try:
+            await answer(self._admin.create_topics([new], request_timeout=self.timeout)[topic])
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+
+    async def _count(self, topic: str) -> int:
+        """The partitions of `topic`; 0 where it is not there, or not ready."""
+        asked = self._admin.describe_topics(TopicCollection([topic]), request_timeout=self.timeout)
+        try:
+            found = (await answer(asked[topic])).partitions
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+            return 0
+        return len(found) if all(one.leader and one.leader.id >= 0 for one in found) else 0
+
+    async def _offsets(self, topic: str, spec: Any) -> dict[int, int]:
+        """The oldest or next offset of each partition of `topic`."""
+        wanted = {TopicPartition(topic, number): spec for number in range(self._made[topic])}
+        while True:
+            asked = self._admin.list_offsets(wanted, request_timeout=self.timeout)
+            try:
+                return {one.partition: (await answer(found)).offset for one, found in asked.items()}
+            except KafkaException as error:
+                if error.args[0].code() not in PASSING:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _config(self, kind: Any, name: str) -> dict[str, str]:
+        resource = ConfigResource(kind, name)
+        asked = self._admin.describe_configs([resource], request_timeout=self.timeout)
+        return {key: entry.value for key, entry in (await answer(asked[resource])).items()}
+
+    # ------------------------------------------------------------------------------------ dead letters
+
+    async def _bury(self, letter: DeadLetter, deadline: float) -> None:
+        """Keep `letter` in the topic of the dead letters, as `kafka://` does."""
+        headers = {key: str(getattr(letter, key)).encode() for key in ("group", "origin", "reason")}
+        await self._publish(self._dead, [letter.body], deadline, headers)
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        return [letter for _, letter in await self._letters()]
+
+    async def resend_dead_letters(self) -> int:
+        sent = 0
+        origins: set[str] = set()
+        letters = await self._letters()
+        try:
+            for number, (offset, letter) in enumerate(letters, start=1):
+                if letter.origin not in origins:  # each group has kept a letter of its own
+                    await self._publish(self.topic, [letter.body], self._deadline())
+                    origins |= {letter.origin} - {""}
+                    sent += 1
+                done = self._end if number == len(letters) else offset + 1
+                async with self._trouble(ConnectionLost, self._deadline(), "it is not written down what was sent: "):
+                    place = ConsumerGroupTopicPartitions(self._dead, [TopicPartition(self._dead, 0, done)])
+                    await answer(self._admin.alter_consumer_group_offsets([place])[self._dead])
+        except GreetError as error:
+            error.accepted = sent
+            raise
+        return sent
+
+    async def _letters(self) -> list[tuple[int, DeadLetter]]:
+        """Those that were not sent again, with their offsets."""
+        deadline = self._deadline()
+        async with self._trouble(ConnectionLost, deadline, "the dead letters cannot be read: "):
+            if self._dead not in self._made and not await self._count(self._dead):
+                return []
+            await self._make(self._dead)
+            place = ConsumerGroupTopicPartitions(self._dead, [TopicPartition(self._dead, 0)])
+            (sent,) = (await answer(self._admin.list_consumer_group_offsets([place])[self._dead])).topic_partitions
+            start = max(sent.offset, (await self._offsets(self._dead, OffsetSpec.earliest()))[0])
+            self._end = (await self._offsets(self._dead, OffsetSpec.latest()))[0]
+            found: list[tuple[int, DeadLetter]] = []
+            stop = threading.Event()
+            reading = in_thread(lambda: self._read_dead(start, found, stop))
+            try:
+                await asyncio.shield(reading)
+            finally:
+                stop.set()
+                await ended([reading], deadline)
+        known = {(one.group, one.origin): (offset, one) for offset, one in reversed(found)}
+        return sorted((one for one in known.values()), key=lambda one: one[0])
+
+    def _read_dead(self, start: int, found: list[tuple[int, DeadLetter]], stop: threading.Event) -> None:
+        consumer = Consumer(settings(self.address, {"group.id": self._dead, "enable.auto.commit": False}))
+        try:
+            consumer.assign([TopicPartition(self._dead, 0, start)])
+            position = start
+            while position < self._end and not stop.is_set():
+                if (message := consumer.poll(POLL_SECONDS)) is None:
+                    continue
+                if message.error():
+                    raise KafkaException(message.error())
+                position = message.offset() + 1
+                headers = {key: (value or b"").decode(errors="replace") for key, value in message.headers() or ()}
+                group, origin, reason = (headers.get(key, "") for key in ("group", "origin", "reason"))
+                found.append((message.offset(), DeadLetter(message.value() or b"", group, origin, reason)))
+        finally:
+            consumer.close()
+
+    # ------------------------------------------------------------------------------------ what they use
+
+    def _subscription(self, group: str, *, replay: bool) -> KafkaShareSubscription:
+        return KafkaShareSubscription(self, group, replay=replay)
+
+    @asynccontextmanager
+    async def _trouble(self, ours: type[GreetError], deadline: float, what: str = "") -> AsyncIterator[None]:
+        """Failures and the deadline, told as `ours`."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                yield
+        except FAILURES as error:
+            raise ours(what + words(error, self.address)) from error
+
+    async def _asked(self, group: str, question: Callable[[Wire], Awaitable[T]]) -> T:
+        """What the broker that keeps a share group answers; asked again while one that is new takes over."""
+        while True:
+            try:
+                async with coordinator(self.address, group) as wire:
+                    return await question(wire)
+            except Refused as error:
+                if error.code not in PASSING:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+class KafkaShareSubscription(Subscription):
+    """A member of a share group. Its thread polls, and hands over what has come."""
+
+    _line: KafkaShareLine
+
+    async def _join(self, deadline: float) -> None:
+        line = self._line
+        self._id = f"{line.topic}:{self._group}:share"  # no topic and no group has a colon
+        self._orders: SimpleQueue[tuple[Any, int, Sequence[int]] | None] = SimpleQueue()  # for the thread
+        self._come: deque[Sequence[Batch | Poison]] = deque()  # from the thread
+        self._failed: Exception | None = None  # what the thread met
+        self._heard = asyncio.Event()
+        self._told_of = asyncio.Event()
+        self._unanswered: set[Place] = set()  # settled, and the broker has not answered yet
+        self._missed: set[Place] = set()  # the broker did not take it as settled
+        self._why = ""
+        self._part_of: tuple[Batch | None, int] = (None, 0)  # the batch of which so many were settled
+        self._back: asyncio.TimerHandle | None = None
+        self._thread: asyncio.Future[None] | None = None
+        self._deliveries, self._lent = 5, 30.0
+        async with line._trouble(ConnectFailed, deadline):
+            await line._make(line.topic)
+            await self._found_group()
+        loop = get_running_loop()
+        self._thread = in_thread(lambda: self._work(loop))
+
+    async def _found_group(self) -> None:
+        """See to it that the group is there: then what is published reaches it, before it has a member too.
+
+        The ends are read before it is asked whether the group is there. So where two members found it
+        at once, it begins no later than where the topic ended at the entry of either.
+        """
+        line = self._line
+        oldest = await line._offsets(line.topic, OffsetSpec.earliest())
+        begin = oldest if self._replay else await line._offsets(line.topic, OffsetSpec.latest())
+        known = await line._asked(self._id, self._known)
+        if new := all(start < 0 for start in known.values()):
+            await self._configure()
+            await line._asked(self._id, lambda wire: wire.begin(self._id, line.topic, begin))
+        config = await line._config(ConfigResource.Type.GROUP, self._id)
+        self._deliveries = int(config.get("share.delivery.count.limit", self._deliveries))
+        self._lent = int(config.get("share.record.lock.duration.ms", self._lent * 1000)) / 1000
+        if new and (passed := sum(begin[one] - oldest[one] for one in begin)):
+            log.warning(
+                "group %s is new to topic %s: it starts behind %s names that are kept; who wants them subscribes"
+                " as a new group, with replay=True",
+                self._group,
+                line.topic,
+                f"{passed:,}",
+            )
+
+    async def _configure(self) -> None:
+        """Have names lent as often and as long as the broker allows; what an older Kafka does not know is left out."""
+        line = self._line
+        broker = (await answer(line._admin.describe_cluster(request_timeout=line.timeout))).nodes[0]
+        bounds = await line._config(ConfigResource.Type.BROKER, str(broker.id))
+        wanted = {
+            "share.delivery.count.limit": bounds.get("group.share.max.delivery.count.limit"),
+            "share.record.lock.duration.ms": bounds.get("group.share.max.record.lock.duration.ms"),
+            "share.assignment.interval.ms": bounds.get("group.share.min.assignment.interval.ms"),  # else joining waits
+            "share.auto.offset.reset": "earliest",  # of a partition that was added to the topic
+            "share.isolation.level": "read_committed",
+        }
+        known = await line._config(ConfigResource.Type.GROUP, self._id)
+        entries = [
+            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+            for key, value in wanted.items()
+            if value is not None and key in known
+        ]
+        resource = ConfigResource(ConfigResource.Type.GROUP, self._id, incremental_configs=entries)
+        await answer(line._admin.incremental_alter_configs([resource])[resource])
+
+    # ------------------------------------------------------------------------------- in the thread
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Poll, hand over, wait until all that is settled or given back, and poll again; until told to leave."""
+        topic = self._line.topic
+        given = {
+            "group.id": self._id,
+            "share.acknowledgement.mode": "explicit",
+            "max.poll.records": self._line._deal,
+            "max.poll.interval.ms": 86_400_000,  # a slow handler is no dead one: the lock says how slow it may be
+            "fetch.wait.max.ms": int(POLL_SECONDS * 1000),
+        }
+
+        def answered(places: Mapping[Any, set[int]], error: Exception | None) -> None:
+            loop.call_soon_threadsafe(self._answered, places, error)
+
+        consumer = ShareConsumer(settings(self._line.address, given))
+        held: set[Place] = set()
+        try:
+            consumer.set_acknowledgement_commit_callback(answered)
+            consumer.subscribe([topic])
+            while True:
+                try:
+                    order = self._orders.get(block=bool(held), timeout=POLL_SECONDS)
+                except Empty:
+                    if held:
+                        consumer.commit_async()  # of nothing: the callback hears of answers that came late
+                    else:
+                        held = self._poll(consumer, loop)
+                    continue
+                if order is None:
+                    return
+                kind, partition, offsets = order
+                for offset in offsets:
+                    if (partition, offset) in held:
+                        held.discard((partition, offset))
+                        try:
+                            consumer.acknowledge_offset(topic, partition, offset, kind)
+                        except RuntimeError as error:  # the driver has given it up
+                            answered({TopicPartition(topic, partition): {offset}}, error)
+                if self._orders.empty():
+                    consumer.commit_sync(WORD_SECONDS)  # the callback hears of the answer
+        finally:
+            consumer.close()  # what is held and not settled goes back to the group
+
+    def _poll(self, consumer: Any, loop: asyncio.AbstractEventLoop) -> set[Place]:
+        """Hand over what comes; where it stands."""
+        try:
+            messages = consumer.poll(POLL_SECONDS)
+        except KafkaException as error:
+            loop.call_soon_threadsafe(self._hand_over, [], error)
+            time.sleep(RETRY_SECONDS)
+            return set()
+        came = [one for one in messages if not one.error()]
+        failed = next((KafkaException(one.error()) for one in messages if one.error()), None)
+        if came or failed:
+            loop.call_soon_threadsafe(self._hand_over, came, failed)
+        return {(one.partition(), one.offset()) for one in came}
+
+    # --------------------------------------------------------------------------------- in the loop
+
+    def _hand_over(self, messages: Sequence[Any], failed: Exception | None) -> None:
+        """What a poll gave. A name that was lent too often goes to the dead letters: Kafka would drop it next."""
+        found: list[Batch | Poison] = []
+        fresh: dict[int, list[Any]] = defaultdict(list)
+        for one in messages:
+            if (one.delivery_count() or 1) > self._deliveries - TO_BURY and not self._early:
+                why = f"it came {one.delivery_count()} times and was not settled, and Kafka drops it after"
+                reason = f"{why} {self._deliveries}"
+                found.append(Poison(one.value(), one.offset(), reason, one.partition()))
+            else:
+                fresh[one.partition()].append(one)
+        for partition, some in fresh.items():
+            found += runs([one.value() for one in some], [one.offset() for one in some], partition)
+        self._failed = failed or self._failed
+        if found:
+            self._come.append(found)
+            if self._back:
+                self._back.cancel()
+            self._back = get_running_loop().call_later(self._lent * LEND_FOR, self._let_go)
+        self._heard.set()
+
+    def _let_go(self) -> None:
+        """The time for which names are lent is soon over: give back those that were not handed out."""
+        rest: list[Batch | Poison] = [*self._runs, *(one for some in self._come for one in some)]
+        batch = self._batch
+        if not self._early:
+            rest.append(Batch([], batch.origins[self._taken : len(batch.names)], batch.source))
+            self._drop()
+        self._runs.clear()
+        self._come.clear()
+        for one in rest:
+            offsets = one.origins if isinstance(one, Batch) else [one.origin]
+            self._orders.put((AcknowledgeType.RELEASE, one.source, offsets))
+
+    async def _next(self) -> Sequence[Batch | Poison]:
+        quiet = self._line.timeout / 4
+        while True:
+            if self._come:
+                return self._come.popleft()
+            if self._thread and self._thread.done():
+                raise ConnectionLost("this member's thread has failed: subscribe again") from self._thread.exception()
+            if self._failed:
+                error, self._failed = self._failed, None
+                raise ConnectionLost(words(error, self._line.address)) from error
+            self._heard.clear()
+            try:
+                async with asyncio.timeout(quiet):
+                    await self._heard.wait()
+            except TimeoutError:
+                await self._ask(get_running_loop().time() + self._line.timeout - quiet)
+
+    async def _ask(self, deadline: float) -> None:
+        """Nothing has come, and the driver does not tell why: ask the group's broker, until it answers."""
+        while not self._come:
+            try:
+                starts = await self._starts(deadline)
+            except ConnectionLost:
+                if get_running_loop().time() + RETRY_SECONDS > deadline:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                if all(one < 0 for one in starts.values()):
+                    raise ConnectionLost(
+                        f"group {self._group} is not at {self._line.address} any more: subscribe again"
+                    )
+                return
+
+    async def _starts(self, deadline: float) -> dict[int, int]:
+        """Up to where all is settled, in each partition."""
+        line = self._line
+        async with line._trouble(ConnectionLost, deadline):
+            return await line._asked(self._id, self._known)
+
+    async def _known(self, wire: Wire) -> dict[int, int]:
+        return await wire.starts(self._id, self._line.topic, range(self._line._made[self._line.topic]))
+
+    # ------------------------------------------------------------------------------------- settling
+
+    async def _settle(self, batch: Batch, count: int) -> None:
+        known, done = self._part_of
+        done = done if known is batch else 0
+        self._part_of = batch, count
+        self._accept(batch.source, batch.origins[done:count])
+
+    def _accept(self, partition: int, offsets: Sequence[int]) -> None:
+        if offsets:
+            self._unanswered.update((partition, offset) for offset in offsets)
+            self._orders.put((AcknowledgeType.ACCEPT, partition, offsets))
+
+    def _answered(self, places: Mapping[Any, set[int]], error: Exception | None) -> None:
+        """The broker's word on what was settled or given back; called by the thread's consumer."""
+        answered = {(one.partition, offset) for one, offsets in places.items() for offset in offsets}
+        mine = answered & self._unanswered
+        self._unanswered -= mine
+        if error and mine:
+            self._miss(mine, words(error, self._line.address))
+        else:
+            self._missed -= mine
+        self._told_of.set()
+
+    def _miss(self, places: set[Place], why: str) -> None:
+        self._missed |= places
+        self._why = why
+        if not self._early:
+            log.warning(
+                "group %s of topic %s: %s handled names may come again, as they could not be settled: %s",
+                self._group,
+                self._line.topic,
+                f"{len(places):,}",
+                why,
+            )
+
+    async def _confirm(self, deadline: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                while self._unanswered:
+                    self._told_of.clear()
+                    await self._told_of.wait()
+        except TimeoutError as error:
+            why = words(error, self._line.address)
+            self._miss(self._unanswered, why)
+            self._unanswered = set()
+            raise ConnectionLost(f"what was handled could not be settled: {why}") from error
+
+    async def _settle_ahead(self, batch: Batch, deadline: float) -> bool:
+        await self._settle(batch, len(batch.names))
+        await self._confirm(deadline)
+        failed = self._missed & {(batch.source, offset) for offset in batch.origins}
+        self._missed -= failed
+        return not failed
+
+    async def _bury(self, poison: Poison, deadline: float) -> None:
+        origin = f"{self._line.topic}-{poison.source}@{poison.origin}"
+        await self._line._bury(DeadLetter(poison.body or b"", self._group, origin, poison.reason), deadline)
+        self._accept(poison.source, [poison.origin])
+
+    # -------------------------------------------------------------------------------------- leaving
+
+    async def _part(self, deadline: float, *, clean: bool) -> None:
+        if self._back:
+            self._back.cancel()
+        if self._thread is None:
+            return
+        self._orders.put(None)
+        await ended([self._thread], deadline)
+        if clean and (lost := self._unanswered | self._missed):
+            starts = await self._starts(deadline)  # another member may have settled it
+            if late := [offset for partition, offset in lost if offset >= starts[partition]]:
+                why = self._why or f"{self._line.address} has not answered for {self._line.timeout:g} s"
+                raise ConnectionLost(f"{len(late):,} handled names could not be settled, and come again: {why}")
+
+
+class _Sending:
+    """Messages that were handed to the producer together, and what became of them."""
+
+    def __init__(self, count: int) -> None:
+        self.accepted = 0
+        self.error: Any = None
+        self.done = get_running_loop().create_future()
+        self._left = count
+        self._loop = get_running_loop()
+        self._lock = threading.Lock()
+
+    def begun(self, producer: Any, topic: str, body: bytes, headers: Mapping[str, bytes] | None) -> bool:
+        """Hand over one of them; False while the producer holds as much as it may."""
+        try:
+            producer.produce(topic, body, headers=headers, on_delivery=self.told)
+        except BufferError:
+            return False
+        except KafkaException as error:
+            self.told(error.args[0], None)
+        return True
+
+    def told(self, error: Any, _: Any) -> None:
+        """Called for each, mostly in the producer's thread; the error that leaves most open is kept."""
+        with self._lock:
+            self._left -= 1
+            if error is None:
+                self.accepted += 1
+            elif self.error is None or self.error.code() in NEVER_WRITTEN:
+                self.error = error
+            left = self._left
+        if not left:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self.done.set_result, None)
+
+
+def settings(address: Address, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What every client of the driver is given. None writes to standard error: what matters is raised."""
+    hosts = address.hosts
+    found: dict[str, Any] = {
+        "bootstrap.servers": ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts),
+        "log_level": 0,
+        "error_cb": lambda _: None,
+        "socket.timeout.ms": max(500, int(address.timeout * 500)),  # so long does a client wait that leaves
+        "reconnect.backoff.max.ms": 1000,
+        "security.protocol": ("SASL_" if address.user else "") + ("SSL" if secure(address) else "PLAINTEXT"),
+    }
+    if address.user:
+        found |= {"sasl.mechanism": "PLAIN", "sasl.username": address.user, "sasl.password": address.password}
+    for key, name in (("ca", "ssl.ca.location"), ("cert", "ssl.certificate.location"), ("key", "ssl.key.location")):
+        if key in address.options:
+            found[name] = address.options[key]
+    return found | dict(more or {})
+
+
+def words(error: BaseException, address: Address) -> str:
+    """Why something failed: what is wrong, where, and what to do."""
+    if isinstance(error, Refused):
+        error = KafkaException(KafkaError(error.code))
+    if not isinstance(error, KafkaException):
+        return next(text for kinds, text in _WORDS if isinstance(error, kinds)).format(address)
+    code, said = error.args[0].code(), error.args[0].str().removeprefix("Broker: ").removeprefix("Local: ")
+    if code in _CODES:
+        return _CODES[code].format(address)
+    if "uthorization" in said:
+        return f"{said} at {address} for {address.user or 'who does not log in'}: grant the right"
+    return f"{address} says: {one_line(Exception(said))}: mend that, and try again"
+
+
+_LATE = "{} has not answered in time: check the broker, or raise timeout="
+_LOGIN = "{} refuses the login: correct user and password, and let it take PLAIN"
+_CODES = {
+    KafkaError.INVALID_RECORD_STATE: "names were in hand for longer than they are lent: take a smaller deal=",
+    **dict.fromkeys((KafkaError._TIMED_OUT, KafkaError._MSG_TIMED_OUT, KafkaError.REQUEST_TIMED_OUT), _LATE),
+    **dict.fromkeys((KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.UNSUPPORTED_SASL_MECHANISM), _LOGIN),
+}
+_WORDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
+    (ssl.SSLCertVerificationError, "the certificate of {} is refused: correct it, or the URL's host or ca="),
+    ((FileNotFoundError, PermissionError), "a file for {} cannot be read: correct ca=, cert= or key="),
+    (EOFError, "{} hangs up: it needs Kafka 4.2 or later, and TLS and login as there"),
+    (TimeoutError, _LATE),
+    (BaseException, "no connection to {}: check that a broker runs there"),
+)
+
+
+async def answer(future: Future[Any]) -> Any:
+    """What the driver's own threads answer; they go on by themselves when the caller is cancelled."""
+    mine = asyncio.wrap_future(future)
+    mine.add_done_callback(lambda one: one.cancelled() or one.exception())
+    return await asyncio.shield(mine)
+
+
+def in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
+    """Run `work` in a thread of its own; what is returned is done when that ends."""
+    loop = get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    done.add_done_callback(lambda one: one.cancelled() or one.exception())
+
+    def finish(error: Exception | None) -> None:
+        if not done.done():
+            done.set_exception(error) if error else done.set_result(None)
+
+    def run() -> None:
+        failed: Exception | None = None
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - whoever waits is told
+            failed = error
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(finish, failed)
+
+    threading.Thread(target=run, name="greet kafka+share", daemon=True).start()
+    return done
+
+
+async def ended(threads: Sequence[Awaitable[None]], deadline: float) -> None:
+    """Wait until `threads` have ended or the deadline is over, also when the caller is cancelled meanwhile."""
+    waiting = asyncio.gather(*threads, return_exceptions=True)
+    cancelled: asyncio.CancelledError | None = None
+    while not waiting.done() and (left := deadline - get_running_loop().time()) > 0:
+        try:
+            await asyncio.wait([waiting], timeout=left)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled:
+        raise cancelled

@@ -1,0 +1,230 @@
+"""What no client in Python can ask Kafka of a share group: where it begins, and to begin there.
+
+Two calls of Kafka's protocol, and what leads to them: a connection, a login, and the way to the broker
+that keeps the group. Texts and lists are "compact" in them: their length plus one comes first, seven
+bits a byte. A zero byte ends each structure, which has no tagged fields then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import struct
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from greet.address import Address
+
+FIND_COORDINATOR, SASL_HANDSHAKE, SASL_AUTHENTICATE, DESCRIBE_OFFSETS, ALTER_OFFSETS = 10, 17, 36, 90, 91
+HAS_MEMBERS = 68  # Kafka's code for a group that cannot be moved
+PASSING = (3, 5, 6, 14, 15, 16)  # and those of a topic that is not known yet or moves, or of a coordinator that does
+END = b"\0"
+LARGEST_ANSWER = 2**20
+
+
+class Refused(Exception):
+    """What was asked is refused, with this code of Kafka's."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"Kafka's error {code}")
+        self.code = code
+
+
+def refuse(*codes: int) -> None:
+    """Raise `Refused` if one of `codes` is an error."""
+    if any(codes):
+        raise Refused(next(filter(None, codes)))
+
+
+@asynccontextmanager
+async def coordinator(address: Address, group: str) -> AsyncIterator[Wire]:
+    """A connection to the broker that keeps `group`. Raises `OSError`, `EOFError` and `Refused`."""
+    wire = await first(address)
+    try:
+        broker, host, port = await wire.coordinator(group)
+    finally:
+        wire.close()
+    wire = await Wire.opened(address, host, port)
+    wire.broker = broker
+    try:
+        yield wire
+    finally:
+        wire.close()
+
+
+async def first(address: Address) -> Wire:
+    """A connection to the first of the address's hosts that takes one."""
+    *others, last = address.hosts
+    for host, port in others:
+        try:
+            return await Wire.opened(address, host, port)
+        except OSError:
+            pass
+    return await Wire.opened(address, *last)
+
+
+class Wire:
+    """A connection that speaks as much of Kafka's protocol as is needed here."""
+
+    broker = -1
+    """The number of the broker at its other end, once that is known."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def opened(cls, address: Address, host: str, port: int) -> Wire:
+        """Connect, by TLS and with a login where the address says so."""
+        wire = cls(*await asyncio.open_connection(host, port, ssl=tls(address) if secure(address) else None))
+        try:
+            if address.user:
+                await wire._log_in(address)
+        except BaseException:
+            wire.close()
+            raise
+        return wire
+
+    def close(self) -> None:
+        """Close it, and wait for nothing."""
+        self._writer.transport.abort()
+
+    async def coordinator(self, group: str) -> tuple[int, str, int]:
+        """Number, host and port of the broker that keeps `group`."""
+        found = await self._ask(FIND_COORDINATOR, 0, short(group), old=True)
+        refuse(found.number(2))
+        return found.number(4), found.take(found.number(2)).decode(), found.number(4)
+
+    async def starts(self, group: str, topic: str, partitions: Sequence[int]) -> dict[int, int]:
+        """Where `group` begins in each partition: all before is settled. -1 where that was never said."""
+        listed = length(len(partitions)) + b"".join(struct.pack(">i", one) for one in partitions)
+        found = await self._ask(
+            DESCRIBE_OFFSETS, 0, length(1) + text(group) + length(1) + text(topic) + listed + END * 3
+        )
+        codes: list[int] = []
+        starts: dict[int, int] = {}
+        found.number(4)  # for how long it holds back who asks too often
+        for _ in range(found.length()):
+            found.text()
+            for _ in range(found.length()):
+                found.text()
+                found.take(16)  # the topic's id
+                for _ in range(found.length()):
+                    number = found.number(4)
+                    starts[number] = found.number(8)
+                    found.number(4)  # the leader's epoch
+                    codes.append(found.failure())
+                found.take(1)
+            codes.append(found.failure())
+        refuse(*codes)
+        return starts
+
+    async def begin(self, group: str, topic: str, starts: Mapping[int, int]) -> None:
+        """Make `group`, or move it, to `starts`; nothing is done if it has a member."""
+        places = length(len(starts)) + b"".join(struct.pack(">iq", *one) + END for one in starts.items())
+        found = await self._ask(ALTER_OFFSETS, 0, text(group) + length(1) + text(topic) + places + END * 2)
+        found.number(4)
+        code = found.number(2)
+        if code == HAS_MEMBERS:
+            return
+        refuse(code)
+        found.text()
+        codes: list[int] = []
+        for _ in range(found.length()):
+            found.text()
+            found.take(16)
+            for _ in range(found.length()):
+                found.number(4)
+                codes.append(found.failure())
+            found.take(1)
+        refuse(*codes)
+
+    async def _log_in(self, address: Address) -> None:
+        for api, version, body in (
+            (SASL_HANDSHAKE, 1, short("PLAIN")),
+            (SASL_AUTHENTICATE, 0, sized(f"\0{address.user}\0{address.password}".encode())),
+        ):
+            refuse((await self._ask(api, version, body, old=True)).number(2))
+
+    async def _ask(self, api: int, version: int, body: bytes, *, old: bool = False) -> Answer:
+        self._writer.write(sized(struct.pack(">hhih", api, version, 0, -1) + (b"" if old else b"\0") + body))
+        size = int.from_bytes(await self._reader.readexactly(4), "big")
+        if size > LARGEST_ANSWER:
+            raise EOFError
+        found = Answer(await self._reader.readexactly(size))
+        found.take(4 if old else 5)
+        return found
+
+
+class Answer:
+    """What a broker has answered, read from the front."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def take(self, count: int) -> bytes:
+        """The next bytes."""
+        self._at += count
+        if self._at > len(self._data):
+            raise EOFError
+        return self._data[self._at - count : self._at]
+
+    def number(self, size: int) -> int:
+        """Of so many bytes."""
+        return int.from_bytes(self.take(size), "big", signed=True)
+
+    def length(self) -> int:
+        """Of a list or text; 0 where there is none."""
+        value = shift = 0
+        while True:
+            (byte,) = self.take(1)
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return max(0, value - 1)
+            shift += 7
+
+    def text(self) -> bytes:
+        """A compact text."""
+        return self.take(self.length())
+
+    def failure(self) -> int:
+        """The code, text and end that close an entry."""
+        code = self.number(2)
+        self.text()
+        self.take(1)
+        return code
+
+
+def length(count: int) -> bytes:
+    """Of a compact list or text."""
+    value = count + 1
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + length((value >> 7) - 1)
+
+
+def text(value: str) -> bytes:
+    """A compact text."""
+    return length(len(value.encode())) + value.encode()
+
+
+def short(value: str) -> bytes:
+    """A text of the older calls."""
+    return struct.pack(">h", len(value.encode())) + value.encode()
+
+
+def sized(data: bytes) -> bytes:
+    """A message, behind its size."""
+    return struct.pack(">i", len(data)) + data
+
+
+def secure(address: Address) -> bool:
+    """Whether the connection is encrypted and the broker's certificate verified."""
+    return address.scheme.endswith("+ssl")
+
+
+def tls(address: Address) -> ssl.SSLContext:
+    """Certificate and host name of the broker are verified, by `ca` or the system's authorities."""
+    context = ssl.create_default_context(cafile=address.options.get("ca"))
+    if "cert" in address.options:
+        context.load_cert_chain(address.options["cert"], address.options.get("key"))
+    return context
