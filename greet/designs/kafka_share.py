@@ -50,7 +50,7 @@ from typing import Any, TypeVar
 
 from greet.address import Address
 from greet.designs import Design
-from greet.designs.kafka_share_wire import PASSING, Refused, Wire, coordinator, first, secure
+from greet.designs.kafka_share_wire import PASSING, Refused, Wire, coordinator, first
 from greet.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -682,7 +682,7 @@ def settings(address: Address, more: Mapping[str, Any] | None = None) -> dict[st
         "error_cb": lambda _: None,
         "socket.timeout.ms": max(500, int(address.timeout * 500)),  # so long does a client wait that leaves
         "reconnect.backoff.max.ms": 1000,
-        "security.protocol": ("SASL_" if address.user else "") + ("SSL" if secure(address) else "PLAINTEXT"),
+        "security.protocol": ("SASL_" if address.user else "") + ("SSL" if address.tls else "PLAINTEXT"),
     }
     if address.user:
         found |= {"sasl.mechanism": "PLAIN", "sasl.username": address.user, "sasl.password": address.password}
@@ -739,10 +739,12 @@ def in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
         if not done.done():
             done.set_exception(error) if error else done.set_result(None)
 
+    todo = [work]
+
     def run() -> None:
         failed: Exception | None = None
         try:
-            work()
+            todo.pop()()  # nothing of it is kept: the end of a client takes its time, in the thread too
         except Exception as error:  # noqa: BLE001 - whoever waits is told
             failed = error
         with suppress(RuntimeError):  # the loop is closed

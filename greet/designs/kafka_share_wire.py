@@ -76,7 +76,7 @@ class Wire:
     @classmethod
     async def opened(cls, address: Address, host: str, port: int) -> Wire:
         """Connect, by TLS and with a login where the address says so."""
-        wire = cls(*await asyncio.open_connection(host, port, ssl=tls(address) if secure(address) else None))
+        wire = cls(*await asyncio.open_connection(host, port, ssl=tls(address) if address.tls else None))
         try:
             if address.user:
                 await wire._log_in(address)
@@ -215,11 +215,6 @@ def short(value: str) -> bytes:
 def sized(data: bytes) -> bytes:
     """A message, behind its size."""
     return struct.pack(">i", len(data)) + data
-
-
-def secure(address: Address) -> bool:
-    """Whether the connection is encrypted and the broker's certificate verified."""
-    return address.scheme.endswith("+ssl")
 
 
 def tls(address: Address) -> ssl.SSLContext:

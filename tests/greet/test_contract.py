@@ -213,6 +213,25 @@ async def test_what_a_member_did_not_handle_comes_to_another(line: Line, connect
             assert same(case, await take(names, len(NAMES)), NAMES)
 
 
+@KEEPING
+async def test_what_no_handler_settles_comes_again(line: Line, case: Case) -> None:
+    """Without end, or as often as the record says: then it is kept in the dead letters."""
+    async with line.subscribe("hello"):
+        pass
+    await line.publish("Ada")
+    for _ in range(case.design.deliveries or 6):
+        with pytest.raises(Crash):
+            async with line.subscribe("hello") as names:
+                assert await take(names, 1) == ["Ada"]
+                raise Crash
+    async with line.subscribe("hello") as names:
+        if case.design.deliveries:
+            await nothing_comes(names)
+            assert [letter.body for letter in await line.dead_letters()] == [b"Ada"]
+        else:
+            assert await take(names, 1) == ["Ada"]
+
+
 async def test_a_normal_end_settles(line: Line) -> None:
     async with line.subscribe("hello") as names:
         await line.publish_many(NAMES[:1])

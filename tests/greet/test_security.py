@@ -168,6 +168,16 @@ async def test_a_token(guarded: Guarded, topic: str) -> None:
     assert await carries(guarded.url(guarded.login, ca=guarded.ca, token_file=guarded.token(jwt())), topic)
 
 
+async def test_a_share_group_over_tls(guarded: Guarded, topic: str) -> None:
+    """Also the connection on which the group is founded: it is not the driver's."""
+    pytest.importorskip("confluent_kafka")
+    for url in (guarded.url(guarded.tls, ca=guarded.ca), guarded.url(guarded.login, f"ada:{CANARY}", ca=guarded.ca)):
+        assert await carries(url.replace("kafka+ssl", "kafka+share+ssl"), topic)
+    wrong = guarded.url(guarded.login, f"ada:{WRONG}", ca=guarded.ca).replace("kafka+ssl", "kafka+share+ssl")
+    assert "refuses the login" in await refusal(wrong)
+    assert "certificate" in await refusal(guarded.url(guarded.tls).replace("kafka+ssl", "kafka+share+ssl"))
+
+
 async def test_tls_alone(guarded: Guarded, topic: str) -> None:
     assert await carries(guarded.url(guarded.tls, ca=guarded.ca), topic)
 

@@ -1,0 +1,374 @@
+"""What is particular about a share group of Kafka: where it begins, how names are dealt out, lent and given up."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from itertools import count
+from time import monotonic
+
+import pytest
+from common import carried, take
+
+pytest.importorskip("confluent_kafka", reason="kafka+share needs it: pip install 'greet[share]'")
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+
+import greet
+from greet import Line, Subscription
+from greet.brokers import Broker
+from greet.brokers.kafka import kafka
+from greet.designs import named
+from greet.designs.kafka_share import TO_BURY, KafkaShareSubscription
+from greet.designs.kafka_share_wire import Answer, length, text
+
+SHARE = named("kafka-share")
+NAMES = [f"name-{number}" for number in range(300)]
+LENT = 3.0  # seconds
+LOCK = "share.record.lock.duration.ms"
+HOLDER = """
+import asyncio, sys, greet
+async def main():
+    async with greet.connect(sys.argv[1], sys.argv[2]) as line, line.subscribe("hello") as names:
+        print(await anext(names), flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def url(kafka_url: str) -> str:
+    return SHARE.url(kafka_url)
+
+
+@pytest.fixture(scope="module")
+async def broker() -> AsyncIterator[Broker]:
+    """A Kafka of this suite's own, to be killed, where a group may lend names for a short time."""
+    async with kafka(config={"group.share.min.record.lock.duration.ms": "1000"}) as broker:
+        await carried(SHARE.url(broker.url), "Ada")  # the first share group takes some seconds
+        yield broker
+
+
+async def lend_shortly(url: str, topic: str) -> None:
+    """Have the group lend its names for `LENT` seconds; it keeps that."""
+    async with greet.connect(url, topic) as line, line.subscribe("hello"):
+        pass
+    change = ConfigEntry(LOCK, f"{LENT * 1000:.0f}", incremental_operation=AlterConfigOpType.SET)
+    group = ConfigResource(ConfigResource.Type.GROUP, f"{topic}:hello:share", incremental_configs=[change])
+    admin = AdminClient({"bootstrap.servers": url.partition("//")[2], "log_level": 0})
+    await asyncio.to_thread(admin.incremental_alter_configs([group])[group].result, 10)
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """No task and no thread outlives what started it."""
+    before = asyncio.all_tasks()
+    yield
+    await asyncio.sleep(0.05)
+    assert asyncio.all_tasks() - before <= {asyncio.current_task()}
+    assert not [one for one in threading.enumerate() if one.name.startswith("greet")]
+
+
+class Crash(Exception):
+    """What a handler dies of."""
+
+
+# Where a group begins
+
+
+async def test_what_is_published_before_the_member_has_joined_arrives(url: str, topic: str) -> None:
+    async with greet.connect(url, topic) as line:
+        await line.publish_many(["too early"] * 5)
+        async with line.subscribe("hello") as names:
+            await line.publish_many(NAMES)
+            assert sorted(await take(names, 300)) == sorted(NAMES)
+            assert await take(names, 1, seconds=0.3) == []
+
+
+async def test_members_that_found_a_group_at_once_miss_nothing(url: str, topic: str) -> None:
+    """While names are published without a pause, each that came after the first entry reaches the group."""
+    numbers = count()
+    last = -1
+    stop = asyncio.Event()
+    got: set[int] = set()
+    begun: list[int] = []
+
+    async def publish() -> None:
+        nonlocal last
+        async with greet.connect(url, topic) as line:
+            while not stop.is_set():
+                number = next(numbers)
+                await line.publish(str(number))
+                last = number
+
+    async def member() -> None:
+        async with greet.connect(url, topic) as line, line.subscribe("hello") as names:
+            begun.append(last + 2)  # the next one may have been under way
+            async for name in names:
+                got.add(int(name))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(publish())
+        while last < 20:
+            await asyncio.sleep(0.01)
+        members = [group.create_task(member()) for _ in range(4)]
+        while len(begun) < 4:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)
+        stop.set()
+        await asyncio.sleep(0.2)
+        wanted = set(range(min(begun), last + 1))
+        async with asyncio.timeout(10):
+            while not wanted <= got:
+                await asyncio.sleep(0.02)
+        for task in members:
+            task.cancel()
+
+
+async def test_the_longest_topic_and_group(url: str, topic: str) -> None:
+    topic, name = topic.ljust(190, "t"), "g" * 200
+    async with greet.connect(url, topic) as line, line.subscribe(name) as names:
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 16_382, 16_383, 100_000])
+def test_texts_of_the_protocol(size: int) -> None:
+    assert Answer(length(size)).length() == size
+    assert Answer(text("x" * size)).text() == b"x" * size
+
+
+# Dealing out
+
+
+async def test_members_share_evenly(url: str, topic: str) -> None:
+    shares = [0] * 4
+    handled: set[str] = set()
+    ready = asyncio.Semaphore(0)
+
+    async def member(number: int) -> None:
+        async with line.subscribe("hello") as names:
+            ready.release()
+            async for name in names:
+                await asyncio.sleep(0.002)
+                shares[number] += 1
+                handled.add(name)
+
+    async with greet.connect(url, topic) as line, asyncio.TaskGroup() as group:
+        members = [group.create_task(member(number)) for number in range(4)]
+        for _ in members:
+            await ready.acquire()
+        wanted = {f"name-{number}" for number in range(2000)}
+        await line.publish_many(wanted)
+        async with asyncio.timeout(30):
+            while len(handled) < 2000:
+                await asyncio.sleep(0.02)
+        for task in members:
+            task.cancel()
+    assert handled == wanted
+    assert min(shares) > 300, shares
+
+
+async def test_a_member_takes_no_more_than_it_is_dealt(url: str, topic: str) -> None:
+    """One holds its three names; the other one gets all the rest."""
+    line = greet.connect(f"{url}?deal=3", topic)
+    async with line, line.subscribe("hello") as names, line.subscribe("hello") as others:
+        await line.publish_many(NAMES[:30])
+        held = await take(names, 1)
+        rest = await take(others, 27)
+        assert len(set(held + rest)) == 28
+        assert len(set(held + rest + await take(names, 2))) == 30
+
+
+# Lent, and given up
+
+
+async def test_the_names_of_a_killed_member_come_again(url: str, topic: str) -> None:
+    async with greet.connect(url, topic) as line:
+        async with line.subscribe("hello"):
+            pass
+        await line.publish_many(NAMES[:10])
+        holder = await asyncio.create_subprocess_exec(sys.executable, "-c", HOLDER, url, topic, stdout=PIPE)
+        assert holder.stdout
+        held = (await holder.stdout.readline()).decode().strip()
+        assert held in NAMES
+        async with line.subscribe("hello") as names:
+            holder.kill()
+            killed = monotonic()
+            assert sorted(await take(names, 10)) == sorted(NAMES[:10])
+            assert monotonic() - killed < 5
+        await holder.wait()
+
+
+async def test_the_record_says_how_often_and_how_long(url: str, topic: str) -> None:
+    async with greet.connect(url, topic) as line, line.subscribe("hello") as names:
+        assert isinstance(names, KafkaShareSubscription)
+        assert (names._deliveries - TO_BURY, names._lent) == (SHARE.deliveries, SHARE.lends_for)
+
+
+async def test_a_letter_says_how_often_it_came_and_is_sent_again(url: str, topic: str) -> None:
+    async with greet.connect(f"{url}?deal=1", topic) as line:
+        await line.publish("Ada")
+        for _ in range(SHARE.deliveries):
+            with suppress(Crash):
+                async with line.subscribe("hello", replay=True) as names:
+                    assert await take(names, 1) == ["Ada"]
+                    raise Crash
+        async with line.subscribe("hello") as names:
+            assert await take(names, 1, seconds=2) == []
+            (letter,) = await line.dead_letters()
+            assert (letter.body, letter.group, letter.origin) == (b"Ada", "hello", f"{topic}-0@0")
+            assert "came 9 times and was not settled" in letter.reason
+            assert await line.resend_dead_letters() == 1
+            assert await take(names, 1) == ["Ada"]
+        assert await line.dead_letters() == []
+
+
+async def test_what_is_no_name_goes_to_the_dead_letters(url: str, topic: str) -> None:
+    async with greet.connect(url, topic) as line, line.subscribe("hello") as names:
+        producer = Producer({"bootstrap.servers": url.partition("//")[2]})
+        for body in (b"Ada", b"\xff", b"a\nb", b"Zoe"):
+            producer.produce(topic, body)
+        assert producer.flush(10) == 0
+        assert sorted(await take(names, 2)) == ["Ada", "Zoe"]
+        assert await take(names, 1, seconds=0.3) == []
+        letters = await line.dead_letters()
+        assert [one.body for one in letters] == [b"\xff", b"a\nb"]
+        assert "no UTF-8" in letters[0].reason
+    async with greet.connect(url.replace("kafka+share", "kafka"), topic) as line:  # the same for its sister
+        assert [one.body for one in await line.dead_letters()] == [b"\xff", b"a\nb"]
+
+
+async def test_a_handler_that_is_too_slow_is_told(broker: Broker, topic: str, caplog: pytest.LogCaptureFixture) -> None:
+    await lend_shortly(SHARE.url(broker.url), topic)
+    async with greet.connect(SHARE.url(broker.url), topic) as line:
+        with pytest.raises(greet.ConnectionLost, match=r"1 handled names could not be settled.* longer than .* lent"):
+            async with line.subscribe("hello") as names:
+                await line.publish("Ada")
+                assert await take(names, 1) == ["Ada"]
+                await asyncio.sleep(LENT + 1)
+        assert "may come again" in caplog.text
+        async with line.subscribe("hello") as names:
+            assert await take(names, 1) == ["Ada"]
+
+
+async def test_what_waits_behind_a_slow_handler_is_given_back_in_time(broker: Broker, topic: str) -> None:
+    """Twenty names take 5 s, and are lent for 3: none is doubled."""
+    await lend_shortly(SHARE.url(broker.url), topic)
+    async with greet.connect(SHARE.url(broker.url), topic) as line, line.subscribe("hello") as names:
+        await line.publish_many(NAMES[:20])
+        got = []
+        for _ in range(20):
+            got += await take(names, 1)
+            await asyncio.sleep(0.25)
+        assert sorted(got) == sorted(NAMES[:20])
+
+
+# A broker that is away
+
+
+async def test_a_killed_broker_loses_nothing(broker: Broker, topic: str) -> None:
+    got: set[str] = set()
+    sent: list[str] = []
+
+    async def publish(line: Line) -> None:
+        for number in range(400):
+            name = f"name-{number}"
+            while True:
+                with suppress(greet.PublishFailed, greet.PublishUnknown):
+                    await line.publish(name)
+                    break
+            sent.append(name)
+            await asyncio.sleep(0.005)
+
+    async def read(names: Subscription) -> None:
+        async for name in names:
+            got.add(name)
+
+    async with greet.connect(f"{SHARE.url(broker.url)}?timeout=60", topic) as line, line.subscribe("hello") as names:
+        publishing, reading = asyncio.create_task(publish(line)), asyncio.create_task(read(names))
+        while len(got) < 50:
+            await asyncio.sleep(0.01)
+        await broker.kill()
+        await broker.restart()
+        await publishing
+        async with asyncio.timeout(60):
+            while not got >= set(sent):
+                await asyncio.sleep(0.05)
+        reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await reading
+
+
+async def test_a_silent_broker_is_told_and_then_it_goes_on(
+    broker: Broker, topic: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with greet.connect(f"{SHARE.url(broker.url)}?timeout=4", topic) as line, line.subscribe("hello") as names:
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+        await broker.pause()
+        try:
+            start = monotonic()
+            with pytest.raises(greet.ConnectionLost, match="has not answered in time"):
+                await anext(names)
+            assert monotonic() - start < 5.5
+            with pytest.raises(greet.PublishUnknown, match="has not answered in time"):
+                await line.publish("Bob")
+        finally:
+            await broker.resume()
+        await line.publish("Zoe")
+        assert "Zoe" in await take(names, 2)
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_settlements_that_a_silent_broker_does_not_take_are_told(broker: Broker, topic: str) -> None:
+    async with greet.connect(f"{SHARE.url(broker.url)}?timeout=3", topic) as line:
+        try:
+            start = 0.0
+            with pytest.raises(greet.ConnectionLost, match=r"could not be settled|has not answered"):
+                async with line.subscribe("hello") as names:
+                    await line.publish("Ada")
+                    assert await take(names, 1) == ["Ada"]
+                    await broker.pause()
+                    start = monotonic()
+            assert monotonic() - start < 7
+        finally:
+            await broker.resume()
+
+
+# Who comes and goes
+
+
+async def test_no_thread_is_left_when_entering_is_cancelled(url: str, topic: str) -> None:
+    async def enter() -> None:
+        async with greet.connect(url, topic) as line, line.subscribe("hello") as names:
+            await line.publish("Ada")
+            async for _ in names:
+                pass
+
+    for tenths in range(12):
+        task = asyncio.create_task(enter())
+        await asyncio.sleep(tenths / 40)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_without_the_driver_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    monkeypatch.delitem(sys.modules, "greet.designs.kafka_share", raising=False)
+    with pytest.raises(greet.Unsupported, match=r"pip install 'greet\[share\]'"):
+        greet.connect("kafka+share://localhost")
+
+
+async def test_nobody_there(topic: str) -> None:
+    start = monotonic()
+    with pytest.raises(greet.ConnectFailed, match=r"no connection to .*check that a broker runs there"):
+        async with greet.connect("kafka+share://127.0.0.1:9", topic):
+            pass
+    assert monotonic() - start < 5
