@@ -356,6 +356,10 @@ class Subscription(Entered, ABC):
     again, to this or another member. `AT_MOST_ONCE` settles names before they are handed out; of
     RabbitMQ, those that a leaving member has not handed out yet are lost then.
 
+    Where a design lends names (`design.lends_for`), a name that takes longer to handle comes again to another
+    member as well, and may be handled twice. Where it hands them out a limited number of times
+    (`design.deliveries`), a name that was not settled by then is kept in the dead letters.
+
     It is for one task at a time. After it was left it can be entered again, and begins anew.
 
     Raises:

@@ -72,11 +72,11 @@ STARTS: dict[tuple[Product | None, Way], Start] = {
     (KAFKA, "many"): Start(300_000, "1 partition; greet's batches and commits"),
 }
 OTHERS: dict[Way, Start] = {"name": Start(1_000, "500 unacknowledged", 500), "many": Start(4_000, "greet's own")}
-"""Of another broker: too low a guess costs one more warm-up, and too high a one costs minutes."""
+"""Of another design: too low a guess costs one more warm-up, and too high a one costs minutes."""
 
 
 def _greet(design: Design, way: Way) -> Greet:
-    start = STARTS.get((design.product, way), OTHERS[way])
+    start = STARTS.get((design.product, way), OTHERS[way]) if design.usual else OTHERS[way]
     defaults = "one process" if design.in_process and not design.deals_out else start.defaults
     return Greet(design.name, way, start.guess, defaults, window=start.window, guarantees=design.guarantees)
 
