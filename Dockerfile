@@ -1,4 +1,4 @@
-# The application alone, as docker-compose.yaml runs it: greet and the two drivers. What starts
+# The application alone, as docker-compose.yaml runs it: greet and the drivers. What starts
 # private brokers, measures or draws stays out: requirements-app.lock is cut from requirements.lock.
 FROM python:3.13.14-slim-bookworm
 

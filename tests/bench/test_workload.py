@@ -316,6 +316,12 @@ def test_a_log_with_one_reader_keeps_one_order_while_others_stand_by() -> None:
     assert judge.remarks(many, stream) == ["one member of a group reads at a time, so 2 of them stand by"]
 
 
+def test_what_deals_out_in_no_order_is_ruled_out_where_order_is_needed() -> None:
+    (share,) = (one for one in DESIGNS if not one.ordered)
+    for order in ("all", "key"):
+        assert judge.unable(Workload(order=order), share) == ["it deals messages out one by one, and keeps no order"]
+
+
 def test_every_design_of_the_table_can_the_least() -> None:
     assert not any(judge.unable(Workload(survive="nothing"), design) for design in DESIGNS)
 
