@@ -331,8 +331,9 @@ def _list(_: argparse.Namespace) -> int:
     for name in questions.NAMES:
         kind = "quick" if name in questions.FIRST else "" if name in questions.FULL else "alone"
         console.print(f"{name:<14}{kind:<6}{questions.asked(name)}")
+    width = max(map(len, DESIGNS)) + 2
     for one in contenders.every():
-        console.print(f"{one.design:<10}{one.label:<20}{one.defaults}")
+        console.print(f"{one.design:<{width}}{one.label:<20}{one.defaults}")
     for name, command in contenders.missing().items():
         console.print(f"{name}: left out, {command}", markup=False, highlight=False, soft_wrap=True)
     return WELL
