@@ -297,7 +297,7 @@ class RabbitMQSubscription(Subscription):
             async with within(deadline):
                 await self._begin_to_consume(deadline)
         except DRIVER as error:
-            raise failed(ConnectFailed, "", self._line.address, error) from error
+            raise self._failed(ConnectFailed, "", error) from error
         self._looking = asyncio.create_task(self._keep_looking())
 
     async def _begin_to_consume(self, deadline: float) -> None:
@@ -398,8 +398,16 @@ class RabbitMQSubscription(Subscription):
             self._channel = None  # a consumer that has not begun would be waited for in vain
             if not isinstance(error, DRIVER):
                 raise
-            lost = "the line was lost and is not back in time:"
-            raise failed(ConnectionLost, lost, self._line.address, error) from error
+            raise self._failed(ConnectionLost, "the line was lost and is not back in time:", error) from error
+
+    def _failed(self, kind: type[GreetError], what: str, error: BaseException) -> GreetError:
+        """As `failed`; a broker that let us in is none that does not answer."""
+        if isinstance(error, TimeoutError) and self._link.usable():
+            error = TimeoutError(
+                f"it let us in, and then said nothing of queue {self._queue} for {self._line.timeout:g} s:"
+                " the queue has no leader, or the broker stands still"
+            )
+        return failed(kind, what, self._line.address, error)
 
     def _lost(self, channel: AbstractChannel) -> None:
         """Forget what was not handed out yet: the broker delivers it again, to whoever reads."""

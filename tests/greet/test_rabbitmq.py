@@ -1136,6 +1136,22 @@ async def test_the_last_failure_is_told() -> None:
         await keep_trying(attempt, asyncio.get_running_loop().time() + 0.5)
 
 
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_a_queue_that_gives_no_answer_is_told_of(
+    rabbitmq_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of RabbitMQ 3.10 that was only just declared when its broker was killed, and has no leader since."""
+
+    async def silence(_: RabbitMQSubscription) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(RabbitMQSubscription, "_declare_all", silence)
+    async with line_to(rabbitmq_url, topic, timeout=2, path=path) as line:
+        with pytest.raises(greet.ConnectFailed, match=f"said nothing of queue {topic}:hello for 2 s"):
+            async with line.subscribe("hello"):
+                pass
+
+
 async def test_one_deadline_for_one_call(rabbitmq_url: str, topic: str) -> None:
     """The wait for the connection and the one for the confirm have it together."""
     async with line_to(rabbitmq_url, topic, timeout=2) as line, line.subscribe("hello"):
