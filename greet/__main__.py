@@ -340,12 +340,12 @@ def _lost(error: OSError) -> OutputLost:
 
 async def _run(line: greet.Line, source: _Source, output: _Output) -> int:
     waiting = {group: Counter[str]() for group in GREETINGS}  # sent, and not yet greeted
-    progress = asyncio.Event()
+    progress, over = asyncio.Event(), asyncio.Event()
     ahead = 0 if line.design.in_process else AHEAD  # a full queue is none: it waits as our own reader does
 
     async def greeter(group: str, subscription: greet.Subscription) -> None:
         left = waiting[group]
-        async for names in subscription.batches():
+        async for names in _until(over, subscription.batches()):
             await output.write(map(GREETINGS[group], names))
             left.subtract(names)
             for name in {name for name in names if left[name] <= 0}:
@@ -368,7 +368,9 @@ async def _run(line: greet.Line, source: _Source, output: _Output) -> int:
 
     async with line.subscribe("hello") as hellos, line.subscribe("goodbye") as goodbyes, asyncio.TaskGroup() as group:
         source.stop.working = True
-        beside = [group.create_task(one) for one in (greeter("hello", hellos), greeter("goodbye", goodbyes), hurry())]
+        hurrying, *_ = [
+            group.create_task(one) for one in (hurry(), greeter("hello", hellos), greeter("goodbye", goodbyes))
+        ]
         with suppress(TimeoutError):
             async for names in source:
                 for left in waiting.values():
@@ -377,8 +379,8 @@ async def _run(line: greet.Line, source: _Source, output: _Output) -> int:
                 await drained(to=ahead)
             await drained()
         await output.close()
-        for task in beside:
-            task.cancel()
+        over.set()
+        hurrying.cancel()
     for who, left in waiting.items():
         if left:
             _tell(f"{left.total()} names did not reach {who}: does another consumer have them?")
@@ -400,12 +402,7 @@ async def _send(line: greet.Line, source: _Source) -> int:
 
 
 async def _consume(line: greet.Line, arguments: argparse.Namespace, stop: _Stop, output: _Output) -> int:
-    async def greeter(subscription: greet.Subscription) -> None:
-        counted = _one_by_one(subscription, arguments.count) if arguments.count else subscription.batches()
-        async for names in counted:
-            await output.write(map(GREETINGS[arguments.group], names))
-
-    async with line.subscribe(arguments.group, replay=arguments.replay) as names:
+    async with line.subscribe(arguments.group, replay=arguments.replay) as subscription:
         stop.working = True
         _tell(f"listening as {arguments.group} to {line.address} (Ctrl-C ends)")
         if arguments.ready:
@@ -413,7 +410,9 @@ async def _consume(line: greet.Line, arguments: argparse.Namespace, stop: _Stop,
                 arguments.ready.touch()
             except OSError as error:
                 raise greet.GreetError(f"--ready {str(arguments.ready)!a} cannot be made: {error.strerror}") from None
-        await _unless(stop, greeter(names))
+        counted = _one_by_one(subscription, arguments.count) if arguments.count else subscription.batches()
+        async for names in _until(stop, counted):
+            await _unless(stop, output.write(map(GREETINGS[arguments.group], names)))
         await output.close()  # else what nobody has read would be settled
     return 0
 
@@ -422,6 +421,16 @@ async def _one_by_one(names: greet.Subscription, count: int) -> AsyncIterator[li
     """The first `count` names: a list would be settled as a whole."""
     for _ in range(count):
         yield [await anext(names)]
+
+
+async def _until(stop: asyncio.Event, lists: AsyncIterator[list[str]]) -> AsyncIterator[list[str]]:
+    """What `lists` gives until `stop` is set, or it ends."""
+
+    async def following() -> list[str] | None:
+        return await anext(lists, None)
+
+    while not stop.is_set() and (names := await _unless(stop, following())):
+        yield names
 
 
 async def _dead(line: greet.Line, resend: bool, output: _Output) -> int:

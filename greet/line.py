@@ -353,8 +353,9 @@ class Subscription(Entered, ABC):
 
     A name is settled when the next one is asked for, or when the `async with` ends without an
     exception. A member that dies, is cancelled or raises in between has not settled it: it comes
-    again, to this or another member. `AT_MOST_ONCE` settles names before they are handed out; of
-    RabbitMQ, those that a leaving member has not handed out yet are lost then.
+    again, to this or another member. So does a name that a task of its own handles, if that has
+    failed, or is still at it, when the `async with` ends. `AT_MOST_ONCE` settles names before they
+    are handed out; of RabbitMQ, those that a leaving member has not handed out yet are lost then.
 
     Where a design lends names (`design.lends_for`), a name that takes longer to handle comes again to another
     member as well, and may be handled twice. Where it hands them out a limited number of times
@@ -421,7 +422,7 @@ class Subscription(Entered, ABC):
     ) -> None:
         """Leave. A clean end returns when the broker has the settlements, else it raises `ConnectionLost`."""
         clean = error is None
-        if clean or self._early:
+        if (clean and self._was_handled()) or self._early:
             self._settled = self._taken
         self._close()
         self._owner = None
@@ -486,6 +487,13 @@ class Subscription(Entered, ABC):
             if self._settled < self._taken and (owner.cancelled() or owner.exception()):
                 raise WrongUse(FAILED_TASK)
         self._owner = current_task()
+
+    def _was_handled(self) -> bool:
+        """Whether what is in hand counts as handled at a clean end: another task may have failed, or be still at it."""
+        owner = self._owner
+        if owner in (None, current_task()):
+            return True
+        return owner.done() and not owner.cancelled() and owner.exception() is None
 
     def _refusal(self) -> GreetError:
         return ConnectionLost(LEFT) if self._state is State.LEFT else super()._refusal()

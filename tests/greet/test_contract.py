@@ -318,6 +318,31 @@ async def test_the_name_that_a_failed_task_handled_is_not_settled_by_another(lin
         assert await take(names, 1) == ["Ada"]
 
 
+@KEEPING
+@pytest.mark.parametrize("end", ["fails", "is cancelled", "goes on"])
+async def test_what_a_task_of_its_own_has_not_handled_is_not_settled_by_a_clean_end(line: Line, end: str) -> None:
+    async def handle() -> None:
+        await anext(names)
+        in_hand.set()
+        if end == "fails":
+            raise Crash
+        await asyncio.sleep(60)
+
+    in_hand = asyncio.Event()
+    async with line.subscribe("hello") as names:
+        await line.publish("Ada")
+        handling = asyncio.create_task(handle())
+        await in_hand.wait()
+        if end == "is cancelled":
+            handling.cancel()
+        if end != "goes on":
+            await asyncio.wait([handling])
+    handling.cancel()
+    await asyncio.gather(handling, return_exceptions=True)
+    async with line.subscribe("hello") as names:
+        assert await take(names, 1) == ["Ada"]
+
+
 async def test_a_pool_of_workers_loses_nothing(line: Line, case: Case) -> None:
     got: list[str] = []
 
