@@ -118,19 +118,21 @@ class RabbitMQLine(Line):
     async def _send(self, names: list[str], deadline: float) -> int:
         exchange = await self._open_exchange(deadline)
         bodies = [name.encode() for name in names]
-        if max(map(len, bodies)) > self._taken:
-            for accepted, body in enumerate(bodies):
-                if failure := await self._publish(exchange, body, deadline):
-                    failure.accepted = accepted
-                    raise failure
-            self._taken = max(self._taken, rounded(max(map(len, bodies))))
-            return len(bodies)
-        results = await asyncio.gather(*(self._publish(exchange, body, deadline) for body in bodies))
-        if failures := [one for one in results if one]:
-            failure = next((one for one in failures if isinstance(one, PublishUnknown)), failures[0])
-            failure.accepted = len(bodies) - len(failures)
-            raise failure
-        return len(bodies)
+        accepted = 0
+        while accepted < len(bodies):
+            # As many as are no longer than what was taken before; one that is longer goes alone.
+            sizes = map(len, bodies[accepted:])
+            count = next((place for place, size in enumerate(sizes) if size > self._taken), len(bodies) - accepted) or 1
+            part = bodies[accepted : accepted + count]
+            results = await asyncio.gather(*(self._publish(exchange, body, deadline) for body in part))
+            failures = [one for one in results if one]
+            accepted += count - len(failures)
+            if failures:
+                failure = next((one for one in failures if isinstance(one, PublishUnknown)), failures[0])
+                failure.accepted = accepted
+                raise failure
+            self._taken = max(self._taken, rounded(max(map(len, part))))
+        return accepted
 
     async def _publish(
         self, exchange: AbstractExchange, body: bytes, deadline: float

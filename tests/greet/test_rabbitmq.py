@@ -42,7 +42,7 @@ from greet import Guarantee, Subscription
 from greet.brokers import Broker
 from greet.brokers.process import free_ports, listens
 from greet.designs import rabbitmq as designs_rabbitmq
-from greet.designs.rabbitmq import RabbitMQSubscription
+from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription
 from greet.designs.rabbitmq_link import keep_trying, why
 from greet.fast.rabbitmq import METHOD, FastRabbitMQLine, FastRabbitMQSubscription, Inbox, Outbox, Parcel, Wire, _Tap
 from greet.line import Batch
@@ -1134,6 +1134,29 @@ async def test_the_last_failure_is_told() -> None:
 
     with pytest.raises(ChannelClosed, match="home node"):
         await keep_trying(attempt, asyncio.get_running_loop().time() + 0.5)
+
+
+async def test_only_a_name_that_is_longer_than_those_before_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    together: list[int] = []
+    flying = 0
+
+    async def exchange(*_: object) -> None: ...
+
+    async def publish(*_: object) -> None:
+        nonlocal flying
+        flying += 1
+        await asyncio.sleep(0)
+        if flying:
+            together.append(flying)
+        flying = 0
+
+    line = greet.connect("amqp://localhost?path=plain")
+    assert isinstance(line, RabbitMQLine)
+    monkeypatch.setattr(line, "_open_exchange", exchange)
+    monkeypatch.setattr(line, "_publish", publish)
+    line._taken = 0
+    assert await line._send([*("a" * 10), "x" * 5000, *("b" * 10)], 0) == 21
+    assert together == [1, 9, 1, 10]
 
 
 @pytest.mark.parametrize("path", ["fast", "plain"])
