@@ -15,7 +15,7 @@ MAX_BYTES = 65_536
 USUAL = 100  # characters that a usual name has at most
 SHORT = MAX_BYTES // 4  # characters that are never more bytes than that: one has four at most
 JOINERS = "\u200c\u200d"  # real names use them: Persian ZWNJ, the ZWJ of Indic scripts
-LONG = 8192  # characters, from which on a name is looked at by itself
+LONG = 8192  # characters, from which on a name is looked at by itself, and a text by numpy
 _CONTROLS = "".join(map(chr, [*range(32), 127]))  # those of ASCII, which has no other invisible character
 _OTHERS = bytes.maketrans(_CONTROLS.encode(), b"?" * 33)
 _FORBIDDEN = {
@@ -87,15 +87,34 @@ def check_all(names: Sequence[str]) -> int:
 def _visible(text: str) -> bool:
     """Whether `text` surely holds nothing that `check` refuses, by a pass in C.
 
-    `str.isprintable` asks Unicode's tables of each character. ASCII has 33 that are not visible: `translate`
-    finds that it has nothing to change four times as fast, and in a long text 33 searches are faster still.
+    `str.isprintable` asks Unicode's tables of each character. ASCII has 33 that are not visible, which `_clean` finds
+    faster.
     """
     if len(text) <= USUAL or not text.isascii():
         return text.isprintable()
+    return _clean(text.encode())
+
+
+def _clean(text: bytes) -> bool:
+    """Whether `text` surely is visible ASCII.
+
+    `translate` finds that it has nothing to change four times as fast as `isprintable`, and numpy some twenty times
+    as fast as that, but it takes some 5 µs to begin, and is imported only when the first long text is looked at.
+    """
     if len(text) < LONG:
-        body = text.encode()
-        return body.translate(_OTHERS) is body
-    return not any(map(text.__contains__, _CONTROLS))
+        return text.isascii() and text.translate(_OTHERS) is text
+    import numpy as np  # noqa: PLC0415
+
+    codes = np.frombuffer(text, np.uint8)
+    return bool(codes.min() >= ord(" ") and codes.max() <= ord("~"))
+
+
+def clean(bodies: Sequence[bytes | None]) -> bool:
+    """Whether each of `bodies` surely is a name, of visible ASCII: one pass over all of them."""
+    with suppress(TypeError):  # one of them is None
+        text = b"".join(bodies)  # type: ignore[arg-type]
+        return _clean(text) and all(bodies) and (len(text) <= MAX_BYTES or max(map(len, bodies)) <= MAX_BYTES)  # type: ignore[arg-type]
+    return False
 
 
 def _size(name: str) -> int:
@@ -118,9 +137,11 @@ def chunks(names: Iterable[str], size: int, characters: int) -> Iterator[list[st
     A list is checked as a whole before it is handed out, so a bad name leaves the ones before its
     list sent, and none of its list.
     """
-    names = iter(names)
-    while chunk := list(islice(names, size)):
-        if check_all(chunk) <= characters:
+    names, some = iter(names), min(size, 100)  # how many to take, as long as those before: memory stays bounded
+    while chunk := list(islice(names, some)):
+        length = check_all(chunk)
+        some = max(1, min(size, characters * len(chunk) // length))
+        if length <= characters:
             yield chunk
             continue
         start = length = 0

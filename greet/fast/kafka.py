@@ -39,7 +39,6 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 from zlib import crc32
@@ -62,10 +61,10 @@ from aiokafka.structs import OffsetAndMetadata
 
 from greet.designs.kafka import BATCH_BYTES, KafkaLine, KafkaSubscription, Tasks, beside, left
 from greet.designs.kafka_settings import RETRY_SECONDS
-from greet.errors import BadName, GreetError, PublishUnknown
+from greet.errors import GreetError, PublishUnknown
 from greet.fast.kafka_bounds import bound
 from greet.line import Batch, Guarantee, Poison, runs
-from greet.names import check_all
+from greet.names import clean
 
 bound()
 
@@ -230,12 +229,8 @@ class FastKafkaSubscription(KafkaSubscription):
         if fetched is None:
             return []
         bodies, offsets, partition = fetched
-        with suppress(TypeError, UnicodeDecodeError, BadName):
-            # One pass in C; a line feed inside a body makes one name too many.
-            names = b"\n".join(bodies).decode().split("\n")  # type: ignore[arg-type]
-            check_all(names)
-            if len(names) == len(bodies):
-                return [Batch(names, offsets, partition)]
+        if clean(bodies):
+            return [Batch(list(map(bytes.decode, bodies)), offsets, partition)]  # type: ignore[arg-type]
         return runs(bodies, offsets, partition)
 
     async def _commit(self, positions: Mapping[TopicPartition, int]) -> None:
