@@ -235,7 +235,9 @@ class KafkaLine(Line):
         shares = defaultdict[int, list[bytes]](list)
         async with self._publishing(deadline):
             count = await self._count()
-            for body in bodies:
+            if count == 1:
+                shares[0] = bodies
+            for body in bodies if count > 1 else ():
                 shares[crc32(body) % count].append(body)
         sending = [self._send_share(number, share, deadline) for number, share in shares.items()]
         return _sum(await asyncio.gather(*sending, return_exceptions=True))
@@ -444,7 +446,13 @@ class KafkaSubscription(Subscription):
     async def _start(self) -> None:
         if self._consumer:
             await self._line._stop(self._consumer, 0)
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = self._new_consumer()
+        await self._consumer.start()
+        await self._write_start()
+        self._consumer.subscribe([self._line.topic], listener=_Rebalance(self))
+
+    def _new_consumer(self) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
             **settings(self._line.address),
             group_id=self._line.topic + ":" + self._group,
             enable_auto_commit=False,  # it would commit what is still in hand
@@ -458,9 +466,6 @@ class KafkaSubscription(Subscription):
             rebalance_timeout_ms=int(HOLD_SECONDS * 2000),
             max_poll_interval_ms=2**31 - 1,  # a slow handler is no dead one
         )
-        await self._consumer.start()
-        await self._write_start()
-        self._consumer.subscribe([self._line.topic], listener=_Rebalance(self))
 
     async def _write_start(self) -> None:
         """Write down where a new group starts, in all partitions: what comes from now on is its.

@@ -56,6 +56,7 @@ from aiokafka.errors import (
     RebalanceInProgressError,
     UnknownMemberIdError,
 )
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import OffsetAndMetadata
 
@@ -63,6 +64,7 @@ from greet.designs.kafka import BATCH_BYTES, KafkaLine, KafkaSubscription, Tasks
 from greet.designs.kafka_settings import RETRY_SECONDS
 from greet.errors import GreetError, PublishUnknown
 from greet.fast.kafka_bounds import bound
+from greet.fast.kafka_wire import LONG_BODY, RECORD_BYTES, Bundle, carry, checked
 from greet.line import Batch, Guarantee, Poison, runs
 from greet.names import clean
 
@@ -100,13 +102,15 @@ class FastKafkaLine(KafkaLine):
         await self._outbox(body).post(body)
 
     def _outbox(self, body: bytes) -> _Outbox:
-        number = crc32(body) % self._counted
+        number = crc32(body) % self._counted if self._counted > 1 else 0
         if number not in self._outboxes:
             self._outboxes[number] = _Outbox(self, number)
         return self._outboxes[number]
 
     def _filled(self, batch: Any, bodies: list[bytes], start: int) -> Any:
         """`batch.append` would append one by one, by a call in Python around that of the C extension."""
+        if self._codec is None and len(bodies[start]) >= LONG_BODY:
+            return Bundle(bodies[start : start + _fitting(bodies, start, self._batch_bytes)], int(time.time() * 1000))
         if self._batch_bytes < BATCH_BYTES:
             return super()._filled(batch, bodies, start)
         append, offset = batch._builder.append, batch._relative_offset
@@ -123,6 +127,7 @@ class FastKafkaLine(KafkaLine):
         # aiokafka gives a batch as long as a request. A request shall fail early, so that a half-open
         # connection is renewed; the batch shall then be sent again.
         producer._message_accumulator._batch_ttl = self.timeout
+        carry(producer.client)
         return producer
 
     async def _watch(self) -> None:
@@ -171,7 +176,7 @@ class _Outbox:
         line = self._line
         failure: GreetError = PublishUnknown("the line was closed: publish it again, if a double does no harm")
         async with self._lane:  # who holds it began earlier, so its deadline comes earlier too
-            count = self._fitting()
+            count = _fitting(self._bodies, 0, BATCH_BYTES)
             bodies, self._bodies = self._bodies[:count], self._bodies[count:]
             posted, self._posted = self._posted[:count], self._posted[count:]
         if self._bodies:
@@ -198,14 +203,15 @@ class _Outbox:
         finally:
             _answer(posted, failure)
 
-    def _fitting(self) -> int:
-        """How many of those that wait one batch holds."""
-        size = 0
-        for count, body in enumerate(self._bodies):
-            size += len(body)
-            if size > BATCH_BYTES:
-                return max(1, count)
-        return len(self._bodies)
+
+def _fitting(bodies: Sequence[bytes], start: int, most: int) -> int:
+    """How many of `bodies`, from number `start` on, a batch of `most` bytes surely holds; at least one."""
+    size = 0
+    for count, body in enumerate(islice(bodies, start, None)):
+        size += len(body) + RECORD_BYTES
+        if size > most:
+            return max(1, count)
+    return len(bodies) - start
 
 
 def _answer(posted: Iterable[asyncio.Future[None]], failure: GreetError | None) -> None:
@@ -224,8 +230,29 @@ def _answer(posted: Iterable[asyncio.Future[None]], failure: GreetError | None) 
 class FastKafkaSubscription(KafkaSubscription):
     """As its parent; messages are unpacked without an object for each."""
 
+    async def _start(self) -> None:
+        self._answers: Answers = {}
+        await super()._start()
+
+    def _new_consumer(self) -> AIOKafkaConsumer:
+        consumer = super()._new_consumer()
+        carry(consumer._client)
+        send = consumer._client.send
+
+        async def keep(node: int, request: Any, **more: Any) -> Any:
+            answer = await send(node, request, **more)
+            if isinstance(request, FetchRequest):
+                fetched = {(topic, one[0]): one[-1] for topic, some in answer.topics for one in some}
+                for topic, some in request.topics:
+                    for number, offset, _ in some:
+                        self._answers[TopicPartition(topic, number)] = offset, fetched.get((topic, number), b"")
+            return answer
+
+        consumer._client.send = keep
+        return consumer
+
     async def _fetch(self, seconds: float) -> Sequence[Batch | Poison]:
-        fetched = await take(self._consumer, seconds)
+        fetched = await take(self._consumer, seconds, self._answers)
         if fetched is None:
             return []
         bodies, offsets, partition = fetched
@@ -271,9 +298,10 @@ async def answers(producer: AIOKafkaProducer) -> bool:
 
 
 Fetched = tuple[list[bytes | None], list[int], TopicPartition]  # body and offset of each message, in order
+Answers = dict[TopicPartition, tuple[int, bytes]]  # what a partition was last asked for, and its answer
 
 
-async def take(consumer: AIOKafkaConsumer, seconds: float) -> Fetched | None:
+async def take(consumer: AIOKafkaConsumer, seconds: float, answers: Answers) -> Fetched | None:
     """All that was fetched of one partition; None if nothing came within `seconds`.
 
     `getmany` makes a `ConsumerRecord` of eleven fields for each message, through three calls in
@@ -296,21 +324,27 @@ async def take(consumer: AIOKafkaConsumer, seconds: float) -> Fetched | None:
                     fetcher._notify(fetcher._wait_consume_future)  # it may fetch what comes next
                     if isinstance(result, FetchError):
                         result.check_raise()
-                    elif result.check_assignment(partition) and (fetched := _unpack(partition, result))[0]:
+                    elif result.check_assignment(partition) and (fetched := _unpack(partition, result, answers))[0]:
                         return fetched
     except TimeoutError:
         return None
     raise ConsumerStoppedError("the member has left its group")
 
 
-def _unpack(partition: TopicPartition, result: Any) -> Fetched:
+def _unpack(partition: TopicPartition, result: Any, answers: Answers) -> Fetched:
     bodies: list[bytes | None] = []
     offsets: list[int] = []
     records = result._partition_records
     position = records.next_fetch_offset
+    asked, data = answers.pop(partition, (None, b""))
+    place = 0 if asked == position else None
     while records._records.has_next():
         batch = records._records.next_batch()
-        if not batch.validate_crc():
+        if place is None:
+            damaged = not batch.validate_crc()
+        else:
+            damaged, place = checked(batch, data, place)
+        if damaged:
             raise CorruptRecordException(f"{partition} holds damaged data at offset {records.next_fetch_offset}")
         skipped = _aborted(records, batch) if batch.is_transactional else batch.is_control_batch
         if not skipped:
