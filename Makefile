@@ -17,7 +17,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CURRENT := greet/brokers/rabbitmq-current.sh
 UV_LOCK := --universal --generate-hashes --no-emit-index-url --python-version 3.11
 # All that a deployed producer or consumer needs; the rest starts brokers, measures, or draws.
-APP     := aio-pika aiokafka confluent-kafka cramjam
+APP     := aio-pika aiokafka confluent-kafka cramjam google-crc32c numpy
 
 help:
 	@echo "make bench   measure the three designs on real brokers       (ARGS=... is passed on)"

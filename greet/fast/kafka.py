@@ -5,7 +5,7 @@ It also keeps what that cannot keep with what aiokafka documents:
 - Leaving ends by its deadline, and nothing goes on behind it: connections are cut. Whoever still
   publishes is told so at once.
 
-What it uses of aiokafka that is private:
+How long messages are carried is in `greet.fast.kafka_wire`. What both use of aiokafka that is private:
 
     name                                  why                                 what would break
     ------------------------------------  ----------------------------------  --------------------------------------
@@ -29,6 +29,17 @@ What it uses of aiokafka that is private:
     Producer._message_accumulator         a batch lives as long as the call   publishing while a broker restarts,
       ._batch_ttl                           that sends it, not as a request     without DURABLE
       ._batches, ._pending_batches        to tell who waits for a batch       who publishes while the line is left
+    BatchBuilder._build                   what a batch of long bodies stands    publishing long names
+      ._set_producer_state                  in for
+    Client._get_conn, ._conns             connections that copy less            all
+    AIOKafkaConnection.send               a batch goes out, and an answer       all
+      ._handle_frame, ._requests, ._reader  comes in, without being copied
+      ._read_task, ._writer, ._protocol     again and again
+      ._versions, ._next_correlation_id
+      ._client_id, ._request_timeout
+      ._last_action
+    Consumer._client.send                 what was fetched as it came, whose    reading
+                                            checksum the processor can make
     Client._conns, ._protocol._transport  to ask whether a broker answers,    AT_MOST_ONCE over a half-open
     Producer._sender, Consumer._client      and to cut a connection             connection; leaving by the deadline
 """

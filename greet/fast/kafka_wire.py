@@ -112,10 +112,11 @@ def carry(client: Any) -> None:
 
     async def get(*arguments: Any, **more: Any) -> Any:
         connection = await connect(*arguments, **more)
-        if connection is not None and "send" not in vars(connection) and not connection._requests:
+        if connection is not None and "send" not in vars(connection):
             connection.send = partial(_send, connection, connection.send)
-            connection._read_task.cancel()
-            connection._writer.transport.set_protocol(Frames(connection))
+            if not connection._requests:  # else some of an answer may have come
+                connection._read_task.cancel()
+                connection._writer.transport.set_protocol(Frames(connection))
         return connection
 
     client._get_conn = get
@@ -148,10 +149,12 @@ def _send(
     for part in _joined(parts):
         connection._writer.write(part)
     if not expect_response:
-        return connection._writer.drain()  # type: ignore[no-any-return]
+        drained: Awaitable[Any] = connection._writer.drain()
+        return drained
     answer = asyncio.get_running_loop().create_future()
     connection._requests.append((number, asked, answer))
-    return wait_for(answer, connection._request_timeout)
+    answered: Awaitable[Any] = wait_for(answer, connection._request_timeout)
+    return answered
 
 
 def _joined(parts: Sequence[bytes]) -> Iterator[bytes | memoryview]:
