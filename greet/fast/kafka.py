@@ -14,6 +14,7 @@ How long messages are carried is in `greet.fast.kafka_wire`. What both use of ai
     Consumer._fetcher, Fetcher._records   what was fetched, before a          reading; whether it takes what was
       ._notify, ._wait_consume_future       ConsumerRecord of eleven fields     fetched when this member had another
       ._create_fetch_waiter                 is made of each message             share of the partitions
+      ._fetch_waiters
     FetchResult, FetchError               the same                            reading; reports of missing rights
       ._partition_records                                                       and of damaged data
       ._update_position, .check_raise
@@ -257,7 +258,13 @@ class FastKafkaSubscription(KafkaSubscription):
                 for topic, some in request.topics:
                     for number, offset, _ in some:
                         self._answers[TopicPartition(topic, number)] = offset, fetched.get((topic, number), b"")
+                if any(fetched.values()):  # as soon as the fetcher has put it down: it would say so two turns later
+                    asyncio.get_running_loop().call_soon(wake)
             return answer
+
+        def wake() -> None:
+            for waiter in [*consumer._fetcher._fetch_waiters]:
+                consumer._fetcher._notify(waiter)
 
         consumer._client.send = keep
         return consumer

@@ -22,6 +22,9 @@ from aiokafka.protocol.types import Int16, Int32, String
 from aiokafka.record.util import calc_crc32c, encode_varint
 from aiokafka.util import wait_for
 
+from greet.designs.kafka_settings import NoKafka
+from greet.fast.kafka_bounds import LARGEST_ANSWER
+
 try:
     import google_crc32c
 
@@ -213,7 +216,11 @@ class Frames(asyncio.BufferedProtocol):
         start, filled, view = 0, self._filled, memoryview(self._buffer)
         need = 4
         while filled - start >= 4:
-            end = start + 4 + int.from_bytes(view[start : start + 4])
+            size = int.from_bytes(view[start : start + 4], signed=True)
+            if not 0 <= size <= LARGEST_ANSWER:
+                self._end(NoKafka(f"an answer of {size:,} bytes"))
+                return
+            end = start + 4 + size
             if end > filled:
                 need = end - start
                 break

@@ -12,6 +12,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 
+from greet.designs.kafka_settings import NoKafka
 from greet.fast import kafka_wire
 from greet.fast.kafka_wire import RECORD_BYTES, Bundle, Frames, checked
 
@@ -104,6 +105,13 @@ async def test_answers_come_whole_however_they_are_cut(piece: int) -> None:
     assert connection.got == [one for one in answers if len(one) < kafka_wire.ALONE]
     assert by_hand == [one for one in bodies if len(one) >= kafka_wire.ALONE]
     assert len(frames._buffer) <= kafka_wire.KEPT
+
+
+@pytest.mark.parametrize("size", [b"\xff\xff\xff\xff", b"HTTP"])
+async def test_an_answer_that_is_too_long_closes_the_connection(size: bytes) -> None:
+    connection = _Connection()
+    _receive(Frames(connection), size, 100)
+    assert [type(one) for one in connection.closed] == [NoKafka]
 
 
 async def test_an_answer_that_cannot_be_read_closes_the_connection_and_so_does_its_end() -> None:
