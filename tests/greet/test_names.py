@@ -6,7 +6,7 @@ import unicodedata
 from itertools import chain
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greet import BadName, goodbye, hello
@@ -75,6 +75,7 @@ def _is_utf8(body: bytes) -> bool:
     return True
 
 
+@settings(deadline=None)  # the first long text imports numpy
 @given(anything, st.sampled_from(["x" * 600, "ä" * 600, "x" * 17_000]), st.booleans())
 def test_long_ones_are_judged_as_short_ones(text: str, more: str, before: bool) -> None:
     """What is long and ASCII is looked at as bytes."""
