@@ -26,6 +26,7 @@ from bench.measure import workload as asked
 from bench.measure.surroundings import surroundings
 from bench.measure.trial import Row, Trial
 from bench.measure.workload import Misread, Value, Workload
+from bench.model import USUAL
 from bench.show import workload as show
 from greet import GreetError
 from greet.designs import DESIGNS, Design, named
@@ -65,7 +66,8 @@ def parser() -> argparse.ArgumentParser:
         )
     run = found.add_argument_group("The run")
     known = ",".join(one.name for one in DESIGNS)
-    run.add_argument("--designs", metavar="NAMES", help=f"some of {known} (all that can be had)")
+    usual = ",".join(USUAL)
+    run.add_argument("--designs", metavar="NAMES", help=f"some of {known} ({usual}, as far as they can be had)")
     run.add_argument("--out", type=Path, default=Path("results"), help="where runs are kept (results)")
     run.add_argument("--json", action="store_true", help="one JSON object a line for each measurement, nothing else")
     return found
@@ -131,7 +133,7 @@ def _designs(text: str | None) -> list[Design]:
     measured = {one.design for one in contenders.every() if one.name == "greet"}
     known = [one for one in DESIGNS if one.name in measured]
     if text is None:
-        return known
+        return [one for one in known if one.usual]
     names = list(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in [one.name for one in known]:

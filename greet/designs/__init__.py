@@ -61,7 +61,7 @@ class Design:
     made: tuple[str, ...] = ("{topic}:{group}",)
     """What is made on the broker for a topic and its groups, besides the topic itself and its dead letters."""
     usual: bool = True
-    """Whether it is measured where no designs are named: else only by questions about speed, and by workloads."""
+    """Whether it is measured where no designs are named. If not, then only by questions about speed, at length."""
 
     # What it can.
     no_replay: str = ""
