@@ -34,7 +34,7 @@ FIRST_RATE = 1_000.0
 def first(settings: Settings) -> list[Cell]:
     """greet over each design at the same rate, with the thousand messages that a p99 takes."""
     return [
-        Cell(one, guarantee, rate=FIRST_RATE, names=1_200, rounds=3)
+        Cell(one, guarantee, rate=FIRST_RATE, names=1_120, rounds=3)
         for one in settings.of(way="name", name="greet")
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
     ]
