@@ -98,6 +98,12 @@ def seconds(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def least_busy(members: pd.Series[Any]) -> str:
+    """The share of the member that got least, the median of the repetitions: fair would be 1 of all members."""
+    share = pd.Series([min(one) / max(1, sum(one)) for one in members if isinstance(one, list)], dtype=float).median()
+    return "–" if pd.isna(share) else f"{share:.0%}"
+
+
 SIDES = ("client", "broker")
 
 

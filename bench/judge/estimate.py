@@ -106,7 +106,9 @@ def _speed_of_size(run: Figures, workload: Workload, design: Design) -> float:
 def _hands(workload: Workload, design: Design) -> int:
     """The members of a group that can be at work at a time; computing takes a core each."""
     hands = workload.members
-    if design.partitioned and not design.deals_out and workload.partitions:
+    if not design.deals_out and not design.partitioned:
+        hands = 1  # the others stand by
+    elif not design.deals_out and workload.partitions:
         hands = min(hands, workload.partitions)
     if workload.work == "compute":
         hands = min(hands, 1 if design.in_process else os.cpu_count() or 1)

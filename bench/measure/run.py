@@ -37,6 +37,8 @@ SETTLING = 10
 """One in so many of an open loop's messages, the first ones, are counted but left out of the latencies."""
 LEAD_NS = 200_000_000
 """How far ahead a common start is set."""
+SEATS = 4
+"""Processes of the members of a group, at most: where there are more members, each process has several."""
 QUIET_S = 10.0
 """When nothing came for so long, a consumer takes what is missing for lost."""
 SHARED_QUIET_S = 2.0
@@ -251,7 +253,8 @@ class Delivery:
         awake = (self.cell.groups - sleepers) * self.cell.members
         if sleepers:
             await self.make_groups(receives[awake:])
-        consumers = [self._start([one], self._loop) for one in receives[:awake]]
+        seats = awake if self.cell.members <= SEATS else min(awake, SEATS)
+        consumers = [self._start(receives[:awake][seat::seats], self._loop) for seat in range(seats)]
         await self._gathered(consumers, receives[:awake])
         if any(one.done() for one in consumers):
             return [failure(_errors(await self._finish(consumers)) or "a consumer ended before the first name")]

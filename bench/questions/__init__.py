@@ -19,6 +19,7 @@ FULL = (
     "latency",
     "fan_out",
     "work_sharing",
+    "work",
     "payload",
     "durability",
     "backlog",
@@ -32,7 +33,7 @@ NAMES = (*FULL, "faults")
 """All; "faults" takes half an hour of its own, so it is asked by its name alone."""
 
 
-WIDE = ("throughput", "latency", "payload", "work_sharing")
+WIDE = ("throughput", "latency", "payload", "work_sharing", "work")
 """Those that are asked of all designs; where none is named, the others are asked of the usual ones."""
 
 

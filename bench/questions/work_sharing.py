@@ -7,7 +7,6 @@ a partition has one member at a time. The clock stops at the last receipt of any
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 
@@ -40,13 +39,9 @@ def cells(settings: Settings) -> list[Cell]:
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Messages a second, the speed-up, and the share of the member that got least (fair would be 1 of all members)."""
     found = tables.growth(rows, "members", "speed-up", "publishers")
-    shares = rows.groupby(["design", "params.members", "params.publishers"])["members"].agg(_least)
+    shares = rows.groupby(["design", "params.members", "params.publishers"])["members"].agg(tables.least_busy)
     keys = zip(found["contender"].str.split().str[0], found["members"], found["publishers"], strict=True)
-    return found.assign(**{"least busy": ["–" if pd.isna(shares[key]) else f"{shares[key]:.0%}" for key in keys]})
-
-
-def _least(members: pd.Series[Any]) -> float:
-    return float(pd.Series([min(one) / max(1, sum(one)) for one in members if isinstance(one, list)]).median())
+    return found.assign(**{"least busy": [shares[key] for key in keys]})
 
 
 def picture(rows: pd.DataFrame) -> Picture:

@@ -174,7 +174,7 @@ def _questions(console: Console, rows: pd.DataFrame, left_out: dict[str, None]) 
         console.print("Which one to take", style="bold")
         for line in said:
             console.print(f"• {line}", markup=False, highlight=False)
-    following(console, rows)
+    following(console, rows if said else rows[:0])
     judged = claims.verdicts(rows)
     judged = judged[judged["verdict"] != claims.UNKNOWN].drop(columns="of")
     tried = ~judged["claim"].isin(claims.SHOWN)

@@ -1,0 +1,103 @@
+"""What does it do to the members of a group that a message takes time to handle?
+
+Each message is waited on for 1, 5 or 20 milliseconds before the next is asked for, as for an answer of a database,
+by 1, 4 or 16 members of a group. A queue deals out message by message, so all members work. A log has one reader
+for each partition: Kafka has one and four of them here, and a stream one reader. Beside the speed stand how much of
+their time the members were busy, and the share of the messages that the least busy one got.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench import tables
+from bench.contenders.greets import Greet
+from bench.model import Cell, Following, Place, Settings
+from bench.pictures import Growth, Picture
+from bench.stats import short
+from greet import Guarantee
+from greet.designs import Design, named
+
+POINTS = ((5.0, 1), (5.0, 4), (5.0, 16), (1.0, 4), (20.0, 16))
+"""Milliseconds of a message, and members."""
+QUICK = POINTS[:3]
+SECONDS = 2.0
+"""About as long takes the work of a repetition."""
+
+
+@dataclass(frozen=True)
+class Working(Greet):
+    """greet, with a consumer that waits on each message before it asks for the next."""
+
+    work_ms: float = 0.0
+
+    @asynccontextmanager
+    async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
+        """A line of its own with one subscription."""
+        async with self.line(place) as line, line.subscribe(group) as names:
+            following: Any = Following(handled(names.__anext__, self.work_ms / 1000))
+            yield following
+
+
+def handled(following: Callable[[], Awaitable[str]], seconds: float) -> Callable[[], Awaitable[str]]:
+    """The next name, once the one before is handled."""
+    busy = False
+
+    async def one() -> str:
+        nonlocal busy
+        if busy:
+            await asyncio.sleep(seconds)
+        name = await following()
+        busy = True
+        return name
+
+    return one
+
+
+def hands(design: Design, members: int, partitions: int) -> int:
+    """How many members of a group work at a time."""
+    if design.deals_out:
+        return members
+    return min(members, partitions) if design.partitioned else 1
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """Every design one by one; what has partitions, with one and with four."""
+    found = []
+    for one in settings.of(name="greet", way="name"):
+        design = named(one.design)
+        for partitions in (1, 4) if design.partitioned and not design.deals_out else (1,):
+            for work_ms, members in POINTS if settings.full else QUICK:
+                working = Working(**vars(one), work_ms=work_ms)
+                names = int(SECONDS * 1000 / work_ms * hands(design, members, partitions))
+                more: dict[str, Any] = {"rung": f"{work_ms:g} ms", "rounds": min(3, settings.rounds), "names": names}
+                found += [
+                    Cell(working, guarantee, members=members, partitions=partitions, **more)
+                    for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
+                ]
+    return found
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Messages a second, how much of their time the members were busy, and the share of the one that got least."""
+    found = []
+    for line, part in tables.lines(rows, "params.rung", "params.members", "params.partitions"):
+        speed = float(part["messages_per_s"].astype(float).median())
+        could = line["members"] * 1000 / float(str(line["rung"]).split()[0])
+        line["work"] = line.pop("rung")
+        line |= {"messages/s": short(speed), "members busy": "–" if pd.isna(speed) else f"{speed / could:.0%}"}
+        found.append(line | {"least busy": tables.least_busy(part["members"]), "count": tables.counted(part)})
+    return pd.DataFrame(found)
+
+
+def picture(rows: pd.DataFrame) -> Picture:
+    """Messages a second over the number of members, at 5 ms of work."""
+    same = rows[rows["params.rung"].eq(f"{POINTS[0][0]:g} ms")]
+    which = same["params.partitions"].map("{:g} partition(s)".format)
+    return Growth(same.assign(which=which), "params.members", "members of a group, 5 ms a message", split="which")
