@@ -35,8 +35,9 @@ def missing() -> dict[str, str]:
     """The peers that `every` leaves out, and how to have them."""
     lacking = {one.name for one in _known() if one.needs and not find_spec(one.needs)}
     found = dict.fromkeys(sorted(lacking), "pip install 'greet[peers]'")
+    with_peers = {one.design for one in _known() if one.name != "greet"}
     for design, variable in VARIABLES.items():
-        if what := _only_greet(design):
+        if design in with_peers and (what := _only_greet(design)):
             found[f"peers of {design}"] = f"name a broker in {variable} without {what}"
     return found
 
