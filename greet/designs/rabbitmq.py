@@ -101,6 +101,7 @@ class RabbitMQLine(Line):
         self._time = asyncio.get_running_loop().time
         self._opening = asyncio.Lock()
         self._exchange = None
+        self._found = False  # it was there before
         self._taken = 0  # bytes, up to which names are not sent alone
         self._flying = 0  # names that are published and not confirmed yet
         self._blamed = False  # a name was told why the broker has closed the channel
@@ -205,7 +206,13 @@ class RabbitMQLine(Line):
         if not self._link.usable():
             await self._link.open(deadline)
         channel = await self._link.channel(confirms=self._confirms)
-        exchange = await channel.get_exchange(self.topic)
+        try:
+            exchange = await channel.get_exchange(self.topic)
+        except ChannelNotFoundEntity as error:
+            if self._found:  # its members make it again
+                raise
+            raise PublishFailed(nowhere(self.topic)) from error
+        self._found = True
         self._heard = self._time()
         self._channel, self._exchange, self._blamed = channel, exchange, False
         return exchange

@@ -97,7 +97,8 @@ class FastRabbitMQLine(RabbitMQLine):
 
     async def _connect(self, deadline: float) -> None:
         self._outbox = None
-        self._openers = 0  # how many wait for the exchange
+        self._openers = 0  # how many wait for the exchange,
+        self._queue: list[asyncio.Future[None]] | None = None  # while one of them opens it, the others
         await super()._connect(deadline)
 
     async def _disconnect(self, deadline: float, *, clean: bool) -> None:
@@ -111,10 +112,10 @@ class FastRabbitMQLine(RabbitMQLine):
         bodies = [name.encode() for name in names]
         accepted = 0
         while True:
-            if self._openers or not self._usable():  # those who wait for the exchange go first
+            if self._openers or not self._usable():
                 self._openers += 1
                 try:
-                    await self._open_exchange(deadline)
+                    await self._wait_for_exchange(deadline)
                 finally:
                     self._openers -= 1
             if outbox := self._outbox:
@@ -125,6 +126,39 @@ class FastRabbitMQLine(RabbitMQLine):
                 except GreetError as error:
                     error.accepted += accepted
                     raise
+
+    async def _wait_for_exchange(self, deadline: float) -> None:
+        """One opens the exchange; then all who wait go on together, in their order."""
+        in_turn = self._openers == 1
+        while True:
+            if self._queue is not None:
+                waiter = asyncio.get_running_loop().create_future()
+                self._queue.append(waiter)
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await waiter
+                except TimeoutError:
+                    await self._open_exchange(deadline)  # says why it is not there
+                in_turn = True
+            elif not in_turn:  # those who waited are woken, and go first
+                await asyncio.sleep(0)
+                in_turn = True
+            elif self._usable():
+                return
+            else:
+                await self._open_for_all(deadline)
+                return
+
+    async def _open_for_all(self, deadline: float) -> None:
+        queue: list[asyncio.Future[None]] = []
+        self._queue = queue
+        try:
+            await self._open_exchange(deadline)
+        finally:
+            self._queue = None
+            for one in queue:
+                if not one.done():
+                    one.set_result(None)
 
     def _usable(self) -> bool:
         outbox = self._outbox

@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import aio_pika
 import pytest
@@ -127,6 +127,42 @@ async def test_messages_of_other_clients(rabbitmq_url: str, topic: str) -> None:
             await exchange.publish(rich, "some.key")
             await put(channel, topic, "李小龙".encode())
         assert await take(names, 2) == ["Ada", "李小龙"]
+
+
+async def test_who_publishes_first_finds_the_exchange_for_all(
+    rabbitmq_url: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait for that once, and keep their order; those that come later do not queue behind them."""
+    asked = 0
+    really = FastRabbitMQLine._open_exchange
+
+    async def counted(line: FastRabbitMQLine, deadline: float) -> Any:
+        nonlocal asked
+        asked += 1
+        return await really(line, deadline)
+
+    monkeypatch.setattr(FastRabbitMQLine, "_open_exchange", counted)
+    async with greet.connect(rabbitmq_url, topic) as line, line.subscribe("hello") as names:
+
+        async def publisher(number: int) -> None:
+            for turn in range(5):
+                await line.publish(f"{turn}-{number}")
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(100):
+                tasks.create_task(publisher(number))
+        found = await take(names, 500)
+    assert asked == 1
+    assert found[:100] == [f"0-{number}" for number in range(100)]
+
+
+async def test_the_exchange_of_a_new_topic_is_not_waited_for(rabbitmq_url: str, topic: str) -> None:
+    """Only one that was there before is: its members make it again."""
+    for way in ("fast", "plain"):
+        async with greet.connect(f"{rabbitmq_url}?path={way}&timeout=100", topic) as line:
+            with pytest.raises(greet.PublishFailed, match="no group has ever read"):
+                async with asyncio.timeout(60):
+                    await line.publish("Ada")
 
 
 async def test_concurrent_publishes_share_a_write(
