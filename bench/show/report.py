@@ -233,7 +233,7 @@ def ground(*abouts: Mapping[str, Any]) -> list[str]:
 
 def _ground(about: Mapping[str, Any]) -> list[str]:
     machine, settings = about["machine"], about["settings"]
-    versions = [about["python"], *(f"{name} {found}" for name, found in about["brokers"].items())]
+    versions = [about["python"], *(f"{name} {found}" for name, found in about["brokers"].items() if found)]
     versions += [f"{name} {found}" for name, found in about["clients"].items() if name in ("aio-pika", "aiokafka")]
     cores = f"{machine['usable']} cores, {machine['memory_gb']} GB"
     asked = ", ".join(name.replace("_", " ") for name in about["questions"])
