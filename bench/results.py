@@ -112,7 +112,7 @@ def latest(out: Path | None = None) -> tuple[pd.DataFrame, str]:
         out: where runs are kept; left out, the folder that BENCH_RESULTS names, or `results` beside this package.
     """
     place = out or Path(os.environ.get("BENCH_RESULTS") or Path(__file__).parents[1] / "results")
-    for folder in sorted((file.parent for file in place.glob(f"*/{RUN}")), reverse=True):
+    for folder in reversed(_runs(place)):
         facts = about(folder)
         if facts.get("complete") and not {"workload", "faults"} & {*facts["questions"]}:
             return load(folder, details=True), f"your own run {folder.name}"
@@ -126,7 +126,7 @@ def reference() -> pd.DataFrame:
 
 def published() -> list[Path]:
     """The folders of the published runs."""
-    return sorted(file.parent for file in REFERENCE.glob(f"*/{RUN}"))
+    return _runs(REFERENCE)
 
 
 async def live(question: str, **options: object) -> pd.DataFrame:
@@ -185,4 +185,9 @@ def about(path: str | Path) -> dict[str, Any]:
 
 def newest(out: Path) -> Path | None:
     """The newest run in `out`."""
-    return max((file.parent for file in out.glob(f"*/{RUN}")), default=None, key=lambda folder: folder.name)
+    return next(reversed(_runs(out)), None)
+
+
+def _runs(out: Path) -> list[Path]:
+    """The folders of the runs in `out`, the oldest first: they are named after their time."""
+    return sorted(file.parent for file in out.glob(f"*/{RUN}"))

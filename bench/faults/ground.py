@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import greet
 from bench.faults.proxy import Proxy, proxy
 from bench.measure.carry import Crew
-from bench.measure.sites import used
+from bench.measure.sites import by_broker, used
 from bench.measure.workload import Workload
 from bench.model import Used
 from greet import GreetError
@@ -84,7 +84,6 @@ async def grounds(
     missing: dict[str, str] = {}
 
     async def enter(alike: Sequence[Design], stack: AsyncExitStack) -> None:
-        """The designs of one product share its broker."""
         try:
             ground = await _ground(alike[0], stack, network=network)
         except GreetError as error:
@@ -98,11 +97,8 @@ async def grounds(
             except GreetError as error:
                 missing[design.name] = str(error)
 
-    together: dict[object, list[Design]] = {}
-    for design in designs:
-        together.setdefault(design.product or design, []).append(design)
     async with AsyncExitStack() as stack:
-        await asyncio.gather(*(enter(alike, stack) for alike in together.values()))
+        await asyncio.gather(*(enter(alike, stack) for alike in by_broker(designs)))
         yield {one.name: found[one.name] for one in designs if one.name in found}, missing
 
 

@@ -15,26 +15,25 @@ BUSY = 0.5
 """The noise beyond which a machine had other work."""
 
 
-def answer(rows: pd.DataFrame) -> list[str]:
+def answer(rows: pd.DataFrame, judged: pd.DataFrame) -> list[str]:
     """One line for each decision that the run has figures for, then how sure they are. Empty if it has none."""
     run = Figures(rows)
     lines = []
     for line in (_one_program, _several_programs, _large_volumes, _large_messages):
         with suppress(Missing):
             lines.append(line(run))
-    return [*lines, _sure(run, rows)] if lines else []
+    return [*lines, _sure(run, rows, judged)] if lines else []
 
 
 FAULTS = "`python -m bench run --profile full --questions faults`, half an hour"
 ASKING = "`python -m bench run --questions {}`, some two minutes"
 
 
-def open_claims(rows: pd.DataFrame) -> dict[str, list[str]]:
-    """The claims that the run leaves open, by what settles them: a command with its minutes, or why nothing here does.
+def open_claims(judged: pd.DataFrame) -> dict[str, list[str]]:
+    """The claims of `verdicts` that are open, by what settles them: a command with its minutes, or why nothing does.
 
     What a notebook shows is not among them.
     """
-    judged = claims.verdicts(rows)
     found: dict[str, list[str]] = {}
     for claim, why in judged.loc[judged["verdict"] == claims.UNKNOWN, ["claim", "evidence"]].itertuples(index=False):
         asked = re.search(r"--questions ([a-z_,]+)", why)
@@ -86,13 +85,12 @@ def _alone(run: Figures, design: str) -> str:
     return ""
 
 
-def _sure(run: Figures, rows: pd.DataFrame) -> str:
-    of = len(claims.CLAIMS)
-    judged = of - sum(map(len, open_claims(rows).values()))
+def _sure(run: Figures, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
+    settled = int((judged["verdict"] != claims.UNKNOWN).sum())
     rounds = int(rows["repetition"].max())
     said = (
         f"How sure: medians of up to {rounds} rounds in which broker and clients shared this machine; no difference "
-        f"below {run.noise:.0%} is called one; {judged} of {of} claims have a verdict, {len(claims.SHOWN)} of them "
-        "by a notebook."
+        f"below {run.noise:.0%} is called one; {settled} of {len(judged)} claims have a verdict, "
+        f"{len(claims.SHOWN)} of them by a notebook."
     )
     return said if run.noise < BUSY else f"{said} The machine was busy: run it again when it is quiet."

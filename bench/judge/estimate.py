@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from bench.judge.claims import ALONE, Figures, Missing, _lightly
-from bench.judge.workload import ENOUGH, remarks, unable
+from bench.judge.workload import ENOUGH, unable
 from bench.measure.workload import Workload
+from bench.questions.payload import SIZES
 from bench.stats import short
 from greet import Guarantee
 from greet.designs import DESIGNS, Design
@@ -37,7 +38,6 @@ class Estimate:
     """Times the load."""
     alone_ms: float | None = None
     """The median of a message that comes alone, in milliseconds."""
-    remarks: tuple[str, ...] = ()
 
     @property
     def enough(self) -> bool:
@@ -59,26 +59,24 @@ def _estimate(run: Figures, workload: Workload, design: Design) -> Estimate:
     limits: dict[str, float] = {}
     if not reasons:
         with suppress(Missing):
-            way = "many" if workload.lists else "name"
-            limits["messages in lists" if workload.lists else "messages one by one"] = _speed(
-                run, workload, design, way
-            )
+            way, how = ("many", "in lists") if workload.lists else ("name", "one by one")
+            limits[f"messages {how}"] = _speed(run, workload, design, way)
         with suppress(Missing):
             limits[f"messages of {workload.size} bytes"] = _speed_of_size(run, workload, design)
         if workload.work_ms:
             hands = _hands(workload, design)
             limits[f"the work of {hands} reader{'s' * (hands > 1)} at a time"] = hands * 1000 / workload.work_ms
     if not any(one.startswith("messages") for one in limits):
-        return Estimate(design, reasons, alone_ms=alone, remarks=tuple(remarks(workload, design)))
+        return Estimate(design, reasons, alone_ms=alone)
     limit = min(limits, key=limits.__getitem__)
     room = limits[limit] / max(workload.rates)
-    return Estimate(design, reasons, limits[limit], limit, room, alone, tuple(remarks(workload, design)))
+    return Estimate(design, reasons, limits[limit], limit, room, alone)
 
 
 def _speed(run: Figures, workload: Workload, design: Design, way: str) -> float:
     """Messages a second of the best client, at the weakest guarantee that was measured and is enough.
 
-    Each group is counted as so many messages more: brokers do better, one process does not.
+    Each group is counted as so many messages more.
     """
     grades = list(Guarantee)
     enough = [one for one in grades[grades.index(workload.guarantee) :] if one in design.guarantees]
@@ -92,7 +90,7 @@ def _speed(run: Figures, workload: Workload, design: Design, way: str) -> float:
 def _speed_of_size(run: Figures, workload: Workload, design: Design) -> float:
     """Messages a second of that size, many at a time: between the sizes that were measured on the logarithm."""
     speeds = {18: _speed(run, workload, design, "many") * workload.groups}
-    for size in (256, 1024, 4096, 16_384, 65_536):
+    for size in SIZES[1:]:
         with suppress(Missing):
             cell = {"question": "payload", "design": design.name, "size": size, "phase": "together"}
             speeds[size] = run.speed(**run.best(**cell))
@@ -105,11 +103,7 @@ def _speed_of_size(run: Figures, workload: Workload, design: Design) -> float:
 
 def _hands(workload: Workload, design: Design) -> int:
     """The members of a group that can be at work at a time; computing takes a core each."""
-    hands = workload.members
-    if not design.deals_out and not design.partitioned:
-        hands = 1  # the others stand by
-    elif not design.deals_out and workload.partitions:
-        hands = min(hands, workload.partitions)
+    hands = design.at_work(workload.members, workload.partitions)
     if workload.work == "compute":
         hands = min(hands, 1 if design.in_process else os.cpu_count() or 1)
     return hands

@@ -52,11 +52,11 @@ def unable(workload: Workload, design: Design) -> list[str]:
 def remarks(workload: Workload, design: Design) -> list[str]:
     """What is good to know of `design` with this workload, and no figure says."""
     found = []
-    partitions = workload.partitions or workload.members
-    if design.partitioned and not design.deals_out and partitions < workload.members:
-        found.append(f"{workload.members - partitions} of {workload.members} members have no partition, so they idle")
-    if not design.partitioned and not design.deals_out and workload.members > 1:
-        found.append(f"one member of a group reads at a time, so {workload.members - 1} of them stand by")
+    idle = workload.members - design.at_work(workload.members, workload.partitions)
+    if idle and design.partitioned:
+        found.append(f"{idle} of {workload.members} members have no partition, so they idle")
+    elif idle:
+        found.append(f"one member of a group reads at a time, so {idle} of them stand by")
     if workload.partitions and not design.partitioned:
         found.append("it has no partitions: that key changes nothing")
     if workload.queue_type and "queue_type" not in design.keys:

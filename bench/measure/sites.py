@@ -16,7 +16,7 @@ from bench.contenders.cleanup import remove
 from bench.model import Used
 from greet import BrokerMissing, GreetError
 from greet.brokers import PRIVATE, VARIABLES, Broker, by_default
-from greet.designs import named
+from greet.designs import Design, named
 
 
 def used(broker: Broker | None) -> Used:
@@ -85,31 +85,34 @@ class Site:
         return held / 1e6
 
 
+def by_broker(designs: Iterable[Design]) -> list[list[Design]]:
+    """The designs of one product together, as they share its broker; each that needs none by itself."""
+    found: dict[object, list[Design]] = {}
+    for design in designs:
+        found.setdefault(design.product or design, []).append(design)
+    return list(found.values())
+
+
 @asynccontextmanager
 async def sites(designs: Iterable[str]) -> AsyncIterator[tuple[dict[str, Site], dict[str, str]]]:
     """The sites of `designs`, started side by side, and for each that cannot be had, what to do."""
     found: dict[str, Site] = {}
     missing: dict[str, str] = {}
 
-    async def enter(alike: Sequence[str], stack: AsyncExitStack) -> None:
-        """The designs of one product share its broker."""
-        left = list(alike)
+    async def enter(alike: Sequence[Design], stack: AsyncExitStack) -> None:
         try:
-            url, broker = await _broker(left[0], stack)
-            while left:
-                design = left.pop(0)
-                try:
-                    found[design] = await _site(design, url, broker, stack)
-                except GreetError as error:
-                    missing[design] = str(error)
+            url, broker = await _broker(alike[0].name, stack)
         except GreetError as error:
-            missing.update(dict.fromkeys(left, str(error)))
+            missing.update(dict.fromkeys((one.name for one in alike), str(error)))
+            return
+        for design in alike:
+            try:
+                found[design.name] = await _site(design.name, url, broker, stack)
+            except GreetError as error:
+                missing[design.name] = str(error)
 
-    together: dict[object, list[str]] = {}
-    for design in designs:
-        together.setdefault(named(design).product or design, []).append(design)
     async with AsyncExitStack() as stack:
-        await asyncio.gather(*(enter(alike, stack) for alike in together.values()))
+        await asyncio.gather(*(enter(alike, stack) for alike in by_broker(map(named, designs))))
         yield found, missing
 
 

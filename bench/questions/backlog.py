@@ -23,8 +23,6 @@ FAST = 100_000
 """A design that carries fewer a second than this has the smaller numbers."""
 ASLEEP = 10
 """The share of them that is published beside a group that sleeps: one in so many."""
-
-
 FIRST_NAMES, FIRST_SLOW = 200_000, 20_000
 
 

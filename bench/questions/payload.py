@@ -20,8 +20,6 @@ QUICK = (16, 256, 4096, 65_536)
 APART = (1024, 65_536)
 """The sizes at which publishing and reading are timed apart."""
 PEERS = ("bare queue", "aio-pika", "aiormq", PERFTEST, "aiokafka", "confluent-kafka", JAVA)
-
-
 FIRST = ("aiormq", "confluent-kafka")
 """The peers of a first look: greet alone says nothing of a broker."""
 

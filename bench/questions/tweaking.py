@@ -17,9 +17,8 @@ from greet.designs import named
 
 PLAIN = ("bare queue", "aiormq", "aiokafka")
 """The plain client of each design that has one."""
-
-
 FIRST = ("bare", "10 headers", "JSON", "1 KiB", "1 KiB, gzip")
+"""The tweaks of a first look."""
 
 
 def first(settings: Settings) -> list[Cell]:

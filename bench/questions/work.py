@@ -22,7 +22,7 @@ from bench.model import Cell, Following, Place, Settings
 from bench.pictures import Growth, Picture
 from bench.stats import short
 from greet import Guarantee
-from greet.designs import Design, named
+from greet.designs import named
 
 POINTS = ((5.0, 1), (5.0, 4), (5.0, 16), (1.0, 4), (20.0, 16))
 """Milliseconds of a message, and members."""
@@ -60,13 +60,6 @@ def handled(following: Callable[[], Awaitable[str]], seconds: float) -> Callable
     return one
 
 
-def hands(design: Design, members: int, partitions: int) -> int:
-    """How many members of a group work at a time."""
-    if design.deals_out:
-        return members
-    return min(members, partitions) if design.partitioned else 1
-
-
 def cells(settings: Settings) -> list[Cell]:
     """Every design one by one; what has partitions, with one and with four."""
     found = []
@@ -75,7 +68,7 @@ def cells(settings: Settings) -> list[Cell]:
         for partitions in (1, 4) if design.partitioned and not design.deals_out else (1,):
             for work_ms, members in POINTS if settings.full else QUICK:
                 working = Working(**vars(one), work_ms=work_ms)
-                names = int(SECONDS * 1000 / work_ms * hands(design, members, partitions))
+                names = int(SECONDS * 1000 / work_ms * design.at_work(members, partitions))
                 more: dict[str, Any] = {"rung": f"{work_ms:g} ms", "rounds": min(3, settings.rounds), "names": names}
                 found += [
                     Cell(working, guarantee, members=members, partitions=partitions, **more)

@@ -23,16 +23,15 @@ def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
             parts += [_table(one.table), *_items(list(one.notes))]
     rows = rows[rows["question"].ne("workload")] if len(rows) else rows
     if len(rows) or not cases:
-        if said := answer.answer(rows):
-            parts += ["<h2>Which one to take</h2>", *_items(said)]
-        parts += _decision() if said else []
+        judged = claims.verdicts(rows)
+        if said := answer.answer(rows, judged):
+            parts += ["<h2>Which one to take</h2>", *_items(said), "<h2>What decides it</h2>", _table(claims.guide())]
         parts += _contents(rows)
         parts += ["<h2>What was counted</h2>", *_items([*report.conclusion(rows), *report.errors(rows)])]
     if len(rows):
-        judged = claims.verdicts(rows)
-        tried = judged["verdict"] != claims.UNKNOWN
-        parts += ['<h2 id="claims">What is usually said</h2>', _table(judged[tried])]
-        parts += _open(rows)
+        parts += ["<h2>What is usually said</h2>", _table(judged[judged["verdict"] != claims.UNKNOWN])]
+        left = [f"{remedy}: {' '.join(of)}" for remedy, of in answer.open_claims(judged).items()]
+        parts += ["<h2>What stays open</h2>", *_items(left)] if left else []
     if len(ratios := targets.table(rows)):
         parts += [f"<h2>{report.BESIDE}</h2><p>{report.RATIOS}</p>", _table(ratios)]
     if len(rows):
@@ -49,20 +48,9 @@ def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
     return PAGE.replace("BODY", "\n".join(parts))
 
 
-def _decision() -> list[str]:
-    """The questions to ask before one chooses, with the designs that are left."""
-    return ["<h2>What decides it</h2>", _table(claims.guide())]
-
-
 def _contents(rows: pd.DataFrame) -> list[str]:
     links = [f'<a href="#{name}">{escape(questions.asked(name))}</a>' for name in report.measured(rows)]
     return ["<h2>Contents</h2><ul>", *(f"<li>{link}</li>" for link in links), "</ul>"] if links else []
-
-
-def _open(rows: pd.DataFrame) -> list[str]:
-    """What this run leaves open, and the command that settles it."""
-    left = [f"{escape(remedy)}: {escape(' '.join(of))}" for remedy, of in answer.open_claims(rows).items()]
-    return ["<h2>What stays open</h2><ul>", *(f"<li>{one}</li>" for one in left), "</ul>"] if left else []
 
 
 def _items(sentences: list[str]) -> list[str]:

@@ -169,13 +169,13 @@ def of_run(rows: pd.DataFrame, about: Mapping[str, Any]) -> pd.DataFrame:
 
 def _questions(console: Console, rows: pd.DataFrame, left_out: dict[str, None]) -> None:
     """The answer first, then what to type next, then the tables of the questions, and what follows from them."""
-    said = answer.answer(rows)
+    judged = claims.verdicts(rows)
+    said = answer.answer(rows, judged)
     if said:
         console.print("Which one to take", style="bold")
         for line in said:
             console.print(f"• {line}", markup=False, highlight=False)
-    following(console, rows if said else rows[:0])
-    judged = claims.verdicts(rows)
+    following(console, answer.open_claims(judged) if said else {})
     judged = judged[judged["verdict"] != claims.UNKNOWN].drop(columns="of")
     tried = ~judged["claim"].isin(claims.SHOWN)
     if tried.any():
@@ -191,18 +191,18 @@ def _questions(console: Console, rows: pd.DataFrame, left_out: dict[str, None]) 
         console.print(f"• {sentence}", markup=False, highlight=False)
 
 
-def following(console: Console, rows: pd.DataFrame) -> None:
-    """What to type next, and which claims the run leaves open."""
+def following(console: Console, left: Mapping[str, list[str]]) -> None:
+    """What to type next, and which claims are left open, by what settles them."""
     console.print("What to type next", style="bold")
     for command, what in NEXT:
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"      {what}", style="dim", markup=False, highlight=False)
-    if len(rows) and (left := answer.open_claims(rows)):
+    if left:
         console.print("What stays open", style="bold")
-        for remedy, of in left.items():
-            console.print(f"  {remedy}", markup=False, highlight=False, soft_wrap=True)
-            for claim in of:
-                console.print(f"      {claim}", style="dim", markup=False, highlight=False)
+    for remedy, of in left.items():
+        console.print(f"  {remedy}", markup=False, highlight=False, soft_wrap=True)
+        for claim in of:
+            console.print(f"      {claim}", style="dim", markup=False, highlight=False)
 
 
 def _print(console: Console, table: pd.DataFrame, title: str, left_out: dict[str, None]) -> None:

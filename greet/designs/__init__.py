@@ -100,6 +100,12 @@ class Design:
         """Whether names can outlive the kill of whatever keeps them."""
         return Guarantee.DURABLE in self.guarantees
 
+    def at_work(self, members: int, partitions: int = 0) -> int:
+        """How many of the `members` of a group get names at a time; 0 partitions are one for each member."""
+        if self.deals_out:
+            return members
+        return min(members, partitions or members) if self.partitioned else 1
+
     @property
     def scheme(self) -> str:
         """The scheme of a URL that is not encrypted."""

@@ -237,8 +237,9 @@ class KafkaLine(Line):
             count = await self._count()
             if count == 1:
                 shares[0] = bodies
-            for body in bodies if count > 1 else ():
-                shares[crc32(body) % count].append(body)
+            else:
+                for body in bodies:
+                    shares[crc32(body) % count].append(body)
         sending = [self._send_share(number, share, deadline) for number, share in shares.items()]
         return _sum(await asyncio.gather(*sending, return_exceptions=True))
 

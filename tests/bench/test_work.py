@@ -37,13 +37,13 @@ async def test_a_message_is_handled_before_the_next_is_asked_for() -> None:
     [("asyncio", 1, 8), ("rabbitmq", 1, 8), ("kafka", 1, 1), ("kafka", 4, 4), ("kafka", 16, 8)],
 )
 def test_who_works_at_a_time(design: str, partitions: int, hands: int) -> None:
-    assert work.hands(named(design), 8, partitions) == hands
+    assert named(design).at_work(8, partitions) == hands
 
 
 def test_a_log_without_partitions_has_one_reader() -> None:
     alone = [one for one in map(named, DESIGNS) if not one.deals_out and not one.partitioned]
     assert alone
-    assert {work.hands(one, 8, 1) for one in alone} == {1}
+    assert {one.at_work(8, 1) for one in alone} == {1}
 
 
 async def test_sixteen_members_share_the_work() -> None:
