@@ -353,9 +353,9 @@ class Subscription(Entered, ABC):
 
     A name is settled when the next one is asked for, or when the `async with` ends without an
     exception. A member that dies, is cancelled or raises in between has not settled it: it comes
-    again, to this or another member. So does a name that a task of its own handles, if that has
-    failed, or is still at it, when the `async with` ends. `AT_MOST_ONCE` settles names before they
-    are handed out; of RabbitMQ, those that a leaving member has not handed out yet are lost then.
+    again, to this or another member. So does a name if the task that handles it has failed, or still
+    runs, when the `async with` ends. `AT_MOST_ONCE` settles names before they are handed out; of
+    RabbitMQ, those that a leaving member has not handed out yet are lost then.
 
     Where a design lends names (`design.lends_for`), a name that takes longer to handle comes again to another
     member as well, and may be handled twice. Where it hands them out a limited number of times

@@ -170,7 +170,7 @@ def could_have_seen(found: Sequence[Difference], noise: float) -> str:
     least = sorted(min(one, 1 / (1 + noise)) if math.isfinite(one) else 0.0 for one in widest)
     if not least or not (middle := least[len(least) // 2]):
         return "Fewer than four rounds: no change of any size would have been seen."
-    return f"In half of the figures a slowdown to {middle:.2g} of the speed would have been seen, and no lesser one."
+    return f"In half of the figures a slowdown to {middle:.2g} of the speed would have been seen, a smaller one not."
 
 
 def table(found: list[Difference]) -> pd.DataFrame:

@@ -2,8 +2,8 @@
 
 Each message is waited on for 1, 5 or 20 milliseconds before the next is asked for, as for an answer of a database,
 by 1, 4 or 16 members of a group. A queue deals out message by message, so all members work. A log has one reader
-for each partition: Kafka has one and four of them here, and a stream one reader. Beside the speed stand how much of
-their time the members were busy, and the share of the messages that the least busy one got.
+for each partition: Kafka has one and four of them here, and a stream one reader. The table also says how much of
+their time the members were busy, and which share of the messages the least busy one got.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ POINTS = ((5.0, 1), (5.0, 4), (5.0, 16), (1.0, 4), (20.0, 16))
 """Milliseconds of a message, and members."""
 QUICK = POINTS[:3]
 SECONDS = 2.0
-"""About as long takes the work of a repetition."""
+"""How long the work of a repetition takes, about."""
 
 
 @dataclass(frozen=True)
