@@ -5,7 +5,7 @@
 #   ARGS=…     passed on: make bench ARGS="run --profile full", make test ARGS="-k names -x"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-all lab check clean lock rabbitmq chromium FORCE
+.PHONY: help setup bench test test-all lab check clean lock reference rabbitmq chromium FORCE
 
 ARGS    ?=
 PYTHON  ?=
@@ -25,6 +25,7 @@ help:
 	@echo "make test-all  also the long kills, clusters, peers and the browser"
 	@echo "make lab     the notebooks, in JupyterLab"
 	@echo "make check   ruff, mypy --strict, and which way imports run"
+	@echo "make reference  all that is published, measured and drawn anew: two hours and a half"
 	@echo "make lock    write the locks anew from pyproject.toml        (needs uv)"
 	@echo "make clean   remove .venv and the caches; results/ stays"
 
@@ -58,6 +59,35 @@ clean:
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
 	@find . -name .git -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 	@[ ! -d results ] || echo "results/ holds your own runs and was kept; remove it by hand"
+
+# Each part is kept in results/reference, and what is there is not measured again: who stops it goes on with the same
+# command. To begin anew, remove that folder.
+MADE  := results/reference
+READY := $(patsubst workloads/%.toml,workload-%,$(wildcard workloads/*.toml))
+PARTS := figures faults $(READY)
+
+reference: $(STAMP) rabbitmq
+	@echo "reference: the full profile (an hour), faults (40 minutes), $(words $(READY)) workloads (15 minutes), notebooks (10 minutes)"
+	@echo "reference: let the machine do nothing else meanwhile"
+	@$(MAKE) --no-print-directory $(PARTS:%=$(MADE)/%)
+	@rm -rf bench/reference
+	@for part in $(PARTS); do \
+	  mkdir -p bench/reference/$$part && cp $(MADE)/$$part/*.json* bench/reference/$$part/ || exit 1; \
+	done
+	@$(BIN)/python -m bench report --markdown --into RESULTS.md bench/reference/*
+	@$(BIN)/python -m bench report --pictures pictures bench/reference/*
+	@BENCH_RESULTS=/dev/null $(BIN)/python -m jupyter nbconvert --log-level WARN --to notebook --inplace --execute \
+	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	@echo "reference: made; tests/bench/test_reference.py says which figures of README.md are older"
+
+$(MADE)/figures: HOW = run --profile full --contenders all
+$(MADE)/faults: HOW = run --profile full --questions faults
+$(MADE)/workload-%: HOW = workload $(patsubst workload-%,workloads/%.toml,$(notdir $@))
+$(PARTS:%=$(MADE)/%):
+	@echo "reference: $(notdir $@)"
+	@rm -rf $@.part && mkdir -p $@.part
+	@$(BIN)/python -m bench $(HOW) --out $@.part
+	@mv $@.part/* $@ && rmdir $@.part
 
 lock:
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }

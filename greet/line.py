@@ -271,6 +271,9 @@ class Line(Entered, ABC):
         """Send one name: what is returned is awaited, if it is not accepted at once. Raises as `_send` does."""
         return self._send([name], self._deadline())
 
+    async def _prepare(self) -> None:
+        """Open what the first publish would open, if anything. Raises as `publish` does."""
+
     @abstractmethod
     def _subscription(self, group: str, *, replay: bool) -> Subscription:
         """The design's own kind of member."""

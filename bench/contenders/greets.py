@@ -41,8 +41,9 @@ class Greet(Contender):
 
     @asynccontextmanager
     async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
-        """A line of its own."""
+        """A line of its own, which has what it publishes over before the clock starts, as those of the peers have."""
         async with self.line(place) as line:
+            await line._prepare()
             yield _Many(line) if self.way == "many" else Publisher(line.publish, place.window)
 
     @asynccontextmanager

@@ -33,7 +33,7 @@ NAMES = (*FULL, "faults")
 """All; "faults" takes half an hour of its own, so it is asked by its name alone."""
 
 
-WIDE = ("throughput", "latency", "payload", "work_sharing", "work")
+WIDE = ("throughput", "latency", "payload", "work")
 """Those that are asked of all designs; where none is named, the others are asked of the usual ones."""
 
 

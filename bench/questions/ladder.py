@@ -64,13 +64,9 @@ def cells(settings: Settings) -> list[Cell]:
         for one in settings.of(design=rung.design, name=rung.contender, way=rung.way)
         for guarantee in settings.guarantees(one, one.guarantees[-1])
     ]
-    if settings.full:  # what the instrument costs is little, and so is what uvloop gains: they are looked for often
-        often: dict[str, Any] = {"rounds": 2 * settings.rounds}
-        long = {"names": 3 * MOST_NAMES, **often}
-        found = [
-            replace(one, **(long if one.rung in (LISTS, BARE) else often if one.contender.name == "greet" else {}))
-            for one in found
-        ]
+    if settings.full:  # what the instrument costs is little: it is looked for often
+        long: dict[str, Any] = {"names": 3 * MOST_NAMES, "rounds": 2 * settings.rounds}
+        found = [replace(one, **long) if one.rung in (LISTS, BARE) else one for one in found]
     return [replace(one, measure=_bare) if one.rung == BARE else one for one in found]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import pandas as pd
 
 from bench import tables
-from bench.model import PERFTEST, Cell, Settings
+from bench.model import PERFTEST, Cell, Contender, Settings
 from bench.pictures import Dots, Loads, Picture
 from greet import Guarantee
 from greet.designs import KAFKA, RABBITMQ, named
@@ -52,11 +52,11 @@ def cells(settings: Settings) -> list[Cell]:
     found = [
         Cell(one, guarantee, load=load, seconds=seconds)
         for one, guarantee in all_of_them
-        for load in (QUICK if not settings.full else FULL if one.name == "greet" else PEERS)
+        for load in _loads(settings, one)
     ]
     if settings.full:
         found += [
-            Cell(one, guarantee, rate=rate, seconds=seconds, rounds=2 * settings.rounds)
+            Cell(one, guarantee, rate=rate, seconds=seconds)
             for one, guarantee in all_of_them
             if (product := named(one.design).product) and (rate := RATES.get(product))
         ]
@@ -66,6 +66,12 @@ def cells(settings: Settings) -> list[Cell]:
             for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
         ]
     return found
+
+
+def _loads(settings: Settings, one: Contender) -> tuple[float, ...]:
+    if not settings.full:
+        return QUICK
+    return FULL if one.name == "greet" and named(one.design).usual else PEERS
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

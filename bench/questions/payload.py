@@ -9,7 +9,7 @@ from __future__ import annotations
 import pandas as pd
 
 from bench import tables
-from bench.model import JAVA, PERFTEST, Cell, Settings
+from bench.model import JAVA, PERFTEST, Cell, Contender, Settings
 from bench.pictures import Growth, Picture
 from bench.questions.throughput import apart_of
 from greet import Guarantee
@@ -41,11 +41,18 @@ def cells(settings: Settings) -> list[Cell]:
         for one in settings.of(way="many")
         if one.name == "greet" or (settings.full and one.name in PEERS)
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
-        for size in (SIZES if settings.full else QUICK)
+        for size in _sizes(settings, one)
     ]
     if settings.full:
         found += apart_of(settings, [one for one in found if one.size in APART and one.contender.name != PERFTEST])
     return found
+
+
+def _sizes(settings: Settings, one: Contender) -> tuple[int, ...]:
+    """A tool of a broker takes long to start, and designs that are not the usual ones are asked at fewer sizes."""
+    if settings.full and one.name in (JAVA, PERFTEST):
+        return (SIZES[0], *APART)
+    return SIZES if settings.full and named(one.design).usual else QUICK
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -31,25 +31,30 @@ def first(settings: Settings) -> list[Cell]:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """greet at every guarantee, its peers at the strongest; A/A; in the full profile publishing and reading apart."""
+    """greet at every guarantee, its peers at the strongest; A/A; in the full profile publishing and reading apart.
+
+    Designs that are not the usual ones are asked at their strongest guarantee alone.
+    """
     usual = tuple(Guarantee) if settings.full else (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE)
-    own = [Cell(one, each) for one in settings.of(name="greet") for each in settings.guarantees(one, *usual)]
+    own = [
+        Cell(one, each)
+        for one in settings.of(name="greet")
+        for each in settings.guarantees(one, *(usual if named(one.design).usual else one.guarantees[-1:]))
+    ]
     peers = [
         Cell(one, each, phase="publish" if one.name == JAVA else "together")
         for one in settings.of()
         if one.name != "greet"
         for each in settings.guarantees(one, one.guarantees[-1])
     ]
-    by_name = [one for one in own if one.contender.way == "name"]
+    by_name = [one for one in own if one.contender.way == "name" and named(one.contender.design).usual]
     matched = [one for one in by_name if one.guarantee is Guarantee.AT_LEAST_ONCE] or by_name
     apart: list[Cell] = []
-    if settings.full:  # what tells the noise, and what stands beside a peer, is measured more often
+    if settings.full:  # what tells the noise is measured more often
         more: dict[str, Any] = {"rounds": 2 * settings.rounds}
         apart = apart_of(settings, [one for one in [*own, *peers] if one.guarantee is Guarantee.DURABLE])
-        often = {one: replace(one, **more) for one in own}
-        own = [often[one] if one.guarantee is one.contender.guarantees[-1] or one in matched else one for one in own]
-        matched = [often[one] for one in matched]
-        peers = [replace(one, **more) for one in peers]
+        own = [replace(one, **more) if one in matched else one for one in own]
+        matched = [replace(one, **more) for one in matched]
     twice = [replace(one, again=True) for one in matched]
     return own + peers + twice + apart
 
@@ -67,7 +72,7 @@ def apart_of(settings: Settings, together: list[Cell]) -> list[Cell]:
     found = []
     for one in together:
         design = named(one.contender.design)
-        if design.in_process or one.contender.name not in APART:
+        if design.in_process or not design.usual or one.contender.name not in APART:
             continue
         if not design.keeps_unread:
             found.append(replace(one, phase="apart"))

@@ -218,6 +218,10 @@ class KafkaLine(Line):
     def _post(self, name: str) -> Awaitable[None]:
         return self._send_one(name)
 
+    async def _prepare(self) -> None:
+        async with self._publishing(self._deadline()):
+            await self._count()
+
     async def _send_one(self, name: str) -> None:
         """One name. Those that are sent at the same time share a batch: aiokafka sees to that."""
         body, deadline = name.encode(), self._deadline()

@@ -148,16 +148,16 @@ class KafkaShareLine(Line):
 
     # ------------------------------------------------------------------------------------- publishing
 
+    async def _prepare(self) -> None:
+        await self._ready_for(self.topic, self._deadline())
+
     async def _send(self, names: list[str], deadline: float) -> int:
         return await self._publish(self.topic, [name.encode() for name in names], deadline)
 
     async def _publish(
         self, topic: str, bodies: Sequence[bytes], deadline: float, headers: Mapping[str, bytes] | None = None
     ) -> int:
-        if topic not in self._made:
-            async with self._trouble(PublishFailed, deadline):
-                await self._make(topic)
-        producer = await self._started(deadline)
+        producer = await self._ready_for(topic, deadline)
         sending = _Sending(len(bodies))
         try:
             async with asyncio.timeout_at(deadline):
@@ -177,6 +177,13 @@ class KafkaShareLine(Line):
             failure = PublishFailed(f"{why}; publish it again then")
         failure.accepted = sending.accepted
         raise failure from driver
+
+    async def _ready_for(self, topic: str, deadline: float) -> Any:
+        """The producer, when `topic` is there."""
+        if topic not in self._made:
+            async with self._trouble(PublishFailed, deadline):
+                await self._make(topic)
+        return await self._started(deadline)
 
     async def _started(self, deadline: float) -> Any:
         """The producer, and the thread in which it tells what became of messages: both begin with the first."""

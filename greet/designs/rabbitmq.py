@@ -116,6 +116,9 @@ class RabbitMQLine(Line):
 
     # Publishing
 
+    async def _prepare(self) -> None:
+        await self._open_exchange(self._deadline())
+
     async def _send(self, names: list[str], deadline: float) -> int:
         exchange = await self._open_exchange(deadline)
         bodies = [name.encode() for name in names]

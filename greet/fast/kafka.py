@@ -108,9 +108,12 @@ class FastKafkaLine(KafkaLine):
         body = name.encode()
         return self._outbox(body).post(body) if self._counted else self._post_first(body)
 
-    async def _post_first(self, body: bytes) -> None:
+    async def _prepare(self) -> None:
         async with self._publishing(self._deadline()):
             self._counted = await self._count()
+
+    async def _post_first(self, body: bytes) -> None:
+        await self._prepare()
         await self._outbox(body).post(body)
 
     def _outbox(self, body: bytes) -> _Outbox:
