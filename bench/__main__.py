@@ -79,9 +79,12 @@ def _parser() -> argparse.ArgumentParser:
         "runs", nargs="*", help="folders; the newest of results/ if left out", type=Path, metavar="RUN"
     )
     form = report_.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="the block of the README")
+    form.add_argument("--markdown", action="store_true", help="as Markdown, which RESULTS.md holds")
     form.add_argument("--html", action="store_true", help="a page with pictures that needs no other file")
     form.add_argument("--pictures", type=Path, metavar="FOLDER", help="the pictures, a file for each question")
+    report_.add_argument(
+        "--into", type=Path, metavar="FILE", help="with --markdown: into FILE, in place of what stands between its marks"
+    )
     report_.set_defaults(command=_report)
     compare_ = commands.add_parser(
         "compare",
@@ -249,8 +252,13 @@ def _report(options: argparse.Namespace) -> int:
     folders = options.runs or list(filter(None, [results.newest(Path("results"))]))
     if not folders:
         raise ValueError("there is no run in results: start one with `python -m bench`")
+    if options.into and not options.markdown:
+        raise ValueError("--into needs --markdown")
     rows, abouts = results.load(*folders, details=True), [results.about(folder) for folder in folders]
-    if options.markdown:
+    if options.into:
+        text = options.into.read_text(encoding="utf-8")
+        options.into.write_text(report.placed(report.markdown(rows, *abouts), text), encoding="utf-8")
+    elif options.markdown:
         print(report.markdown(rows, *abouts), end="")
     elif options.html:
         print(page.page(rows, *abouts), end="")

@@ -120,12 +120,12 @@ def latest(out: Path | None = None) -> tuple[pd.DataFrame, str]:
 
 
 def reference() -> pd.DataFrame:
-    """The published runs as one frame, with details."""
-    return load(*published(), details=True)
+    """The published figures and faults as one frame, with details."""
+    return load(*(folder for folder in published() if "workload" not in about(folder)), details=True)
 
 
 def published() -> list[Path]:
-    """The folders of the published runs."""
+    """The folders of the published runs: figures, faults, and the ready workloads."""
     return _runs(REFERENCE)
 
 

@@ -435,7 +435,7 @@ class Subscription(Entered, ABC):
         if self._asking and self._asking is not current_task():
             self._asking.cancel()  # it is told that the member has left
         self._settling.cancel()
-        await asyncio.wait([self._settling])
+        await asyncio.wait([self._settling], timeout=self._line.timeout)
         batch, count, told = self._batch, self._settled, self._told
         rest = [Batch(batch.names[count:], batch.origins[count:], batch.source), *self._runs]
         self._batch, self._taken, self._stop = Batch([]), 0, 0

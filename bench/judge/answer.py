@@ -44,8 +44,9 @@ def open_claims(judged: pd.DataFrame) -> dict[str, list[str]]:
 
 def _one_program(run: Figures) -> str:
     cell = {"question": "throughput", "design": "asyncio", "guarantee": "AT_LEAST_ONCE"}
-    one, many = (run.speed(**cell, way=way) for way in ("name", "many"))
-    said = f"One program: asyncio. {short(one)} messages a second one by one, {short(many)} in lists"
+    one, many = (run.best(**cell, way=way) for way in ("name", "many"))
+    said = f"One program: asyncio. {short(run.speed(**one))} messages a second one by one{run.clients(one)}, "
+    said += f"{short(run.speed(**many))} in lists{run.clients(many)}"
     return f"{said}{_alone(run, 'asyncio')}. Nothing survives its process."
 
 

@@ -1,111 +1,118 @@
 """greet beside its peers: how many times as fast, of the same work under the same guarantee in the same run.
 
-Each line is data: two cells of a run, which are paired round by round, and what the ratio should be.
+Wherever a peer was measured beside greet, its cell and greet's are paired round by round. What the ratio should be was
+set before it was measured: as fast as any Python client of that broker, and 0.7 times as fast as any client at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from bench import stats
+from bench.model import JAVA, PERFTEST, rank
+
+SPEED, WAIT = "messages_per_s", "latency_ms.p50"
+FIGURES = {"throughput": SPEED, "payload": SPEED, "fan_out": SPEED, "latency": WAIT, "wake_up": WAIT}
+"""The questions that peers are asked too, and what is compared. Of the others each step is a comparison of its own."""
+SAME = ("question", "design", "guarantee", "params.way", "params.phase", "params.size", "params.groups", "params.rate")
+"""What both cells have in common."""
+PYTHON = ("aio-pika", "aio-pika single acks", "aiormq", "aiokafka", "FastStream")
+PHASES = {"together": "from end to end", "publish": "publishing", "consume": "reading what waits"}
+SHORT = (16, 18)
+"""Bytes of a message that is short."""
+OPEN = "needs four rounds"
+ORDER = ("no", "within the noise", OPEN, "yes", "–")
+"""What was lost comes first."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """A ratio, or where there is no peer a figure, and where it should be."""
+class Bar:
+    """Where a ratio should be; None where nothing was set."""
 
-    design: str
-    what: str
-    way: str
-    peer: str
-    """The contender that greet stands beside, and its way: "aiormq, many"; empty for the figure itself."""
-    least: float | None
-    """What was set as a target before it was measured; None where nothing was."""
-    cell: Mapping[str, Any]
-    """What tells the cells of both from others of the question."""
-    question: str = "throughput"
-    figure: str = "messages_per_s"
+    value: float | None
     at_most: bool = False
-    """Whether `least` is the most, as of a latency."""
+
+    def __str__(self) -> str:
+        return f"{'at most' if self.at_most else 'at least'} {self.value:g}" if self.value else "–"
+
+    def met(self, ratio: stats.Ratio) -> str:
+        """Whether the whole interval is where it should be."""
+        if self.value is None:
+            return "–"
+        if ratio.rounds < stats.FEWEST:
+            return OPEN
+        met, missed = ratio.low >= self.value, ratio.high < self.value
+        if self.at_most:
+            met, missed = ratio.high <= self.value, ratio.low > self.value
+        return "yes" if met else "no" if missed else "within the noise"
+
+    def short_of(self, ratio: stats.Ratio) -> float:
+        """How much of it is reached: less than 1 is too little."""
+        if self.value is None:
+            return math.inf
+        return self.value / ratio.value if self.at_most else ratio.value / self.value
 
 
-def _apart(design: str, phase: str, way: str, peer: str, least: float) -> Target:
-    what = {"publish": "publishing", "consume": "reading what waits"}[phase]
-    return Target(design, what, way, peer, least, {"phase": phase, "guarantee": "DURABLE"})
-
-
-def _together(design: str, guarantee: str, way: str, peer: str, least: float | None) -> Target:
-    return Target(design, "from end to end", way, peer, least, {"phase": "together", "guarantee": guarantee})
-
-
-def _latency(design: str, peer: str) -> Target:
-    cell = {"load": None, "guarantee": "AT_LEAST_ONCE"}
-    return Target(*(design, "p50 at the same rate", "name", peer, 1.1, cell, "latency", "latency_ms.p50"), at_most=True)
-
-
-TARGETS = (
-    _together("asyncio", "AT_LEAST_ONCE", "name", "bare queue, name", 0.6),
-    _together("asyncio", "AT_LEAST_ONCE", "many", "bare queue, name", 3),
-    _together("asyncio", "AT_LEAST_ONCE", "many", "bare queue, many", None),
-    _apart("rabbitmq", "publish", "name", "aio-pika, name", 1.5),
-    _apart("rabbitmq", "publish", "many", "aiormq, many", 1),
-    _apart("rabbitmq", "consume", "name", "aio-pika, name", 2),
-    _apart("rabbitmq", "consume", "many", "aiormq, many", 1),
-    _together("rabbitmq", "DURABLE", "name", "FastStream, name", 3),
-    _latency("rabbitmq", "aio-pika, name"),
-    _latency("rabbitmq", "aiormq, name"),
-    _apart("kafka", "publish", "name", "aiokafka, name", 0.9),
-    _apart("kafka", "publish", "many", "", 1_000_000),
-    _apart("kafka", "publish", "many", "Java's own, many", 1),
-    _apart("kafka", "consume", "name", "aiokafka, name", 1.3),
-    _apart("kafka", "consume", "many", "aiokafka, many", 0.95),
-    _together("kafka", "DURABLE", "name", "FastStream, name", 20),
-    _together("kafka", "DURABLE", "many", "FastStream, many", 40),
-    _latency("kafka", "aiokafka, name"),
-)
+def bar(peer: str, way: str, figure: str, phase: str, size: float) -> Bar:
+    """What was set for greet beside `peer`."""
+    if figure == WAIT:
+        return Bar(1.1 if peer in (*PYTHON, "bare queue") else 1.0, at_most=True)
+    if peer == "bare queue":  # which keeps no promise
+        return Bar(0.6 if way == "name" else None)
+    if peer in PYTHON:
+        return Bar(1.0)
+    if size in SHORT and (peer, phase) in ((JAVA, "publish"), (PERFTEST, "together")):
+        return Bar(1.0)
+    return Bar(0.8 if size in SHORT and (peer, phase) == (JAVA, "consume") else 0.7)
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A line for each target that the run measured: the ratio, its 95 % interval, and whether all of that is met."""
+    """A line for each comparison, those that greet loses first: the ratio, its 95 % interval, whether the target is met."""
+    if rows.empty or "params.way" not in rows:
+        return pd.DataFrame()
+    kept = rows[rows["question"].isin(FIGURES) & rows["error"].isna() & rows["params.again"].ne(True)]
+    if "params.load" in kept:  # a share of the most that each carries is another rate for each
+        kept = kept[kept["params.load"].isna()]
+    same = [name for name in SAME if name in kept]
     found = []
-    for one in TARGETS if len(rows) else ():
-        ours = _cell(rows, one, "greet", one.way)
-        contender, _, way = one.peer.rpartition(", ")
-        theirs = _cell(rows, one, contender, way) if one.peer else ours.assign(**{one.figure: 1.0})
-        if ratio := stats.beside(ours, theirs, one.figure):
-            found.append(
-                {
-                    "design": one.design,
-                    "what": one.what,
-                    "greet": one.way,
-                    "beside": one.peer or "messages/s",
-                    "times as much": str(ratio),
-                    "target": f"{'at most' if one.at_most else 'at least'} {one.least:,}" if one.least else "–",
-                    "met": _met(ratio, one),
-                }
-            )
-    return pd.DataFrame(found)
+    for values, part in kept.groupby(same, sort=False, dropna=False):
+        cell = dict(zip(same, values, strict=True))
+        figure, ours = FIGURES[cell["question"]], part[part["contender"] == "greet"]
+        for peer in [one for one in part["contender"].unique() if one != "greet" and len(ours)]:
+            ratio = stats.beside(ours, part[part["contender"] == peer], figure)
+            if ratio is None:
+                continue
+            way, phase, size = (cell.get(f"params.{key}") for key in ("way", "phase", "size"))
+            wanted = bar(str(peer), str(way), figure, str(phase), 18 if size is None else float(size))
+            met = wanted.met(ratio)
+            line = {"design": cell["design"], "what": _what(cell), "greet": way, "beside": f"{peer}, {way}"}
+            line |= {"times as much": str(ratio), "target": str(wanted), "met": met}
+            place = (ORDER.index(met), rank(str(cell["design"])), wanted.short_of(ratio))
+            found.append((place, line))
+    return pd.DataFrame([line for _, line in sorted(found, key=lambda one: one[0])])
 
 
-def _cell(rows: pd.DataFrame, one: Target, contender: str, way: str) -> pd.DataFrame:
-    kept = rows["question"].eq(one.question) & rows["design"].eq(one.design) & rows["contender"].eq(contender)
-    kept &= rows["params.way"].eq(way) & rows["params.again"].eq(False) & rows["error"].isna()
-    for key, value in one.cell.items():
-        column = rows[key if key in rows else f"params.{key}"]
-        kept &= column.isna() if value is None else column.eq(value)
-    return rows[kept]
+def _what(cell: dict[str, object]) -> str:
+    """The work in words: "publishing, 1 KiB"."""
+    if cell["question"] in ("latency", "wake_up"):
+        idle = ", everybody idle" if cell["question"] == "wake_up" else ""
+        return f"p50 at {cell['params.rate']:g} a second{idle}"
+    size, groups = float(str(cell.get("params.size", 18))), float(str(cell.get("params.groups", 1)))
+    said = [PHASES[str(cell.get("params.phase", "together"))], f"{size / 1024:g} KiB" if size >= 1024 else f"{size:g} B"]
+    return ", ".join(said + ([f"{groups:g} groups"] if groups > 1 else []))
 
 
-def _met(ratio: stats.Ratio, one: Target) -> str:
-    if one.least is None:
-        return "–"
-    if ratio.rounds < stats.FEWEST:
-        return "needs four rounds"
-    met, missed = ratio.low >= one.least, ratio.high < one.least
-    if one.at_most:
-        met, missed = ratio.high <= one.least, ratio.low > one.least
-    return "yes" if met else "no" if missed else "within the noise"
+def beyond(found: pd.DataFrame) -> pd.DataFrame:
+    """Of `table`, the lines that do not surely meet their target."""
+    return found[found["met"].isin(ORDER[:2])] if len(found) else found
+
+
+def said(found: pd.DataFrame) -> str:
+    """How many comparisons meet their target, in a sentence."""
+    counts = found["met"].value_counts()
+    set_ = sum(int(counts.get(word, 0)) for word in ORDER if word != "–")
+    word = ", ".join(f"{counts[one]} {one}" for one in ORDER[1:2] if one in counts)
+    return f"{counts.get('yes', 0)} of {set_} comparisons surely meet the target{f', {word}' if word else ''}."

@@ -11,12 +11,12 @@ import pytest
 
 import bench
 from bench import results, tables
-from bench.judge import claims
+from bench.judge import answer, claims
 from bench.judge.claims import DEPENDS, FAILS, HOLDS, UNKNOWN, verdicts
 from bench.show import report
+from greet.designs import names
 
 ROOT = Path(__file__).parents[2]
-BEGIN, END = "<!-- bench report --markdown: begin -->\n", "<!-- bench report --markdown: end -->"
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,25 @@ def test_they_are_whole_and_all_went_well(rows: pd.DataFrame) -> None:
     assert all(bench.about(folder)["complete"] for folder in results.published())
     assert rows["error"].isna().all()
     assert not tables.broken(rows).sum().any()
-    assert set(rows["design"]) == {"asyncio", "rabbitmq", "kafka"}
+    assert set(rows["design"]) == set(names())
 
 
-def test_the_results_say_what_they_say(rows: pd.DataFrame) -> None:
-    """To mend it: `python -m bench report --markdown bench/reference/*`, between the two marks."""
-    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
-    assert text.partition(BEGIN)[2].partition(END)[0] == report.markdown(rows, *map(bench.about, results.published()))
+def test_every_ready_workload_is_answered() -> None:
+    said = [bench.about(folder) for folder in results.published()]
+    answered = [about["workload"]["file"] for about in said if "workload" in about]
+    assert sorted(answered) == sorted(path.name for path in (ROOT / "workloads").glob("*.toml"))
+
+
+def test_the_results_say_what_they_say() -> None:
+    """To mend it: `python -m bench report --markdown --into RESULTS.md bench/reference/*`."""
+    folders, text = results.published(), (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    block = report.markdown(bench.load(*folders, details=True), *map(bench.about, folders))
+    assert text == report.placed(block, text)
+
+
+def test_a_file_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="put both where the block shall stand"):
+        report.placed("block", "# Results\n")
 
 
 def test_the_pictures_are_of_them(rows: pd.DataFrame) -> None:
@@ -104,6 +116,16 @@ def test_the_readme_asks_what_the_notebook_asks() -> None:
     for peer, line in measured.items():
         assert peer in readme
         assert line in results_
+
+
+def test_the_figures_of_the_readme_are_in_the_results(rows: pd.DataFrame) -> None:
+    """Each figure with its unit, of the answer and the decision, stands so in the published block or the answer."""
+    readme, results_ = texts()["README"], (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    section = readme.partition("## Which one do I take?")[2].partition("\n## ")[0]
+    known = " ".join([results_, *answer.answer(rows, verdicts(rows))])
+    figures = re.findall(r"\d[\d,]*(?:\.\d+)?(?:[kM]\b| (?:ms|times|MB|GB)\b| ?%)", section)
+    assert len(figures) > 12
+    assert [one for one in figures if not re.search(rf"(?<![\d.,]){re.escape(one)}", known)] == []
 
 
 def test_the_readme_is_short() -> None:

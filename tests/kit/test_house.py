@@ -109,7 +109,6 @@ NAMED_HERE = {
     "bench/faults/catalogue.py": "the controls: which designs lose what, where",
     "bench/judge/answer.py": "what is said of each design",
     "bench/judge/claims.py": "what is claimed of each design",
-    "bench/judge/targets.py": "beside which peers a design is set",
     "bench/model.py": "the event loop that is called asyncio",
     "bench/questions/ladder.py": "the steps from a first tutorial to each design",
 }
