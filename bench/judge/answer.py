@@ -8,7 +8,7 @@ from contextlib import suppress
 import pandas as pd
 
 from bench.judge import claims
-from bench.judge.claims import ALONE, Figures, Missing, _lightly, _many
+from bench.judge.claims import ALONE, Figures, Missing, _large, _lightly, _many
 from bench.stats import short
 
 BUSY = 0.5
@@ -66,7 +66,7 @@ def _large_volumes(run: Figures) -> str:
 
 
 def _large_messages(run: Figures) -> str:
-    cells = [{"question": "payload", "design": design, "size": 65_536} for design in ("kafka", "rabbitmq")]
+    cells = [_large(design) for design in ("kafka", "rabbitmq")]
     if not all(len(run.measured(**cell)) > 1 for cell in cells):
         raise Missing("greet alone says nothing of a broker")
     best = [run.best(**cell) for cell in cells]

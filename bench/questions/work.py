@@ -69,7 +69,7 @@ def cells(settings: Settings) -> list[Cell]:
             for work_ms, members in POINTS if settings.full else QUICK:
                 working = Working(**vars(one), work_ms=work_ms)
                 names = int(SECONDS * 1000 / work_ms * design.at_work(members, partitions))
-                more: dict[str, Any] = {"rung": f"{work_ms:g} ms", "rounds": min(3, settings.rounds), "names": names}
+                more: dict[str, Any] = {"rung": f"{work_ms:g} ms", "rounds": min(4, settings.rounds), "names": names}
                 found += [
                     Cell(working, guarantee, members=members, partitions=partitions, **more)
                     for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)

@@ -438,7 +438,8 @@ class RabbitMQSubscription(Subscription):
 
         async def take(message: AbstractIncomingMessage) -> None:
             if message.redelivered and message.message_id in self._known:
-                await message.ack()  # it was handled before the connection was lost, and the acknowledgement with it
+                with suppress(*DRIVER):  # it comes again then, and is known again
+                    await message.ack()  # it was handled before the connection was lost, and the acknowledgement with it
             else:
                 come.put_nowait(message)
 

@@ -242,7 +242,8 @@ class StreamSubscription(RabbitMQSubscription):
         found: asyncio.Future[AbstractIncomingMessage] = asyncio.get_running_loop().create_future()
 
         async def look(message: AbstractIncomingMessage) -> None:
-            await message.ack()
+            with suppress(*DRIVER):  # nobody waits for more once the channel is closed
+                await message.ack()
             if wanted(message) and not found.done():
                 found.set_result(message)
 
