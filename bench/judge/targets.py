@@ -13,6 +13,7 @@ import pandas as pd
 
 from bench import stats
 from bench.model import JAVA, PERFTEST, rank
+from bench.questions.latency import OTHERS
 
 SPEED, WAIT = "messages_per_s", "latency_ms.p50"
 FIGURES = {"throughput": SPEED, "payload": SPEED, "fan_out": SPEED, "latency": WAIT, "wake_up": WAIT}
@@ -83,7 +84,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         figure, ours = FIGURES[cell["question"]], part[part["contender"] == "greet"]
         for peer in [one for one in part["contender"].unique() if one != "greet" and len(ours)]:
             ratio = stats.beside(ours, part[part["contender"] == peer], figure)
-            if ratio is None:
+            if ratio is None or (cell["question"] == "latency" and peer in OTHERS):
                 continue
             way, phase, size = (cell.get(f"params.{key}") for key in ("way", "phase", "size"))
             wanted = bar(str(peer), str(way), figure, str(phase), 18 if size is None else float(size))
