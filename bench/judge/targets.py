@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -71,7 +72,7 @@ def bar(peer: str, way: str, figure: str, phase: str, size: float) -> Bar:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A line for each comparison, those that greet loses first: the ratio, its 95 % interval, whether the target is met."""
+    """A line for each comparison, what greet loses first: the ratio, its 95 % interval, whether the target is met."""
     if rows.empty or "params.way" not in rows:
         return pd.DataFrame()
     kept = rows[rows["question"].isin(FIGURES) & rows["error"].isna() & rows["params.again"].ne(True)]
@@ -80,7 +81,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     same = [name for name in SAME if name in kept]
     found = []
     for values, part in kept.groupby(same, sort=False, dropna=False):
-        cell = dict(zip(same, values, strict=True))
+        cell: dict[str, Any] = dict(zip(same, values, strict=True))
         figure, ours = FIGURES[cell["question"]], part[part["contender"] == "greet"]
         for peer in [one for one in part["contender"].unique() if one != "greet" and len(ours)]:
             ratio = stats.beside(ours, part[part["contender"] == peer], figure)
@@ -96,13 +97,16 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([line for _, line in sorted(found, key=lambda one: one[0])])
 
 
-def _what(cell: dict[str, object]) -> str:
+def _what(cell: dict[str, Any]) -> str:
     """The work in words: "publishing, 1 KiB"."""
     if cell["question"] in ("latency", "wake_up"):
         idle = ", everybody idle" if cell["question"] == "wake_up" else ""
         return f"p50 at {cell['params.rate']:g} a second{idle}"
-    size, groups = float(str(cell.get("params.size", 18))), float(str(cell.get("params.groups", 1)))
-    said = [PHASES[str(cell.get("params.phase", "together"))], f"{size / 1024:g} KiB" if size >= 1024 else f"{size:g} B"]
+    size, groups = cell.get("params.size", 18), cell.get("params.groups", 1)
+    said = [
+        PHASES[str(cell.get("params.phase", "together"))],
+        f"{size / 1024:g} KiB" if size >= 1024 else f"{size:g} B",
+    ]
     return ", ".join(said + ([f"{groups:g} groups"] if groups > 1 else []))
 
 

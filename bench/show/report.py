@@ -18,9 +18,7 @@ from bench.show import workload
 from bench.stats import short
 
 BESIDE = "greet beside its peers"
-RATIOS = (
-    "paired round by round, with the 95 % interval. The target was set beforehand; it is met where all of the interval is"
-)
+RATIOS = "paired by round, with the 95 % interval. A target was set beforehand, and is met where all of the interval is"
 BEGIN, END = "<!-- bench report --markdown: begin -->\n", "<!-- bench report --markdown: end -->"
 """The marks in a file, between which the Markdown stands."""
 PAIRED = "Ratios are paired by round, so they may differ from the quotient of two medians."
@@ -66,7 +64,9 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
     noise = stats.widest(twice)
     if noise < math.inf:
         said = ", ".join(f"{design} {same}" for design, same in twice)
-        found.append(f"Noise floor (A/A): {noise:.1%}; a smaller difference is not called one. The same measured twice: {said}.")
+        found.append(
+            f"Noise floor (A/A): {noise:.1%}; a smaller difference is not called one. The same measured twice: {said}."
+        )
     elif twice:
         found.append("Noise floor (A/A): needs four rounds or more.")
     return found + _instrument(rows)

@@ -438,8 +438,9 @@ class RabbitMQSubscription(Subscription):
 
         async def take(message: AbstractIncomingMessage) -> None:
             if message.redelivered and message.message_id in self._known:
-                with suppress(*DRIVER):  # it comes again then, and is known again
-                    await message.ack()  # it was handled before the connection was lost, and the acknowledgement with it
+                # It was handled before the connection was lost, and the acknowledgement with it.
+                with suppress(*DRIVER):
+                    await message.ack()
             else:
                 come.put_nowait(message)
 

@@ -105,7 +105,7 @@ def shared(one: float, four: float, **wrong: Any) -> list[Row]:
 
 def at_work(times: float, four: float) -> list[Row]:
     """Members that wait 5 ms on each message: four carry so many times what one does; of messages without work too."""
-    cell = {"question": "work", "design": "kafka", "guarantee": "AT_LEAST_ONCE"}
+    cell: Row = {"question": "work", "design": "kafka", "guarantee": "AT_LEAST_ONCE"}
     cell |= {"params.rung": "5 ms", "params.partitions": 4}
     waiting = [cell | {"params.members": n, "messages_per_s": 187 * by} for n, by in ((1, 1), (4, times))]
     return [*shared(1e5, 1e5 * four), *waiting]

@@ -63,7 +63,9 @@ def test_a_latency_should_be_at_most() -> None:
     told: dict[str, Any] = {"question": "latency", "design": "kafka", "column": "latency_ms.p50", "params_rate": 500.0}
     assert line(cell("greet", 1.05, **told) + cell("aiokafka", 1.0, **told))["met"] == "yes"
     assert line(cell("greet", 1.3, **told) + cell("aiokafka", 1.0, **told))["met"] == "no"
-    assert line(cell("greet", 1.05, **told) + cell("confluent-kafka", 1.0, **told))["met"] == "no"
+    alone = told | {"question": "wake_up", "params_rate": 100.0}
+    assert line(cell("greet", 1.05, **alone) + cell("confluent-kafka", 1.0, **alone))["met"] == "no"
+    assert targets.table(pd.DataFrame(cell("greet", 1.0, **told) + cell("confluent-kafka", 9.0, **told))).empty
 
 
 def test_only_the_same_work_stands_side_by_side() -> None:
