@@ -6,16 +6,17 @@ often to that above it. The last rung of asyncio is the same loop with nothing o
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench import stats, tables
+from bench import pictures, stats, tables
 from bench.measure.loops import bare
 from bench.measure.run import MOST_NAMES
-from bench.model import BARE, LOOP, Cell, Figures, Session, Settings
-from bench.pictures import Ladder, Picture
+from bench.model import BARE, LOOP, Cell, Figures, Session, Settings, title_of
+from bench.pictures import Dots, Picture
 
 
 class Rung(NamedTuple):
@@ -113,5 +114,33 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Messages a second, rung by rung."""
-    return Ladder(rows.loc[_place(rows).sort_values(kind="stable").index])
+    """The rungs that change most, in times the first one of their design."""
+    rows = pictures.measured(rows)
+    rows = rows.assign(place=_place(rows)).sort_values("place", kind="stable")
+    rows = rows[rows["place"].lt(len(RUNGS))]
+    speeds = {int(place): float(speed) for place, speed in rows.groupby("place")["value"].median().items()}
+    firsts = {RUNGS[place].design: place for place in sorted(speeds, reverse=True)}
+    steps = {
+        place: speed / speeds[changed]
+        for place, speed in speeds.items()
+        if place not in firsts.values() and (changed := place - RUNGS[place].above) in speeds
+        if RUNGS[changed].design == RUNGS[place].design
+    }
+    most = sorted(steps, key=lambda place: -abs(math.log(steps[place])))[: pictures.MOST - len(firsts)]
+    rows = rows.assign(value=pictures.relative(rows, rows[rows["place"].isin(firsts.values())], "design"))
+    times = {int(place): float(value) for place, value in rows.groupby("place")["value"].median().items()}
+    told = {place: f"1 = {stats.short(speeds[place])} messages a second" for place in firsts.values()}
+    told |= {place: f"{pictures.number(times[place])} × (step {pictures.number(steps[place])} ×)" for place in most}
+    shown = rows[rows["place"].isin(told)]
+    label = shown["design"].map(title_of) + ", " + shown["params.rung"]
+    highest = {design: max(times[one] for one in times if RUNGS[one].design == design) for design in firsts}
+    said = pictures.ranked(highest, " times")
+    return Dots(
+        title=pictures.headline(
+            said and f"From a tutorial's loop to the fastest way: {said} as many messages", __doc__
+        ),
+        rows=shown.assign(row=label.str.replace(": ", ":\n", n=1), said=shown["place"].map(told)),
+        unit="times as many messages a second as the first loop of the same design",
+        note="Behind the colon: what a step gives away. Steps that change less are in the table.",
+        base=1,
+    )
