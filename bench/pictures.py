@@ -116,7 +116,7 @@ def headline(said: str, doc: str | None) -> str:
 
 def number(value: float) -> str:
     """A figure within a sentence: "59", "8.3", "0.84"."""
-    return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}"
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.995 else f"{value:.2g}"
 
 
 def listed(words: Sequence[str]) -> str:
@@ -182,8 +182,10 @@ def carried(rows: pd.DataFrame) -> str:
 
 
 def guarantees(rows: pd.DataFrame) -> str:
-    """The guarantee of what is drawn; where there are several, whose each is."""
+    """The guarantee of what is drawn, or whose each is; "" where a design has several, which its rows tell apart."""
     of = rows.groupby("guarantee")["design"].unique()
+    if rows.groupby("design")["guarantee"].nunique().gt(1).any():
+        return ""
     if len(of) < 2:
         return "".join(f"Guarantee {one}." for one in of.index)
     return f"Guarantee {', '.join(f'{one}: {listed(_titles(designs))}' for one, designs in of.items())}."

@@ -74,7 +74,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-PHASES = {"together": "beside a reader", "publish": "published, nobody reads", "consume": "read from what waits"}
+PHASES = {"together": "beside a reader", "publish": "publishing", "consume": "reading"}
 
 
 def picture(rows: pd.DataFrame) -> Picture:
@@ -86,5 +86,5 @@ def picture(rows: pd.DataFrame) -> Picture:
         title=pictures.headline(said and f"{piled}: {said}", __doc__),
         rows=rows.assign(panel=rows["design"].map(title_of) + ", " + rows["params.phase"].map(PHASES)),
         over="messages",
-        note="greet, many at a time.",
+        note="greet, many at a time: first published with nobody reading, then read.",
     )

@@ -58,11 +58,9 @@ def picture(rows: pd.DataFrame) -> Picture:
             note="greet, many at a time.",
         )
     rows = rows.assign(value=pictures.relative(rows, one, "design"), panel="")
-    said = pictures.ranked(pictures.medians(rows[rows["x"].eq(most)]))
+    said = pictures.ranked(pictures.medians(rows[rows["x"].eq(most)]), " times")
     return Lines(
-        title=pictures.headline(
-            said and f"A message to {most:g} groups takes so many times as long as to one: {said}", __doc__
-        ),
+        title=pictures.headline(said and f"Time for a message to {most:g} groups, beside one group: {said}", __doc__),
         rows=rows,
         what="groups, of which each gets every message",
         unit="time a message, times that with one group",

@@ -114,33 +114,34 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """The rungs that change most, in times the first one of their design."""
-    rows = pictures.measured(rows)
+    """In times the first rung of its design: that one, the fastest, and the rungs that change most."""
+    rows = pictures.measured(rows[rows["params.rung"].ne(BARE)])
     rows = rows.assign(place=_place(rows)).sort_values("place", kind="stable")
     rows = rows[rows["place"].lt(len(RUNGS))]
     speeds = {int(place): float(speed) for place, speed in rows.groupby("place")["value"].median().items()}
     firsts = {RUNGS[place].design: place for place in sorted(speeds, reverse=True)}
-    steps = {
-        place: speed / speeds[changed]
-        for place, speed in speeds.items()
-        if place not in firsts.values() and (changed := place - RUNGS[place].above) in speeds
-        if RUNGS[changed].design == RUNGS[place].design
-    }
-    most = sorted(steps, key=lambda place: -abs(math.log(steps[place])))[: pictures.MOST - len(firsts)]
     rows = rows.assign(value=pictures.relative(rows, rows[rows["place"].isin(firsts.values())], "design"))
     times = {int(place): float(value) for place, value in rows.groupby("place")["value"].median().items()}
-    told = {place: f"1 = {stats.short(speeds[place])} messages a second" for place in firsts.values()}
-    told |= {place: f"{pictures.number(times[place])} × (step {pictures.number(steps[place])} ×)" for place in most}
-    shown = rows[rows["place"].isin(told)]
+    fastest = {RUNGS[place].design: place for place in sorted(times, key=times.__getitem__)}
+    steps = {
+        place: times[place] / times[changed]
+        for place in times
+        if place not in firsts.values() and (changed := place - RUNGS[place].above) in times
+        if RUNGS[changed].design == RUNGS[place].design
+    }
+    most = sorted(steps, key=lambda place: -abs(math.log(steps[place])))
+    kept = [*dict.fromkeys([*firsts.values(), *fastest.values(), *most])][: pictures.MOST]
+    told = {place: f"{pictures.number(times[place])} ×" for place in kept}
+    told |= {place: f"{told[place]} (step {pictures.number(steps[place])} ×)" for place in kept if place in steps}
+    told |= {place: f"1 = {stats.short(speeds[place])} messages a second" for place in firsts.values()}
+    shown = rows[rows["place"].isin(kept)]
     label = shown["design"].map(title_of) + ", " + shown["params.rung"]
-    highest = {design: max(times[one] for one in times if RUNGS[one].design == design) for design in firsts}
-    said = pictures.ranked(highest, " times")
+    said = pictures.ranked({design: times[place] for design, place in fastest.items()}, " times")
+    most_of = f"From a tutorial's loop to the fastest way: {said} as many messages"
     return Dots(
-        title=pictures.headline(
-            said and f"From a tutorial's loop to the fastest way: {said} as many messages", __doc__
-        ),
+        title=pictures.headline(said and most_of, __doc__),
         rows=shown.assign(row=label.str.replace(": ", ":\n", n=1), said=shown["place"].map(told)),
         unit="times as many messages a second as the first loop of the same design",
-        note="Behind the colon: what a step gives away. Steps that change less are in the table.",
+        note="After the colon: what a step gives away. Steps that change less are in the table.",
         base=1,
     )

@@ -10,6 +10,8 @@ cores, and so is RabbitMQ's PerfTest, which counts from the actual send.
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from bench import pictures, tables
@@ -86,13 +88,14 @@ def picture(rows: pd.DataFrame) -> Picture:
     middle, slowest = (pictures.measured(own, f"latency_ms.{name}") for name in ("p50", "p99"))
     if (loaded := middle["params.load"].notna()).any():
         at = {load: pictures.medians(middle[middle["params.load"].eq(load)]) for load in (0.5, 0.9)}
-        half, near = (pictures.across(at[load], " ms") for load in (0.5, 0.9))
-        said = f"At half of what each can carry a message takes {half}; at nine tenths {near}"
+        near = pictures.listed([pictures.number(at[0.9].get(one, math.nan)) for one in pictures.told(at[0.5])])
+        said = pictures.across(at[0.5], " ms")
+        loads = f"{said} at half of the most that each carries, and {near} ms at nine tenths"
         panels = {"p50: half of the messages took less": middle[loaded]}
         panels["p99: one in a hundred took longer"] = slowest[slowest["params.load"].notna()]
         shown = pd.concat([part.assign(panel=panel) for panel, part in panels.items()])
         return Lines(
-            title=pictures.headline(said if half and near else "", __doc__),
+            title=pictures.headline(said and f"A message takes {loads}", __doc__),
             rows=shown.assign(line=shown["design"].map(title_of), x=100 * shown["params.load"].astype(float)),
             what="messages that are due, in per cent of the most that the design carried one by one",
             unit="ms",

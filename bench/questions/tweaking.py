@@ -61,9 +61,9 @@ def picture(rows: pd.DataFrame) -> Picture:
         rung: pictures.ranked(pictures.medians(kept[kept["params.rung"].eq(rung)]), " %")
         for rung in ("10 headers", "JSON")
     }
-    sentences = [f"with {rung} {of}" for rung, of in said.items() if of]
+    left = [f"with {rung}, {of}" for rung, of in said.items() if of]
     return Dots(
-        title=pictures.headline("Of the plain speed is left " * bool(sentences) + "; ".join(sentences), __doc__),
+        title=pictures.headline("What is left of the plain speed: " * bool(left) + "; ".join(left), __doc__),
         rows=tables.in_order(kept.assign(row=kept["design"].map(title_of) + ", " + kept["params.rung"]), "params.rung"),
         unit="per cent of the messages a second of a plain message of the same size",
         form="{} %",

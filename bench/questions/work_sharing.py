@@ -64,9 +64,9 @@ def picture(rows: pd.DataFrame) -> Picture:
         "publishers": faster[members.eq(1)].assign(x=publishers),
     }
     found = {who: pictures.ranked(pictures.medians(part[part["x"].eq(part["x"].max())])) for who, part in of.items()}
-    sentences = [f"{of[who]['x'].max():g} {who} {said}" for who, said in found.items() if said]
+    many = [f"{of[who]['x'].max():g} {who} {said}" for who, said in found.items() if said]
     return Lines(
-        title=pictures.headline("So many times as fast as one: " * bool(sentences) + "; ".join(sentences), __doc__),
+        title=pictures.headline("Beside one, so many times as fast: " * bool(many) + "; ".join(many), __doc__),
         rows=pd.concat([part.assign(panel=f"more {who}") for who, part in of.items()]),
         what="how many of them share the work",
         unit="times as many messages a second as one",

@@ -75,11 +75,11 @@ def dots(what: pictures.Dots) -> Figure:
     """A row for each label: the median as a mark with its figure, and a pale bar from the least to the most."""
     rows = _drawn(what.rows)
     labels = list(dict.fromkeys(rows["row"]))
-    figure = _figure(0.7 + sum(0.24 + 0.15 * label.count("\n") for label in labels), what.title, _note(what, SPREAD))
+    figure = _figure(0.7 + sum(0.27 + 0.15 * label.count("\n") for label in labels), what.title, _note(what, SPREAD))
     axes = figure.subplots()
     if what.base is not None:
         axes.axvline(what.base, color=INK, linestyle="--", linewidth=1)
-    left, right = [""], [""]
+    words: list[Room] = [(what.base, 0, 0)] if what.base is not None else []
     for place, label in enumerate(labels):
         own = rows[rows["row"] == label]
         middles = own.groupby("hollow")["value"].median()
@@ -91,16 +91,17 @@ def dots(what: pictures.Dots) -> Figure:
             _bar(axes, part["value"], place, part)
             _mark(axes, (middle, place), part, f"{label}: {figure_said}, {what.unit}", hollow=bool(hollow))
             side = -1 if middle < middles.max() else 1
-            (left if side < 0 else right).append(said)
-            _say(axes, said, (middle, place), side)
+            end = float(part["value"].min() if side < 0 else part["value"].max())
+            words.append((end, len(said) if side < 0 else 0, len(said) if side > 0 else 0))
+            _say(axes, said, (end, place), side)
     axes.set_yticks(range(len(labels)), labels, fontsize="small")
     axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(what.unit, fontsize="small")
     axes.grid(axis="x")
     widest = max((len(line) for label in labels for line in label.split("\n")), default=0)
-    ends = [*rows["value"], *([what.base] if what.base else [])] or [1.0]
-    _room(axes, (min(ends), max(ends)), WIDTH - 0.4 - LETTER * widest, (left, right), log=what.log)
+    words += [(float(value), 0, 0) for value in rows["value"]]
+    _room(axes, words, WIDTH - 0.4 - LETTER * widest, log=what.log)
     return figure
 
 
@@ -110,14 +111,19 @@ def _drawn(rows: pd.DataFrame) -> pd.DataFrame:
     return found if "hollow" in found else found.assign(hollow=False)
 
 
-def _room(
-    axes: Axes, ends: tuple[float, float], inches: float, said: tuple[list[str], list[str]], *, log: bool
-) -> None:
-    """Set the limits of the x axis so that what is said left and right of its marks has room within it."""
-    left, right = (min(0.4, (0.2 + LETTER * max(map(len, words))) / inches) for words in said)
-    low, high = map(math.log10, ends) if log else (0.0, ends[1])
-    span = max(high - low, 0.5 if log else 1e-9) / (1 - left - right)
-    low, high = (low - left * span, low + (1 - left) * span) if log else (0.0, span * (1 - left))
+Room = tuple[float, float, float]
+"""What lies on the x axis: its place, and the letters that stand to its left and to its right."""
+
+
+def _room(axes: Axes, words: Sequence[Room], inches: float, *, log: bool) -> None:
+    """Set the limits of an x axis of so many inches so that all that stands beside its marks has room within it."""
+    scaled = math.log10 if log else float
+    marks = [(scaled(at), *(0.2 + LETTER * letters for letters in around)) for at, *around in words or [(1.0, 0, 0)]]
+    low, high = min(at for at, _, _ in marks), max(at for at, _, _ in marks)
+    for _ in range(30):  # the more room there is, the more of it a word takes: it settles
+        inch = (high - low) / inches
+        low = min(at - left * inch for at, left, _ in marks) if log else 0.0
+        high = max(low + 0.5 * log, *(at + right * inch for at, _, right in marks))
     if log:
         axes.set_xscale("log")
     axes.set_xlim(*((10**low, 10**high) if log else (low, high)))
@@ -413,12 +419,14 @@ def glance(rows: pd.DataFrame) -> Figure:
     carried = usual if same else pictures.strongest(carried)
     designs = _designs(pd.concat([carried, alone]))
     said = [pictures.carried(carried), pictures.across(pictures.medians(alone), " ms")]
-    title = f"{said[0]}. A message alone takes {said[1]}" if all(said) else "Messages a second, and how long one takes"
+    title = f"{said[0]}.\nA message alone takes {said[1]}" if all(said) else "Messages a second, and how long one takes"
     note = f"greet, messages of 18 bytes; medians. {pictures.guarantees(carried)}"
     figure = _figure(2.3 + 0.7 * max(0, len(designs) - 3), title, note)
     fastest = _titles(carried.groupby("design")["value"].max().sort_values(ascending=False))
     soonest = _titles(alone.groupby("design")["value"].median().sort_values())
-    figure.set_label(f"{title}. Messages, the most first: {fastest}; milliseconds, the fewest first: {soonest}")
+    figure.set_label(
+        f"{figure.get_label()}. Messages, the most first: {fastest}; milliseconds, the fewest first: {soonest}"
+    )
     speeds, times = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
     for place, design in enumerate(designs):
         for way, shift in (("many", -0.19), ("name", 0.19)):
@@ -427,12 +435,11 @@ def glance(rows: pd.DataFrame) -> Figure:
         _point(times, place, alone[alone["design"].eq(design)], "ms", hollow=False)
     speeds.set_yticks(range(len(designs)), map(title_of, designs))
     speeds.set_ylim(max(1, len(designs)) - 0.45, -0.55)
-    speeds.tick_params(axis="y", length=0)
     for axes, name, inches in ((speeds, "messages a second", 3.9), (times, "one message, 100 a second", 2.6)):
         axes.set_title(name)
-        values = [float(line.get_xdata()[0]) for line in axes.lines] or [1.0]
-        words = [text.get_text() for text in axes.texts] or [""]
-        _room(axes, (min(values), max(values)), inches, ([""], words), log=True)
+        axes.tick_params(axis="y", length=0)
+        beside: list[Any] = axes.texts
+        _room(axes, [(one.xy[0], 0, len(one.get_text())) for one in beside], inches, log=True)
         axes.grid(axis="x")
     return figure
 
@@ -462,10 +469,12 @@ def _figure(height: float, title: str = "", note: str = "") -> Figure:
     """An empty one, so many inches high without its title, and without the note at its foot."""
     from matplotlib.figure import Figure  # noqa: PLC0415, half a second that only pictures need
 
-    title, note = fill(title, 88), fill(note, 118)
+    called = " ".join(title.split())
+    title = "\n".join(fill(UNIT.sub("\\1\u00a0\\2", line), 88) for line in title.split("\n"))
+    note = fill(note, 122)
     above, below = (0.2 * (1 + said.count("\n")) if said else 0.0 for said in (title, note))
     figure = Figure(figsize=(WIDTH, height + above + below), layout="constrained")
-    figure.set_label(" ".join(title.split()))
+    figure.set_label(called)
     if title:
         figure.suptitle(title, x=0.008, ha="left", fontsize=11, fontweight="bold")
     if note:
@@ -473,6 +482,8 @@ def _figure(height: float, title: str = "", note: str = "") -> Figure:
     return figure
 
 
+UNIT = re.compile(r"(\d) (KiB|B|%|ms|µs|s|MB|times)(?![a-z])")
+"""A figure and what stays on its line."""
 SPREAD = "Bar: from the least to the most of the rounds; mark: their median."
 
 
