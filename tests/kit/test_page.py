@@ -1,4 +1,4 @@
-"""The page of `report --html` as its readers have it: in a real browser, light and dark, wide and as narrow as a phone."""
+"""A page of `report --html` as readers have it: in a real browser, light and dark, wide and as narrow as a phone."""
 
 from __future__ import annotations
 
