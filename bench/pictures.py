@@ -188,7 +188,7 @@ def guarantees(rows: pd.DataFrame) -> str:
         return ""
     if len(of) < 2:
         return "".join(f"Guarantee {one}." for one in of.index)
-    return f"Guarantee {', '.join(f'{one}: {listed(_titles(designs))}' for one, designs in of.items())}."
+    return f"Guarantee {'; '.join(f'{one}: {listed(_titles(designs))}' for one, designs in of.items())}."
 
 
 def _titles(designs: Iterable[str]) -> list[str]:
