@@ -63,10 +63,15 @@ def picture(rows: pd.DataFrame) -> Picture:
         "members": faster[publishers.eq(1)].assign(x=members),
         "publishers": faster[members.eq(1)].assign(x=publishers),
     }
-    found = {who: pictures.ranked(pictures.medians(part[part["x"].eq(part["x"].max())])) for who, part in of.items()}
-    many = [f"{of[who]['x'].max():g} {who} {said}" for who, said in found.items() if said]
+    ends = {who: pictures.medians(part[part["x"].eq(part["x"].max())]) for who, part in of.items()}
+    designs = pictures.told(set(ends["members"]) & set(ends["publishers"]))
+    many, more = (pictures.listed([pictures.number(at[one]) for one in designs]) for at in ends.values())
+    said = (
+        f"{pictures.listed([title_of(one) for one in designs])}: {members.max():g} members are {many} times as fast as one;"
+        f" {publishers.max():g} publishers {more} times"
+    )
     return Lines(
-        title=pictures.headline("Beside one, so many times as fast: " * bool(many) + "; ".join(many), __doc__),
+        title=pictures.headline(said if designs else "", __doc__),
         rows=pd.concat([part.assign(panel=f"more {who}") for who, part in of.items()]),
         what="how many of them share the work",
         unit="times as many messages a second as one",
