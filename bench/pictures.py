@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from bench import tables
-from bench.model import USUAL, rank, title_of
+from bench.model import DESIGNS, USUAL, rank, title_of
 from bench.stats import short
 from greet import Guarantee
 from greet.designs import named
@@ -132,7 +132,12 @@ def told(designs: Iterable[str]) -> list[str]:
 
 def brokers(designs: Iterable[str]) -> list[str]:
     """Those that a title sets beside each other: of those it speaks of, all that have a broker."""
-    return [one for one in told(designs) if one in USUAL and not named(one).in_process]
+    return [one for one in told(designs) if one in USUAL and not in_process(one)]
+
+
+def in_process(design: str) -> bool:
+    """Whether a design lives in one process; one that this kit does not know, from other results, does not."""
+    return design in DESIGNS and named(design).in_process
 
 
 def across(values: Mapping[Any, float], unit: str = "") -> str:
@@ -150,8 +155,7 @@ def _with_figures(values: Mapping[Any, float]) -> list[str]:
 
 
 def _place(design: str) -> str:
-    within = design in USUAL and named(design).in_process
-    return f"{'in' if within else 'over'} {title_of(design)}"
+    return f"{'in' if in_process(design) else 'over'} {title_of(design)}"
 
 
 def medians(rows: pd.DataFrame) -> dict[str, float]:

@@ -66,12 +66,12 @@ def picture(rows: pd.DataFrame) -> Picture:
     ends = {who: pictures.medians(part[part["x"].eq(part["x"].max())]) for who, part in of.items()}
     designs = pictures.told(set(ends["members"]) & set(ends["publishers"]))
     many, more = (pictures.listed([pictures.number(at[one]) for one in designs]) for at in ends.values())
-    said = (
-        f"{pictures.listed([title_of(one) for one in designs])}: {members.max():g} members are {many} times as fast as one;"
-        f" {publishers.max():g} publishers {more} times"
+    named_ones = pictures.listed([title_of(one) for one in designs])
+    faster_by = (
+        f"{members.max():g} members are {many} times as fast as one; {publishers.max():g} publishers {more} times"
     )
     return Lines(
-        title=pictures.headline(said if designs else "", __doc__),
+        title=pictures.headline(named_ones and f"{named_ones}: {faster_by}", __doc__),
         rows=pd.concat([part.assign(panel=f"more {who}") for who, part in of.items()]),
         what="how many of them share the work",
         unit="times as many messages a second as one",
