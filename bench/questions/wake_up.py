@@ -72,5 +72,5 @@ def picture(rows: pd.DataFrame) -> Picture:
         rows=tables.in_order(rows.assign(row=rows["design"].map(title_of) + ", " + rows["contender"], hollow=idle)),
         unit="ms from the actual send, p50",
         form="{} ms",
-        note="Hollow: one message a second, all asleep. Filled: a hundred a second.",
+        note="greet and its peers. Hollow: one message a second, all asleep. Filled: a hundred a second.",
     )

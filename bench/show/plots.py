@@ -146,7 +146,7 @@ def _ticks(axis: Any, *, log: bool) -> None:
 
 def _round(value: float) -> str:
     """A round figure at a tick: "10k"."""
-    factor, unit = next(((by, name) for by, name in ((1e6, "M"), (1e3, "k")) if abs(value) >= by), (1, ""))
+    factor, unit = next(((by, name) for by, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if abs(value) >= by), (1, ""))
     return f"{value / factor:g}{unit}"
 
 
@@ -419,7 +419,7 @@ def glance(rows: pd.DataFrame) -> Figure:
     carried = usual if same else pictures.strongest(carried)
     designs = _designs(pd.concat([carried, alone]))
     said = [pictures.carried(carried), pictures.across(pictures.medians(alone), " ms")]
-    title = f"{said[0]}.\nA message alone takes {said[1]}" if all(said) else "Messages a second, and how long one takes"
+    title = f"{said[0]};\na message alone takes {said[1]}" if all(said) else "Messages a second, and how long one takes"
     note = f"greet, messages of 18 bytes; medians. {pictures.guarantees(carried)}"
     figure = _figure(2.3 + 0.7 * max(0, len(designs) - 3), title, note)
     fastest = _titles(carried.groupby("design")["value"].max().sort_values(ascending=False))
@@ -470,13 +470,13 @@ def _figure(height: float, title: str = "", note: str = "") -> Figure:
     from matplotlib.figure import Figure  # noqa: PLC0415, half a second that only pictures need
 
     called = " ".join(title.split())
-    title = "\n".join(fill(UNIT.sub("\\1\u00a0\\2", line), 88) for line in title.split("\n"))
+    title = "\n".join(fill(UNIT.sub("\\1\u00a0\\2", line), 92) for line in title.split("\n"))
     note = fill(note, 122)
     above, below = (0.2 * (1 + said.count("\n")) if said else 0.0 for said in (title, note))
     figure = Figure(figsize=(WIDTH, height + above + below), layout="constrained")
     figure.set_label(called)
     if title:
-        figure.suptitle(title, x=0.008, ha="left", fontsize=11, fontweight="bold")
+        figure.suptitle(title, x=0.008, ha="left", fontsize=10.5, fontweight="bold")
     if note:
         figure.supxlabel(note, x=0.008, ha="left", fontsize=8)
     return figure
