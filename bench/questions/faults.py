@@ -182,7 +182,7 @@ def picture(rows: pd.DataFrame) -> Picture:
     own = rows[rows["params.fault"].ne(ACCOUNTANT) & rows["contender"].eq("greet")]
     harm = own.assign(bad=own["lost"].gt(0), again=own["duplicates"].gt(0)).groupby("params.fault")
     cost = harm.agg({"bad": "sum", "again": "sum", "params.gap_s": "max"})
-    worst = [*cost.sort_values(list(cost), ascending=False).index]
+    worst = [*cost.sort_values(["bad", "again", "params.gap_s"], ascending=False).index]
     shown = {fault: what.means for fault, what in FAULTS.items() if fault in worst[: pictures.MOST]}
     others = [fault for fault in FAULTS if fault in worst[pictures.MOST :]]
     lost = own.groupby("guarantee")["lost"].sum()

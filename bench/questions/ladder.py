@@ -113,15 +113,21 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return found.drop(columns=["MB, client + broker"])
 
 
+def _medians(rows: pd.DataFrame) -> dict[int, float]:
+    """The median "value" of each "place"."""
+    found: Any = rows.groupby("place")["value"].median()
+    return {int(place): float(value) for place, value in found.items()}
+
+
 def picture(rows: pd.DataFrame) -> Picture:
     """In times the first rung of its design: that one, the fastest, and the rungs that change most."""
     rows = pictures.measured(rows[rows["params.rung"].ne(BARE)])
     rows = rows.assign(place=_place(rows)).sort_values("place", kind="stable")
     rows = rows[rows["place"].lt(len(RUNGS))]
-    speeds = {int(place): float(speed) for place, speed in rows.groupby("place")["value"].median().items()}
+    speeds = _medians(rows)
     firsts = {RUNGS[place].design: place for place in sorted(speeds, reverse=True)}
     rows = rows.assign(value=pictures.relative(rows, rows[rows["place"].isin(firsts.values())], "design"))
-    times = {int(place): float(value) for place, value in rows.groupby("place")["value"].median().items()}
+    times = _medians(rows)
     fastest = {RUNGS[place].design: place for place in sorted(times, key=times.__getitem__)}
     steps = {
         place: times[place] / times[changed]

@@ -95,7 +95,7 @@ def picture(rows: pd.DataFrame) -> Picture:
     rows = pictures.measured(rows[rows["params.rung"].eq(f"{work_ms:g} ms")])
     partitions = rows["params.partitions"].map("{:g} partitions".format).replace("1 partitions", "1 partition")
     told_apart = rows.groupby("design")["params.partitions"].transform("nunique").gt(1)
-    line = rows["design"].map(title_of) + (" with " + partitions).where(told_apart, "")
+    line = rows["design"].map(title_of) + (" with " + partitions.astype(str)).where(told_apart, "")
     rows = rows.assign(x=rows["params.members"], panel="", line=line)
     most = rows["x"].max()
     full = rows[rows["x"].eq(most) & rows["design"].isin(pictures.told(rows["design"]))]

@@ -244,10 +244,11 @@ def _line(axes: Axes, own: pd.DataFrame, what: pictures.Lines) -> End:
     middle = own.groupby("x")["value"].median()
     dashed = "--" if any(line.get_label() == design for line in axes.lines) else "-"
     axes.plot(middle, dashed, color=_colour(design), linewidth=1.5, label=design)
-    for x, part in own.groupby("x"):
-        _bar(axes, part["value"], float(x), part, upright=True)
-        said = f"{label}, {what.ticks.get(x, f'{x:g}')}: {what.form.format(stats.short(middle[x]))}"
-        _mark(axes, (float(x), float(middle[x])), part, said, hollow=bool(part["hollow"].all()), size=6)
+    for x, y in zip(map(float, middle.index), middle, strict=True):
+        part = own[own["x"].eq(x)]
+        _bar(axes, part["value"], x, part, upright=True)
+        said = f"{label}, {what.ticks.get(x, f'{x:g}')}: {what.form.format(stats.short(y))}"
+        _mark(axes, (x, y), part, said, hollow=bool(part["hollow"].all()), size=6)
     last = float(middle.iloc[-1])
     return float(middle.index[-1]), last, f"{label} {what.form.format(stats.short(last))}", _colour(design)
 
@@ -346,11 +347,12 @@ def survival(what: pictures.Survival) -> Figure:
     all_tries = f"All tries together, and below the longest time without a message. {what.note}"
     figure = _figure(1.1 + 0.38 * len(kinds), what.title, all_tries)
     axes = figure.subplots()
+    small = 8 if len(columns) < 11 else 6
     for (x, (design, guarantee)), (y, kind) in product(enumerate(columns), enumerate(kinds)):
         part = rows[(rows["design"] == design) & (rows["guarantee"] == guarantee) & (rows["params.fault"] == kind)]
         if part.empty or part["received"].isna().all():
-            why = "failed" if len(part) else "not tried" if (design, guarantee) in what.faults[kind] else "–"
-            axes.text(x, y, why, ha="center", va="center", fontsize=8)
+            why = "failed" if len(part) else "not\ntried" if (design, guarantee) in what.faults[kind] else "–"
+            axes.text(x, y, why, ha="center", va="center", fontsize=small)
             continue
         lost, twice = int(part["lost"].sum()), int(part["duplicates"].sum())
         sign, colour = SURVIVED["lost" if lost else "came twice" if twice else "nothing lost"]
@@ -361,11 +363,14 @@ def survival(what: pictures.Survival) -> Figure:
         axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=colour, gid=tip))
         count = f"{sign} {lost or twice:,}" if lost or twice else sign
         text = f"{count}\n{gap}{replaced}"
-        axes.text(x, y, text, ha="center", va="center", fontsize=8, color=DARK, gid=tip, linespacing=1.1)
-    axes.set_xticks(range(len(columns)), [f"{title_of(design)}\n{GRADES[grade]}" for design, grade in columns])
+        axes.text(x, y, text, ha="center", va="center", fontsize=small, color=DARK, gid=tip, linespacing=1.1)
+    axes.set_xticks(
+        range(len(columns)), [title_of(design).replace(" ", "\n") + f"\n{GRADES[grade]}" for design, grade in columns]
+    )
     times = rows.groupby("params.fault")["params.times"].max()
     axes.set_yticks(range(len(kinds)), [f"{kind}, {times[kind]:.0f} ×" for kind in kinds])
     axes.tick_params(length=0, labelsize=8, labeltop=True, labelbottom=False)
+    axes.tick_params(axis="x", labelsize=small)
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.spines[:].set_visible(False)
