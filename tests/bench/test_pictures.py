@@ -44,8 +44,14 @@ def made(question: str, cells: Iterable[Cell]) -> pd.DataFrame:
             key: Any = ("r", question, cell.contender.design, cell.contender.name, cell.guarantee.name, params, round_)
             some = 1.0 + number % 7
             figures: dict[str, Any] = {
-                **{"sent": 9, "accepted": 9, "received": 9, "lost": number % 3, "duplicates": 1},
-                **{"elapsed_s": some, "messages_per_s": cell.contender.guess * some, "target_rate": cell.rate},
+                "sent": 9,
+                "accepted": 9,
+                "received": 9,
+                "lost": number % 3,
+                "duplicates": 1,
+                "elapsed_s": some,
+                "messages_per_s": cell.contender.guess * some,
+                "target_rate": cell.rate,
                 "latency_ms": {"p50": some, "p99": 9 * some},
             }
             found.append(asdict(Measurement(*key, **figures)))
