@@ -1,66 +1,204 @@
-"""What a question wants to have drawn, as data; `show/plots.py` draws it."""
+"""What a question wants to have drawn, as data, and the words of its title; `show/plots.py` draws it.
+
+A title says what the rows say, with their figures; where they do not allow that, it is the question. The rows are
+measurements with a few columns more, of which each kind of picture tells; what has no figure is not drawn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import pandas as pd
+
+from bench import tables
+from bench.model import DESIGNS, USUAL, rank, title_of
+from bench.stats import short
+from greet import Guarantee
+from greet.designs import named
+
+MOST = 12
+"""The rows or lines of a picture; what is more is left to the tables."""
 
 
 @dataclass(frozen=True)
 class Dots:
-    """Every repetition as a dot and the median as a line, a row for each contender, a panel for each guarantee."""
+    """A row for each of "row": the median of "value" as a mark with its figure, and a bar from the least to the most.
 
+    Where "hollow" is true the mark is hollow. Where there is "said", it stands in place of the figure.
+    """
+
+    title: str
     rows: pd.DataFrame
     unit: str
-    value: str = "messages_per_s"
-    cost: bool = False
-    """Beside them, what a million messages cost of CPU."""
+    """What a figure is, under the axis."""
+    form: str = "{}"
+    """How a figure is written."""
+    note: str = ""
+    log: bool = True
+    base: float | None = None
+    """What all are measured against: a line."""
 
 
 @dataclass(frozen=True)
-class Loads:
-    """p50 and p99 over the rate, for each contender; a panel for each design and guarantee."""
+class Lines:
+    """The median of "value" over "x": a panel for each of "panel", and in it a line for each of "line".
 
+    A mark is hollow where "hollow" is true.
+    """
+
+    title: str
     rows: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class Growth:
-    """`value` over `key`, both axes logarithmic: a line for each design, a panel for each value of `split`."""
-
-    rows: pd.DataFrame
-    key: str
     what: str
-    value: str = "messages_per_s"
-    unit: str = "messages a second"
-    split: str = "guarantee"
+    """What "x" is."""
+    unit: str
+    form: str = "{}"
+    note: str = ""
+    ideal: tuple[float, str] | None = None
+    """How steep the line is beside which all stand, and what it is called."""
+    log: Literal["", "y", "xy"] = ""
+    ticks: Mapping[float, str] = field(default_factory=dict)
+    """Where along "x", and what is written there; left out, at each."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Messages a second over the messages or seconds so far, a line for each repetition, a panel for each phase."""
+    """How fast each moment of a repetition was, in per cent of the whole: a panel for each of "panel"."""
 
+    title: str
     rows: pd.DataFrame
     over: Literal["messages", "seconds"]
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """Messages a second of each rung as a bar with its repetitions as dots, a panel for each design, in order."""
-
-    rows: pd.DataFrame
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Survival:
     """A field for each fault, and each design and guarantee: a sign, how many messages, and the longest gap."""
 
+    title: str
     rows: pd.DataFrame
     faults: Mapping[str, Collection[tuple[str, str]]]
-    """The designs that each fault means something to, each with a guarantee."""
+    """The faults to show, and the designs that each means something to, each with a guarantee."""
+    note: str = ""
 
 
-Picture = Dots | Loads | Growth | Pace | Ladder | Survival
+Picture = Dots | Lines | Pace | Survival
+
+
+def measured(rows: pd.DataFrame, value: str = "messages_per_s") -> pd.DataFrame:
+    """The rows that have this figure, as "value", without those that were measured again for the noise."""
+    found = rows.assign(value=tables.figures(rows, value))
+    return found[found["value"].notna() & found["params.again"].eq(False)]
+
+
+def strongest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each design the rows at the strongest guarantee that it has here."""
+    grades = rows["guarantee"].map([one.name for one in Guarantee].index)
+    return rows[grades.eq(grades.groupby(rows["design"]).transform("max"))]
+
+
+def relative(rows: pd.DataFrame, base: pd.DataFrame, *by: str) -> pd.Series[float]:
+    """Each "value" beside that of `base` with the same `by`: of the same round, or where it is missing their median."""
+
+    def beside(*keys: str) -> pd.Series[float]:
+        of = {key: float(value) for key, value in base.groupby(list(keys))["value"].median().items()}
+        found = [of.get(key if len(key) > 1 else key[0]) for key in zip(*(rows[one] for one in keys), strict=True)]
+        return pd.Series(found, rows.index, dtype=float)
+
+    return rows["value"] / beside(*by, "repetition").fillna(beside(*by))
+
+
+def headline(said: str, doc: str | None) -> str:
+    """What the rows say; where that is nothing, the question: the first line of its docstring."""
+    return said or (doc or "").partition("\n")[0]
+
+
+def number(value: float) -> str:
+    """A figure within a sentence: "59", "8.3", "0.84"."""
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.995 else f"{value:.2g}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """ "asyncio, RabbitMQ and Kafka"."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def told(designs: Iterable[str]) -> list[str]:
+    """The designs that a title speaks of, in order: the usual ones, or where there are none, all."""
+    known = sorted(set(designs), key=rank)
+    return [one for one in known if one in USUAL] or known
+
+
+def brokers(designs: Iterable[str]) -> list[str]:
+    """Those that a title sets beside each other: of those it speaks of, all that have a broker."""
+    return [one for one in told(designs) if one in USUAL and not in_process(one)]
+
+
+def in_process(design: str) -> bool:
+    """Whether a design lives in one process; one that this kit does not know, from other results, does not."""
+    return design in DESIGNS and named(design).in_process
+
+
+def across(values: Mapping[Any, float], unit: str = "") -> str:
+    """ "0.4 ms in asyncio, 1.4 ms over RabbitMQ and 2.4 ms over Kafka"; "" of no figures."""
+    return listed([f"{number(values[one])}{unit} {_place(one)}" for one in told(_with_figures(values))])
+
+
+def ranked(values: Mapping[Any, float], unit: str = "") -> str:
+    """ "asyncio 0.4 ms, RabbitMQ 1.4 ms and Kafka 2.4 ms"; "" of no figures."""
+    return listed([f"{title_of(one)} {number(values[one])}{unit}" for one in told(_with_figures(values))])
+
+
+def _with_figures(values: Mapping[Any, float]) -> list[str]:
+    return [str(design) for design, value in values.items() if value > 0]
+
+
+def _place(design: str) -> str:
+    return f"{'in' if in_process(design) else 'over'} {title_of(design)}"
+
+
+def medians(rows: pd.DataFrame) -> dict[str, float]:
+    """The median "value" of each design."""
+    return {str(design): float(value) for design, value in rows.groupby("design")["value"].median().items()}
+
+
+def steadiness(rows: pd.DataFrame) -> dict[str, float]:
+    """How fast each design was in the last quarter of a repetition beside the first."""
+    found = {str(design): tables.steadiness(part) for design, part in rows.groupby("design")}
+    return {design: float(said) for design, said in found.items() if said != "–"}
+
+
+def carried(rows: pd.DataFrame) -> str:
+    """How many times as many small messages the one broker carries as the other, each by its fastest client."""
+    speeds = rows.groupby(["design", "params.way", "contender"])["value"].median()
+    best: Any = speeds.groupby(["design", "params.way"]).max().unstack().reindex(columns=["many", "name"]).dropna()
+    beside = brokers(map(str, best.index))
+    if len(beside) > 1:
+        slow, *_, fast = sorted(beside, key=lambda one: float(best.loc[one, "many"]))
+        many, name = (number(best.loc[fast, way] / best.loc[slow, way]) for way in ("many", "name"))
+        more = f"{title_of(fast)} carries {many} times as many small messages as {title_of(slow)} in batches"
+        return f"{more}; one at a time, {name}"
+    for design in told(map(str, best.index))[:1]:
+        many, name = (short(best.loc[design, way]) for way in ("many", "name"))
+        return f"{title_of(design)} carries {many} small messages a second in batches; one at a time, {name}"
+    return ""
+
+
+def guarantees(rows: pd.DataFrame) -> str:
+    """The guarantee of what is drawn, or whose each is; "" where a design has several, which its rows tell apart."""
+    of = rows.groupby("guarantee")["design"].unique()
+    if rows.groupby("design")["guarantee"].nunique().gt(1).any():
+        return ""
+    if len(of) < 2:
+        return "".join(f"Guarantee {one}." for one in of.index)
+    return f"Guarantee {'; '.join(f'{one}: {listed(_titles(designs))}' for one, designs in of.items())}."
+
+
+def _titles(designs: Iterable[str]) -> list[str]:
+    return [title_of(one) for one in sorted(designs, key=rank)]
+
+
+def size(number_of: float) -> str:
+    """ "16 B", "4 KiB"."""
+    return f"{number_of / 1024:g} KiB" if number_of >= 1024 else f"{number_of:g} B"

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from bench import stats, tables
-from bench.model import Cell, Figures, Session, Settings
+from bench import pictures, stats, tables
+from bench.model import Cell, Figures, Session, Settings, title_of
 from bench.pictures import Pace, Picture
 from greet.designs import named
 
@@ -74,6 +74,17 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
+PHASES = {"together": "beside a reader", "publish": "publishing", "consume": "reading"}
+
+
 def picture(rows: pd.DataFrame) -> Picture:
-    """Messages a second over the messages so far."""
-    return Pace(rows[rows["params.rung"].eq("")], over="messages")
+    """How fast it was over the messages so far, publishing and reading."""
+    rows = tables.in_order(pictures.measured(rows[rows["params.rung"].eq("")]))
+    said = pictures.ranked(pictures.steadiness(rows[rows["params.phase"].eq("publish")]))
+    piled = "As messages pile up with nobody reading, publishing ends so many times as fast as it began"
+    return Pace(
+        title=pictures.headline(said and f"{piled}: {said}", __doc__),
+        rows=rows.assign(panel=rows["design"].map(title_of) + ", " + rows["params.phase"].map(PHASES)),
+        over="messages",
+        note="greet, many at a time: first published with nobody reading, then read.",
+    )

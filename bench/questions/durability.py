@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench import tables
-from bench.model import Cell, Settings
+from bench import pictures, tables
+from bench.model import Cell, Settings, rank, title_of
 from bench.pictures import Dots, Picture
 from greet import Guarantee
 from greet.designs import named
@@ -42,5 +42,22 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """A panel for each guarantee."""
-    return Dots(rows, "messages a second")
+    """What each guarantee leaves of the speed of the weakest one, a row for each."""
+    rows = pictures.measured(rows)
+    weakest = rows["guarantee"].eq(Guarantee.AT_MOST_ONCE.name)
+    others = rows[~weakest]
+    kept = others.assign(value=100 * pictures.relative(others, rows[weakest], "design"))
+    kind = kept["params.queue_type"] if "params.queue_type" in kept else pd.Series(None, kept.index, dtype=object)
+    label = kept["design"].map(title_of) + ", " + kept["guarantee"]
+    shown = kept.assign(row=label + kind.map(", {} queue".format, na_action="ignore").fillna(""))
+    said = pictures.ranked(pictures.medians(pictures.strongest(kept[kind.isna()])), " %")
+    left = f"The strongest guarantee leaves of the speed of the weakest: {said}"
+    return Dots(
+        title=pictures.headline(said and left, __doc__),
+        rows=tables.in_order(shown, "row").sort_values("design", key=lambda names: names.map(rank), kind="stable"),
+        unit=f"per cent of the messages a second of {Guarantee.AT_MOST_ONCE.name}",
+        form="{} %",
+        note="greet, many at a time.",
+        log=False,
+        base=100,
+    )

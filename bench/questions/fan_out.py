@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench import tables
-from bench.model import Cell, Settings
-from bench.pictures import Growth, Picture
+from bench import pictures, tables
+from bench.model import Cell, Settings, title_of
+from bench.pictures import Dots, Lines, Picture
 from greet import Guarantee
 from greet.designs import named
 
@@ -44,7 +44,27 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Greetings a second over the number of groups, of greet."""
-    rows = rows[rows["contender"] == "greet"]
-    rows = rows.assign(greetings=rows["messages_per_s"] * rows["params.groups"])
-    return Growth(rows, "params.groups", "groups", value="greetings", unit="greetings a second, of all groups")
+    """What a message of greet costs in time with so many groups, beside what it costs with one."""
+    rows = pictures.measured(rows[rows["contender"].eq("greet")])
+    rows = rows.assign(value=1e6 / rows["value"], x=rows["params.groups"], line=rows["design"].map(title_of))
+    most, one = rows["x"].max(), rows[rows["x"].eq(1)]
+    if one.empty:
+        said = pictures.across(pictures.medians(rows[rows["x"].eq(most)]), " µs")
+        return Dots(
+            title=pictures.headline(said and f"With {most:g} groups a message takes {said}", __doc__),
+            rows=rows.assign(row=rows["line"] + rows["x"].map(", {:g} groups".format)),
+            unit="µs a message, by which all groups have it",
+            form="{} µs",
+            note="greet, many at a time.",
+        )
+    rows = rows.assign(value=pictures.relative(rows, one, "design"), panel="")
+    said = pictures.ranked(pictures.medians(rows[rows["x"].eq(most)]), " times")
+    return Lines(
+        title=pictures.headline(said and f"Time for a message to {most:g} groups, beside one group: {said}", __doc__),
+        rows=rows,
+        what="groups, of which each gets every message",
+        unit="time a message, times that with one group",
+        form="{} ×",
+        note="greet, many at a time.",
+        ideal=(1.0, "each costs a whole one"),
+    )

@@ -30,7 +30,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import stats, tables
+from bench import pictures, stats, tables
 from bench.contenders.auto_commit import CONTROL
 from bench.faults.arena import Campaign, arenas
 from bench.faults.catalogue import CONTROLS, FAULTS, breaches
@@ -178,6 +178,18 @@ def outcome(part: pd.DataFrame) -> str:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """A field for each fault, design and guarantee."""
+    """A field for each fault, design and guarantee, of the faults that cost most."""
     own = rows[rows["params.fault"].ne(ACCOUNTANT) & rows["contender"].eq("greet")]
-    return Survival(own, {fault: what.means for fault, what in FAULTS.items()})
+    harm = own.assign(bad=own["lost"].gt(0), again=own["duplicates"].gt(0)).groupby("params.fault")
+    cost = harm.agg({"bad": "sum", "again": "sum", "params.gap_s": "max"})
+    worst = [*cost.sort_values(["bad", "again", "params.gap_s"], ascending=False).index]
+    shown = {fault: what.means for fault, what in FAULTS.items() if fault in worst[: pictures.MOST]}
+    others = [fault for fault in FAULTS if fault in worst[pictures.MOST :]]
+    lost = own.groupby("guarantee")["lost"].sum()
+    said = pictures.listed([f"{one.name} {lost[one.name]:,.0f}" for one in reversed(Guarantee) if one.name in lost])
+    return Survival(
+        title=pictures.headline(said and f"Messages lost under {len(worst)} faults: {said}", __doc__),
+        rows=own,
+        faults=shown,
+        note=f"These cost less and are in the table: {pictures.listed(others)}." if others else "",
+    )

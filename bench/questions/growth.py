@@ -13,8 +13,8 @@ from functools import partial
 
 import pandas as pd
 
-from bench import stats, tables
-from bench.model import Cell, Figures, Session, Settings
+from bench import pictures, stats, tables
+from bench.model import Cell, Figures, Session, Settings, title_of
 from bench.pictures import Pace, Picture
 from greet import Guarantee
 from greet.designs import named
@@ -64,5 +64,13 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Messages a second over the seconds of the long runs."""
-    return Pace(rows[rows["params.rung"] == LONG], over="seconds")
+    """How fast the long runs were over their seconds."""
+    rows = tables.in_order(pictures.measured(rows[rows["params.rung"].eq(LONG)]))
+    said = pictures.ranked(pictures.steadiness(rows))
+    begun = f"At the end of a run of {rows['elapsed_s'].median():.0f} s, so many times as fast as at its beginning"
+    return Pace(
+        title=pictures.headline(said and f"{begun}: {said}", __doc__),
+        rows=rows.assign(panel=rows["design"].map(title_of)),
+        over="seconds",
+        note="greet, one by one.",
+    )

@@ -6,16 +6,17 @@ often to that above it. The last rung of asyncio is the same loop with nothing o
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench import stats, tables
+from bench import pictures, stats, tables
 from bench.measure.loops import bare
 from bench.measure.run import MOST_NAMES
-from bench.model import BARE, LOOP, Cell, Figures, Session, Settings
-from bench.pictures import Ladder, Picture
+from bench.model import BARE, LOOP, Cell, Figures, Session, Settings, title_of
+from bench.pictures import Dots, Picture
 
 
 class Rung(NamedTuple):
@@ -112,6 +113,41 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return found.drop(columns=["MB, client + broker"])
 
 
+def _medians(rows: pd.DataFrame) -> dict[int, float]:
+    """The median "value" of each "place"."""
+    found: Any = rows.groupby("place")["value"].median()
+    return {int(place): float(value) for place, value in found.items()}
+
+
 def picture(rows: pd.DataFrame) -> Picture:
-    """Messages a second, rung by rung."""
-    return Ladder(rows.loc[_place(rows).sort_values(kind="stable").index])
+    """In times the first rung of its design: that one, the fastest, and the rungs that change most."""
+    rows = pictures.measured(rows[rows["params.rung"].ne(BARE)])
+    rows = rows.assign(place=_place(rows)).sort_values("place", kind="stable")
+    rows = rows[rows["place"].lt(len(RUNGS))]
+    speeds = _medians(rows)
+    firsts = {RUNGS[place].design: place for place in sorted(speeds, reverse=True)}
+    rows = rows.assign(value=pictures.relative(rows, rows[rows["place"].isin(firsts.values())], "design"))
+    times = _medians(rows)
+    fastest = {RUNGS[place].design: place for place in sorted(times, key=times.__getitem__)}
+    steps = {
+        place: times[place] / times[changed]
+        for place in times
+        if place not in firsts.values() and (changed := place - RUNGS[place].above) in times
+        if RUNGS[changed].design == RUNGS[place].design
+    }
+    most = sorted(steps, key=lambda place: -abs(math.log(steps[place])))
+    kept = [*dict.fromkeys([*firsts.values(), *fastest.values(), *most])][: pictures.MOST]
+    told = {place: f"{pictures.number(times[place])} ×" for place in kept}
+    told |= {place: f"{told[place]} (step {pictures.number(steps[place])} ×)" for place in kept if place in steps}
+    told |= {place: f"1 = {stats.short(speeds[place])} messages a second" for place in firsts.values()}
+    shown = rows[rows["place"].isin(kept)]
+    label = shown["design"].map(title_of) + ", " + shown["params.rung"]
+    said = pictures.ranked({design: times[place] for design, place in fastest.items()}, " times")
+    most_of = f"From a tutorial's loop to the fastest way: {said} as many messages"
+    return Dots(
+        title=pictures.headline(said and most_of, __doc__),
+        rows=shown.assign(row=label.str.replace(": ", ":\n", n=1), said=shown["place"].map(told)),
+        unit="times as many messages a second as the first loop of the same design",
+        note="After the colon: what a step gives away. Steps that change less are in the table.",
+        base=1,
+    )

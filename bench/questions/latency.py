@@ -10,11 +10,13 @@ cores, and so is RabbitMQ's PerfTest, which counts from the actual send.
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
-from bench import tables
-from bench.model import PERFTEST, Cell, Contender, Settings
-from bench.pictures import Dots, Loads, Picture
+from bench import pictures, tables
+from bench.model import PERFTEST, Cell, Contender, Settings, title_of
+from bench.pictures import Dots, Lines, Picture
 from greet import Guarantee
 from greet.designs import KAFKA, RABBITMQ, named
 
@@ -83,9 +85,33 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Median and p99 against load; the p99 alone where all had the same rate."""
-    if (loaded := rows["params.load"].notna()).any():
-        return Loads(rows[loaded])
+    """greet's p50 and p99 over the load of each design; where all had the same rate, a row for each."""
+    own = rows[rows["contender"].eq("greet")]
+    middle, slowest = (pictures.measured(own, f"latency_ms.{name}") for name in ("p50", "p99"))
+    if (loaded := middle["params.load"].notna()).any():
+        at = {load: pictures.medians(middle[middle["params.load"].eq(load)]) for load in (0.5, 0.9)}
+        near = pictures.listed([pictures.number(at[0.9].get(one, math.nan)) for one in pictures.told(at[0.5])])
+        said = pictures.across(at[0.5], " ms")
+        loads = f"{said} at half of the most that each carries, and {near} ms at nine tenths"
+        panels = {"p50: half of the messages took less": middle[loaded]}
+        panels["p99: one in a hundred took longer"] = slowest[slowest["params.load"].notna()]
+        shown = pd.concat([part.assign(panel=panel) for panel, part in panels.items()])
+        return Lines(
+            title=pictures.headline(said and f"A message takes {loads}", __doc__),
+            rows=shown.assign(line=shown["design"].map(title_of), x=100 * shown["params.load"].astype(float)),
+            what="messages that are due, in per cent of the most that the design carried one by one",
+            unit="ms",
+            form="{} ms",
+            note="greet.",
+            log="y",
+        )
+    said = pictures.across(pictures.medians(slowest), " ms")
+    rates = ", ".join(f"{rate:,.0f}" for rate in sorted(set(own["params.rate"].dropna())))
+    shown = pd.concat([middle.assign(hollow=True), slowest.assign(hollow=False)])
     return Dots(
-        rows, f"p99 in milliseconds, at {rows['params.rate'].median():,.0f} messages a second", "latency_ms.p99"
+        title=pictures.headline(said and f"One message in a hundred takes longer than {said}", __doc__),
+        rows=shown.assign(row=shown["design"].map(title_of)),
+        unit="ms",
+        form="{} ms",
+        note=f"greet, {rates} messages a second. Hollow: p50. Filled: p99, one in a hundred took longer.",
     )

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench import tables
-from bench.model import JAVA, PERFTEST, Cell, Contender, Settings
-from bench.pictures import Growth, Picture
+from bench import pictures, tables
+from bench.model import JAVA, PERFTEST, Cell, Contender, Settings, title_of
+from bench.pictures import Dots, Lines, Picture
 from bench.questions.throughput import apart_of
 from greet import Guarantee
 from greet.designs import named
@@ -61,12 +61,49 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Megabytes a second over the size: of greet, and of the peer that is the fastest at most sizes."""
-    rows = rows.assign(megabytes=rows["messages_per_s"] * rows["params.size"] / 1e6, who="greet")
-    rows = rows[rows["params.phase"] == "together"]
-    fastest = []
-    for _, part in rows[rows["contender"] != "greet"].groupby("design"):
-        speeds = part.groupby(["params.size", "contender"])["messages_per_s"].median().unstack()
-        fastest.append(part[part["contender"] == speeds.idxmax(axis=1).mode()[0]].assign(who="peers"))
-    shown = pd.concat([rows[rows["contender"] == "greet"], *fastest])
-    return Growth(shown, "params.size", "bytes of a message", value="megabytes", unit="MB a second", split="who")
+    """Megabytes a second over the size: of each design the client that is the fastest at that size."""
+    rows = pictures.measured(rows[rows["params.phase"].eq("together")])
+    copied = ~rows["design"].map(pictures.in_process).astype(bool)  # who passes a reference has no megabytes a second
+    rows = rows[copied] if copied.any() else rows
+    rows = rows.assign(value=rows["value"] * rows["params.size"] / 1e6, hollow=rows["contender"].ne("greet"))
+    sizes = sorted(set(rows["params.size"]))
+    if len(sizes) == 1:
+        most = rows.groupby(["design", "contender"])["value"].median().groupby("design").max()
+        said = pictures.across({str(design): float(speed) for design, speed in most.items()}, " MB a second")
+        return Dots(
+            title=pictures.headline(said and f"Messages of {pictures.size(sizes[0])}: {said}", __doc__),
+            rows=tables.in_order(rows.assign(row=rows["design"].map(title_of) + ", " + rows["contender"])),
+            unit="MB a second",
+            note="Many at a time. Hollow: peers of greet.",
+        )
+    speeds = rows.groupby(["design", "params.size", "contender"])["value"].median()
+    best = speeds.groupby(["design", "params.size"]).idxmax()
+    keys = zip(rows["design"], rows["params.size"], rows["contender"], strict=True)
+    fastest = rows[pd.Series([key in set(best) for key in keys], rows.index, dtype=bool)]
+    return Lines(
+        title=pictures.headline(_said(fastest), __doc__),
+        rows=fastest.assign(line=fastest["design"].map(title_of), x=fastest["params.size"], panel=""),
+        what="size of a message",
+        unit="MB a second",
+        form="{} MB/s",
+        note="Many at a time, the fastest client of each design at each size: filled, greet; hollow, a peer. What hands"
+        " over a reference, within one process, is only in the table.",
+        log="xy",
+        ticks={one: pictures.size(one) for one in sizes},
+    )
+
+
+def _said(fastest: pd.DataFrame) -> str:
+    """How many times as much the one broker carries as the other, of the smallest and of the largest messages."""
+    sizes = sorted(set(fastest["params.size"]))
+    of = {one: pictures.medians(fastest[fastest["params.size"].eq(one)]) for one in sizes}
+    both = [one for one in sizes if len(pictures.brokers(of[one])) > 1]
+    if len(both) < 2:
+        said = pictures.across(of[sizes[-1]], " MB a second") if sizes else ""
+        return said and f"Messages of {pictures.size(sizes[-1])}: {said}"
+    slow, *_, fast = sorted(pictures.brokers(of[both[0]]), key=of[both[0]].__getitem__)
+    small, large = (pictures.number(of[one].get(fast, 0) / of[one][slow]) for one in (both[0], both[-1]))
+    return (
+        f"{title_of(fast)} carries {small} times as many messages as {title_of(slow)} at {pictures.size(both[0])},"
+        f" and {large} times as many at {pictures.size(both[-1])}"
+    )

@@ -13,8 +13,8 @@ from time import perf_counter
 
 import pandas as pd
 
-from bench import tables
-from bench.model import Cell, Figures, Session, Settings, failure
+from bench import pictures, tables
+from bench.model import Cell, Figures, Session, Settings, failure, title_of
 from bench.pictures import Dots, Picture
 from greet.brokers import VARIABLES, by_default
 from greet.designs import named
@@ -73,5 +73,17 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Each repetition as a dot."""
-    return Dots(rows, "seconds to the first greeting", "elapsed_s")
+    """Seconds, a row for each design, and for each broker that has to be started."""
+    rows = pictures.measured(rows, "elapsed_s")
+    up = rows["params.rung"].eq("")
+    said = pictures.across(pictures.medians(rows[up]), " s")
+    started = pictures.across(pictures.medians(rows[~up]), " s")
+    with_rung = (", " + rows["params.rung"]).mask(up, "")
+    with_broker = f"; where the broker is started first, {started}" if started else ""
+    return Dots(
+        title=pictures.headline(said and f"From nothing to the first greeting: {said}{with_broker}", __doc__),
+        rows=tables.in_order(rows.assign(row=rows["design"].map(title_of) + with_rung), "params.rung"),
+        unit="seconds",
+        form="{} s",
+        log=False,
+    )

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench import tables
-from bench.model import JAVA, PERFTEST, Cell, Settings
+from bench import pictures, tables
+from bench.model import JAVA, PERFTEST, Cell, Settings, rank, title_of
 from bench.pictures import Dots, Picture
 from greet import Guarantee
 from greet.designs import named
@@ -91,5 +91,26 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """A row of dots for each contender, a panel for each guarantee, and what it costs."""
-    return Dots(rows, "messages a second", cost=True)
+    """Each design at its strongest guarantee: greet, and the fastest of its peers, one at a time and in batches."""
+    rows = pictures.strongest(pictures.measured(rows[rows["params.phase"].eq("together")]))
+    rows = rows.assign(hollow=rows["params.way"].eq("name"), row="")
+    shown = [rows[:0]]
+    for design in sorted(set(rows["design"]), key=rank):
+        part = rows[rows["design"].eq(design)]
+        own = part["contender"].eq("greet")
+        shown.append(part[own].assign(row=f"{title_of(design)}, greet"))
+        best = {
+            str(way): str(peers.groupby("contender")["value"].median().idxmax())
+            for way, peers in part[~own].groupby("params.way")
+        }
+        called = " or ".join(dict.fromkeys(best[way] for way in ("name", "many") if way in best))
+        shown += [
+            part[part["params.way"].eq(way) & part["contender"].eq(peer)].assign(row=f"{title_of(design)}, {called}")
+            for way, peer in best.items()
+        ]
+    return Dots(
+        title=pictures.headline(pictures.carried(rows), __doc__),
+        rows=pd.concat(shown),
+        unit="messages a second",
+        note="Hollow: one at a time. Filled: in batches. Below greet its fastest peers: the table has them all.",
+    )

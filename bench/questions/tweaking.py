@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench import tables
+from bench import pictures, tables
 from bench.contenders.kafka_peers import codecs
-from bench.model import Cell, Settings
+from bench.model import Cell, Settings, title_of
 from bench.pictures import Dots, Picture
 from greet import Guarantee
 from greet.designs import named
@@ -51,7 +51,23 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """A row of dots for each tweak."""
-    rungs = ["bare", "10 headers", "JSON", "1 KiB", *(f"1 KiB, {codec}" for codec in codecs())]
-    place = rows["params.rung"].map({rung: place for place, rung in enumerate(rungs)})
-    return Dots(rows.loc[place.sort_values(kind="stable").index], "messages a second")
+    """What each tweak leaves of the speed of the plain message of its size, a row for each."""
+    rows = pictures.measured(rows)
+    rows = rows.assign(plain=rows["params.rung"].map(lambda rung: "1 KiB" if rung.startswith("1 KiB") else "bare"))
+    plain = rows["params.rung"].eq(rows["plain"])
+    others = rows[~plain]
+    kept = others.assign(value=100 * pictures.relative(others, rows[plain], "design", "plain"))
+    said = {
+        rung: pictures.ranked(pictures.medians(kept[kept["params.rung"].eq(rung)]), " %")
+        for rung in ("10 headers", "JSON")
+    }
+    left = [f"with {rung}, {of}" for rung, of in said.items() if of]
+    return Dots(
+        title=pictures.headline("What is left of the plain speed: " * bool(left) + "; ".join(left), __doc__),
+        rows=tables.in_order(kept.assign(row=kept["design"].map(title_of) + ", " + kept["params.rung"]), "params.rung"),
+        unit="per cent of the messages a second of a plain message of the same size",
+        form="{} %",
+        note=f"One at a time, plain clients: {', '.join(dict.fromkeys(kept['contender']))}.",
+        log=False,
+        base=100,
+    )

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench import stats, tables
-from bench.model import Cell, Settings
+from bench import pictures, stats, tables
+from bench.model import Cell, Settings, title_of
 from bench.pictures import Dots, Picture
 from greet import Guarantee
 from greet.designs import named
 
 PEERS = ("bare queue", "aio-pika", "aiormq", "aiokafka", "confluent-kafka", "confluent-kafka aio")
+
+IDLE = 10.0
+"""Messages a second below which all go to sleep in between."""
 
 
 def first(settings: Settings) -> list[Cell]:
@@ -58,8 +61,16 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """p50 of each repetition."""
-    ordered = rows.sort_values("params.rate", kind="stable")
-    named = ordered.assign(**{"params.rung": ordered["params.rate"].map("{:g} a second".format)})
-    named["service"] = stats.clock(named, "service")
-    return Dots(named, "p50 in milliseconds, from the actual send", "service")
+    """p50 from the actual send, a row for each contender, of messages that come rarely and often."""
+    rows = pictures.measured(rows.assign(service=stats.clock(rows, "service")), "service")
+    idle, own = rows["params.rate"].lt(IDLE), rows["contender"].eq("greet")
+    said = pictures.across(pictures.medians(rows[own & ~idle]), " ms")
+    asleep = pictures.across(pictures.medians(rows[own & idle]), " ms")
+    later = f"; after a second of sleep {asleep}" if asleep else ""
+    return Dots(
+        title=pictures.headline(said and f"A message takes {said}{later}", __doc__),
+        rows=tables.in_order(rows.assign(row=rows["design"].map(title_of) + ", " + rows["contender"], hollow=idle)),
+        unit="ms from the actual send, p50",
+        form="{} ms",
+        note="greet and its peers. Hollow: one message a second, all asleep. Filled: a hundred a second.",
+    )

@@ -16,10 +16,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench import tables
+from bench import pictures, tables
 from bench.contenders.greets import Greet
-from bench.model import Cell, Following, Place, Settings
-from bench.pictures import Growth, Picture
+from bench.model import Cell, Following, Place, Settings, title_of
+from bench.pictures import Lines, Picture
 from bench.stats import short
 from greet import Guarantee
 from greet.designs import named
@@ -90,7 +90,24 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Messages a second over the number of members, at 5 ms of work."""
-    same = rows[rows["params.rung"].eq(f"{POINTS[0][0]:g} ms")]
-    which = same["params.partitions"].map("{:g} partition(s)".format)
-    return Growth(same.assign(which=which), "params.members", "members of a group, 5 ms a message", split="which")
+    """Messages handled a second over the number of members, beside what they would handle if all were busy."""
+    work_ms = POINTS[0][0]
+    rows = pictures.measured(rows[rows["params.rung"].eq(f"{work_ms:g} ms")])
+    partitions = rows["params.partitions"].map("{:g} partitions".format).replace("1 partitions", "1 partition")
+    told_apart = rows.groupby("design")["params.partitions"].transform("nunique").gt(1)
+    line = rows["design"].map(title_of) + (" with " + partitions.astype(str)).where(told_apart, "")
+    rows = rows.assign(x=rows["params.members"], panel="", line=line)
+    most = rows["x"].max()
+    full = rows[rows["x"].eq(most) & rows["design"].isin(pictures.told(rows["design"]))]
+    busy = full.groupby("line")["value"].median().sort_values(ascending=False) * work_ms / 1000
+    said = pictures.listed([f"{one} {pictures.number(count)}" for one, count in busy.items()])
+    members = f"Of {most:g} members that take {work_ms:g} ms a message, so many are at work at a time"
+    return Lines(
+        title=pictures.headline(said and f"{members}: {said}", __doc__),
+        rows=rows,
+        what="members of a group",
+        unit="messages handled a second",
+        form="{}/s",
+        note=f"greet, one by one. The line: all members are busy, {1000 / work_ms:g} messages a second each.",
+        ideal=(1000 / work_ms, "all are busy"),
+    )

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pandas as pd
 
-from bench import tables
-from bench.model import Cell, Settings
-from bench.pictures import Growth, Picture
+from bench import pictures, tables
+from bench.model import Cell, Settings, title_of
+from bench.pictures import Dots, Lines, Picture
 from greet import Guarantee
 from greet.designs import named
 
@@ -45,7 +45,37 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Messages a second over the number of members, and over that of publishers."""
-    members = rows[rows["params.publishers"] == 1].assign(who="members", many=rows["params.members"])
-    publishers = rows[rows["params.members"] == 1].assign(who="publishers", many=rows["params.publishers"])
-    return Growth(pd.concat([members, publishers]), "many", "members or publishers", split="who")
+    """The speed-up by more members, and by more publishers, beside the ideal line."""
+    rows = pictures.measured(rows)
+    members, publishers = rows["params.members"], rows["params.publishers"]
+    alone = rows[members.eq(1) & publishers.eq(1)]
+    if alone.empty:
+        most = members.max()
+        said = pictures.across(pictures.medians(rows[members.eq(most)]))
+        return Dots(
+            title=pictures.headline(said and f"{most:g} members together handle {said} messages a second", __doc__),
+            rows=rows.assign(row=rows["design"].map(title_of) + members.map(", {:g} members".format)),
+            unit="messages a second",
+            note="greet, many at a time.",
+        )
+    faster = rows.assign(value=pictures.relative(rows, alone, "design"), line=rows["design"].map(title_of))
+    of = {
+        "members": faster[publishers.eq(1)].assign(x=members),
+        "publishers": faster[members.eq(1)].assign(x=publishers),
+    }
+    ends = {who: pictures.medians(part[part["x"].eq(part["x"].max())]) for who, part in of.items()}
+    designs = pictures.told(set(ends["members"]) & set(ends["publishers"]))
+    many, more = (pictures.listed([pictures.number(at[one]) for one in designs]) for at in ends.values())
+    named_ones = pictures.listed([title_of(one) for one in designs])
+    faster_by = (
+        f"{members.max():g} members are {many} times as fast as one; {publishers.max():g} publishers {more} times"
+    )
+    return Lines(
+        title=pictures.headline(named_ones and f"{named_ones}: {faster_by}", __doc__),
+        rows=pd.concat([part.assign(panel=f"more {who}") for who, part in of.items()]),
+        what="how many of them share the work",
+        unit="times as many messages a second as one",
+        form="{} ×",
+        note="greet, many at a time.",
+        ideal=(1.0, "ideal"),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -37,15 +37,24 @@ def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
     if len(rows):
         parts.append(f"<p>{report.PAIRED}</p>")
     for name, table in report.answers(rows).items():
-        asked = escape(questions.asked(name))
-        drawn = plots.png(plots.draw(questions.question(name).picture(rows[rows["question"] == name])))
-        image = base64.b64encode(drawn).decode()
-        parts += [f'<h2 id="{name}">{asked}</h2>', f'<img alt="{asked}" src="data:image/png;base64,{image}">']
+        parts += [f'<h2 id="{name}">{escape(questions.asked(name))}</h2>', _picture(name, rows)]
         parts.append(_folded("the figures", table))
     if len(decided := report.defaults(*abouts)):
         parts += [f"<h2>{report.DEFAULTS}</h2>", _folded("the settings", decided)]
     parts += ["<footer>", *_items(report.ground(*abouts)), "</footer>"]
     return PAGE.replace("BODY", "\n".join(parts))
+
+
+def _picture(name: str, rows: pd.DataFrame) -> str:
+    """The picture of a question within the page, where each of its marks says what it shows to who points at it."""
+    figure = plots.draw(questions.question(name).picture(rows[rows["question"] == name]))
+    drawn = re.sub(ALONE, "", plots.svg(figure, name).decode(), flags=re.DOTALL)
+    called = f'<svg role="img" aria-label="{escape(str(figure.get_label()))}"'
+    return f'<div class="wide">{drawn.replace("<svg", called, 1)}</div>'
+
+
+ALONE = r'<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>| xmlns(:\w+)?="[^"]*"| id="[\w.]+_\d+"'
+"""What of a picture only a file of its own needs."""
 
 
 def _contents(rows: pd.DataFrame) -> list[str]:
@@ -89,7 +98,7 @@ PAGE = """<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 3rem auto; padding: 0 1rem }
 h1 { font-size: 2rem; margin-bottom: 1rem }
 h2 { font-size: 1.25rem; margin: 3rem 0 .75rem; padding-top: 1rem; border-top: 1px solid var(--line) }
-img { max-width: 100%; background: white; border-radius: .5rem; border: 1px solid var(--line) }
+svg { width: 100%; min-width: 38rem; max-width: 48rem; height: auto }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .8rem; line-height: 1.35; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }

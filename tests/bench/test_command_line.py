@@ -112,7 +112,8 @@ def test_report_in_four_forms(done: Path, tmp_path: Path) -> None:
     assert "**greet beside its peers**" not in block, "no peer was measured"
     assert block == report.markdown(bench.load(done, details=True), bench.about(done))
     page = call("report", done, "--html").stdout
-    assert page.count("data:image/png;base64,") == 1
+    assert page.count("<svg ") == 1
+    assert page.count("<title>asyncio, greet: ") == 2, "its two ways"
     assert "://" not in page, "it stands alone"
     answer, contents = page.index("Which one to take"), page.index('href="#throughput"')
     assert answer < page.index("What decides it") < contents < page.index('id="throughput"')
