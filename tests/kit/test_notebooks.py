@@ -24,6 +24,10 @@ MOST_UNCHECKED = 0.25
 MOST_LINES = 4  # the median of the code cells
 LONGEST = 14
 MOST_WORDS = 80  # of the title cell
+LARGEST_SVG = 60_000  # bytes
+
+BARE = re.compile(r"\A[( ]*(?:True|False)\b")
+"""An output that asks for trust: a check says in words what holds."""
 
 NOT_IN_CODE = {
     "asyncio.run": r"\basyncio\s*\.\s*run\b",
@@ -103,6 +107,11 @@ class TestNotebook:
                 checks = follower[0]["outputs"] or re.search(r"^\s*assert\b", text(follower[0]["source"]), re.MULTILINE)
                 assert checks, f"this checks nothing:\n{text(follower[0]['source'])}"
 
+    def test_no_output_is_a_bare_truth(self, path: Path) -> None:
+        for cell in code_cells(path):
+            assert not any(BARE.match(one) for one in output_texts(cell)), text(cell["source"])
+            assert not re.search(r"^\s*assert\b", text(cell["source"]), re.MULTILINE), text(cell["source"])
+
     def test_cells_are_short(self, path: Path) -> None:
         lengths = [len(text(cell["source"]).strip().splitlines()) for cell in code_cells(path)]
         assert median(lengths) <= MOST_LINES
@@ -133,6 +142,9 @@ class TestNotebook:
             for output in cell["outputs"]:
                 if "image/png" in output.get("data", {}):
                     assert output["metadata"].get("image/png", {}).get("alt"), text(cell["source"])
+                if svg := text(output.get("data", {}).get("image/svg+xml", "")):
+                    assert re.search(r"<title>[^<]{10,}</title>", svg), text(cell["source"])
+                    assert len(svg.encode()) < LARGEST_SVG, text(cell["source"])
 
     def test_metadata_is_clean(self, path: Path) -> None:
         notebook = read(path)

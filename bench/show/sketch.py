@@ -1,0 +1,217 @@
+"""Small pictures for the notebooks, as SVG: they can be read on a white page and on a black one.
+
+Each function returns a `Picture`. Its words say the same to who cannot see it. They hold nothing that varies from run
+to run, so that a test of the notebook can compare them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+
+from bench.model import title_of
+
+GREY = "#7a7a7a"
+"""Of text and lines: its contrast with white and with black is the same."""
+BLUE, ORANGE = "#0072B2", "#C25100"
+"""Of the two members of a group; the second is darker than in plots.py, as white text stands on it."""
+KEYS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLUMNS, PITCH = 50, 11
+"""Of the squares of `dealt`: how many are in a line, and how far apart."""
+MARKERS = "99"
+"""The lane of end markers in a journal of `bench.faults`; they are no messages."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG for a notebook, and the same in words."""
+
+    svg: str = field(repr=False)
+    words: str
+
+    def __repr__(self) -> str:
+        return self.words
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+
+def drawn(width: int, height: int, words: str, parts: Iterable[str], style: str = "") -> Picture:
+    """A picture of `parts`; `style` is CSS."""
+    css = f"<style>{style}</style>" if style else ""
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+        f' style="max-width:100%;height:auto" role="img" font-family="sans-serif" font-size="13" fill="{GREY}">'
+        f"<title>{escape(words)}</title>{css}"
+    )
+    return Picture(head + "".join(parts) + "</svg>", words)
+
+
+def write(x: float, y: float, text: str, **style: object) -> str:
+    """Text at its baseline; `style` are attributes of SVG, with `_` for `-`."""
+    more = "".join(f' {key.replace("_", "-")}="{value}"' for key, value in style.items())
+    return f'<text x="{x:g}" y="{y:g}"{more}>{escape(text)}</text>'
+
+
+def line(path: str, colour: str = GREY, width: float = 1.5, more: str = "") -> str:
+    """The path as a line."""
+    return f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{width:g}"{more}/>'
+
+
+def title(text: str) -> str:
+    """The message of a picture, at its top."""
+    return write(6, 18, text, font_weight="bold", font_size=14)
+
+
+def dealt(found: Mapping[str, str]) -> Picture:
+    """Which member handled which name: a mark for each name, in the order published, line by line."""
+    members = sorted(set(found.values()))
+    lines = -(-len(found) // COLUMNS)
+    paths: dict[str, list[str]] = {member: [] for member in members}
+    for place, member in enumerate(found.values()):
+        paths[member].append(f"M{6 + PITCH * (place % COLUMNS)} {36 + PITCH * (place // COLUMNS)}h8")
+    counts = {member: len(paths[member]) for member in members}
+    shared = " and ".join(f"{count:,}" for count in counts.values())
+    said = (
+        f"{len(members)} members share {len(found):,} names: {shared}"
+        if len(members) > 1
+        else f"One member handles all {len(found):,} names; the other one waits"
+    )
+    looks = dict(zip(("first", "second"), ((BLUE, 8.0), (ORANGE, 3.0)), strict=True))
+    parts = [title(said)]
+    for place, member in enumerate(members):
+        colour, width = looks[member]
+        parts.append(line("".join(paths[member]), colour, width))
+        x, y = 6 + 190 * place, 48 + PITCH * lines
+        parts += [line(f"M{x} {y}h8", colour, width), write(x + 16, y + 5, f"the {member} member")]
+    words = f"{len(found):,} names; members at work: {len(members)}"
+    return drawn(12 + PITCH * COLUMNS, 60 + PITCH * lines, words, parts)
+
+
+def partitions(log: Sequence[tuple[str, int]]) -> Picture:
+    """The names in each partition, in the order of the log; the first word of a name is its key, and has a colour."""
+    rows: dict[int, list[str]] = {number: [] for number in sorted({number for _, number in log})}
+    for name, number in log:
+        rows[number].append(name)
+    keys = list(dict.fromkeys(name.partition(" ")[0] for name, _ in log))
+    widest = max(len(names) for names in rows.values())
+    parts = [title("Each key is in one partition, in its order")]
+    for place, (number, names) in enumerate(rows.items()):
+        y = 36 + 40 * place
+        parts.append(write(6, y + 18, f"partition {number}"))
+        parts.append(line(f"M86 {y + 31}h{90 * widest + 8}"))
+        for column, name in enumerate(names):
+            colour = KEYS[keys.index(name.partition(" ")[0]) % len(KEYS)]
+            x = 90 + 90 * column
+            parts.append(
+                f'<rect x="{x}" y="{y}" width="82" height="26" rx="5" fill="{colour}" fill-opacity="0.2"'
+                f' stroke="{colour}"/>'
+            )
+            parts.append(write(x + 41, y + 18, name, text_anchor="middle"))
+    words = "; ".join(f"partition {number}: {', '.join(names)}" for number, names in rows.items())
+    return drawn(106 + 90 * widest, 36 + 40 * len(rows), words, parts)
+
+
+def over_time(seen: Sequence[tuple[float, float]], message: str, unit: str) -> Picture:
+    """A figure over the seconds: `seen` are pairs of when, and what it was."""
+    span, most = max(seen[-1][0], 1e-9), max(value for _, value in seen) or 1
+    left, top, width, height = 70, 36, 520, 150
+    points = [(left + width * at / span, top + height * (1 - value / most)) for at, value in seen]
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    parts = [
+        title(message),
+        line(f"M{left} {top}v{height}h{width}", width=1),
+        line(path, BLUE, 2),
+        *(write(left - 8, top + 5 + height * (1 - part), f"{most * part:,.0f}", text_anchor="end") for part in (0, 1)),
+        write(left - 8, top + 5 + height / 2, unit, text_anchor="end"),
+        write(left, top + height + 18, "0 s"),
+        write(left + width, top + height + 18, f"{span:.1f} s", text_anchor="end"),
+    ]
+    return drawn(left + width + 20, top + height + 28, f"{message}; at the end: {seen[-1][1]:,.0f}", parts)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the journals of a trial tell: when each message was accepted and handled, and the harm was done."""
+
+    trial: str
+    accepted: dict[str, float]
+    handled: dict[str, dict[str, float]]
+    """Of each group; of a message that came twice, the last time."""
+    harm: float
+    flows: float
+    """When messages of later were handled in every group."""
+
+    @property
+    def lost(self) -> list[set[str]]:
+        """What was accepted and never handled, of each group."""
+        return [self.accepted.keys() - came.keys() for came in self.handled.values()]
+
+    @property
+    def silence_s(self) -> float:
+        """The longest time without a message handled, in either group, from the harm until messages flow."""
+        return max(
+            later - earlier
+            for came in self.handled.values()
+            for earlier, later in pairwise(
+                [self.harm, *sorted(at for at in came.values() if self.harm < at < self.flows), self.flows]
+            )
+        )
+
+
+def told(folder: Path) -> Told:
+    """The journals of a trial of `bench.faults`, whose format is told in bench/faults/journal.py."""
+    accepted: dict[str, float] = {}
+    handled: dict[str, dict[str, float]] = {}
+    trial = ""
+    for path in sorted(folder.glob("*-*.jsonl")):
+        first, *events = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        trial = f"{title_of(first['design'])} {first['guarantee']}"
+        for event in events:
+            name = event.get("name", "")
+            if name and name[4:6] != MARKERS:
+                if event["event"] == "accepted":
+                    accepted[name] = event["t"]
+                elif event["event"] == "handled":
+                    handled.setdefault(first["group"], {})[name] = event["t"]
+    marks = [json.loads(one) for one in (folder / "fault.jsonl").read_text(encoding="utf-8").splitlines()]
+    harm, flows = (next(one["t"] for one in marks if one["event"] == what) for what in ("begins", "flows"))
+    return Told(trial, accepted, handled, harm, flows)
+
+
+def timeline(folder: Path, harm: str) -> Picture:
+    """What was accepted and what each group handled, in seconds from the harm: a block for each trial.
+
+    `folder` has a folder with the journals of each trial. A cross is a message that was accepted and never handled.
+    """
+    found = [told(place) for place in sorted(folder.iterdir())]
+    start = min(min(one.accepted.values()) - one.harm for one in found)
+    end = max(max(came.values()) - one.harm for one in found for came in one.handled.values())
+    left, width = 90, 610
+    parts, words, y = [], [], 4
+    for one in found:
+        gone, missed = set().union(*one.lost), sum(map(len, one.lost))
+        outcome = f"{missed} greetings never came" if missed else "no greeting is missing"
+        words.append(f"{one.trial}: {'some greetings never came' if missed else outcome}")
+        parts.append(write(6, y + 14, f"{one.trial}: {one.silence_s:.1f} s of silence, {outcome}", font_weight="bold"))
+        for row, events in {"accepted": one.accepted, **one.handled}.items():
+            y += 26
+            parts.append(write(left - 10, y + 11, row, text_anchor="end"))
+            places = {name: left + width * (at - one.harm - start) / (end - start) for name, at in events.items()}
+            lost = gone if row == "accepted" else set()
+            ticks = [f"M{x:.1f} {y}v13" for name, x in places.items() if name not in lost]
+            crosses = [f"M{x - 3:.1f} {y + 3}l6 6m0 -6l-6 6" for name, x in places.items() if name in lost]
+            parts += [line("".join(ticks), BLUE), line("".join(crosses), ORANGE, 2)]
+        x = left - width * start / (end - start)
+        parts.append(line(f"M{x:.1f} {y - 26 * len(one.handled) - 6}V{y + 18}", ORANGE, 2, ' stroke-dasharray="4 3"'))
+        y += 44
+    parts += [
+        write(left, y, f"{start:.1f} s"),
+        write(left + width / 2, y, f"dashed: {harm}; ×: accepted, and lost", text_anchor="middle"),
+        write(left + width, y, f"{end:.1f} s", text_anchor="end"),
+    ]
+    return drawn(left + width + 10, y + 8, f"{harm}; {'; '.join(words)}", parts)
