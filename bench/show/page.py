@@ -98,7 +98,7 @@ PAGE = """<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 3rem auto; padding: 0 1rem }
 h1 { font-size: 2rem; margin-bottom: 1rem }
 h2 { font-size: 1.25rem; margin: 3rem 0 .75rem; padding-top: 1rem; border-top: 1px solid var(--line) }
-svg { width: 100%; min-width: 38rem; max-width: 48rem; height: auto }
+svg { width: 100%; min-width: 38rem; max-width: 48rem; height: auto; pointer-events: none } /* but for its marks */
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .8rem; line-height: 1.35; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }

@@ -185,7 +185,7 @@ def _bar(axes: Axes, values: pd.Series[Any], place: float, part: pd.DataFrame, *
     """A pale bar from the least to the most."""
     ends, at = [values.min(), values.max()], [place, place]
     line = (at, ends) if upright else (ends, at)
-    axes.plot(*line, color=_colour(part["design"].iloc[0]), linewidth=5, alpha=0.3, solid_capstyle="butt")
+    axes.plot(*line, color=_colour(part["design"].iloc[0]), linewidth=5, alpha=0.3, solid_capstyle="butt", zorder=1.5)
 
 
 def _say(axes: Axes, said: str, at: tuple[float, float], side: int) -> None:
@@ -475,7 +475,7 @@ def _figure(height: float, title: str = "", note: str = "") -> Figure:
     from matplotlib.figure import Figure  # noqa: PLC0415, half a second that only pictures need
 
     called = " ".join(title.split())
-    title = "\n".join(fill(UNIT.sub("\\1\u00a0\\2", line), 92) for line in title.split("\n"))
+    title = "\n".join(fill(TIED.sub("\u00a0", line), 92) for line in title.split("\n"))
     note = fill(note, 122)
     above, below = (0.2 * (1 + said.count("\n")) if said else 0.0 for said in (title, note))
     figure = Figure(figsize=(WIDTH, height + above + below), layout="constrained")
@@ -487,8 +487,8 @@ def _figure(height: float, title: str = "", note: str = "") -> Figure:
     return figure
 
 
-UNIT = re.compile(r"(\d) (KiB|B|%|ms|µs|s|MB|times)(?![a-z])")
-"""A figure and what stays on its line."""
+TIED = re.compile(r"(?<=[a-zA-Z]) (?=\d)|(?<=\d) (?=(?:KiB|B|%|ms|µs|s|MB|times)(?![a-z]))")
+"""The space between a figure and whose it is, or its unit: they stay on one line."""
 SPREAD = "Bar: from the least to the most of the rounds; mark: their median."
 
 
