@@ -21,7 +21,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_tex
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LOCKS = ("requirements.lock", "requirements-app.lock")
-TARGETS = ("bench", "test", "test-all", "lab", "check", "lock", "clean")
+TARGETS = ("bench", "test", "test-all", "lab", "check", "reference", "lock", "clean")
 
 
 def active(profile: str) -> set[str]:
