@@ -302,6 +302,27 @@ async def test_a_session_carries_over_a_crew_as_over_processes_and_tells_the_bou
     assert "clock" not in figures.params
 
 
+@pytest.mark.parametrize("bound", [10_000_000, 1_000_000_000])
+async def test_what_the_clocks_cannot_tell_is_null_with_its_reason(bound: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "bound_ns", lambda _: bound)
+    settings = Settings(("asyncio",), tuple(OURS), seconds=0.05, rounds=2)
+    with imagined(a1=4) as (_, cluster):
+        async with session(settings, cluster.executor) as opened:
+            (figures,) = await opened.measured(Cell(OURS[0], Guarantee.AT_LEAST_ONCE, rate=2_000.0), 1_000)
+    assert figures.fields["received"] == 1_000
+    assert figures.fields["latency_ms"]["p50"] is None
+    assert figures.params["clock"].startswith("p50, ")
+    assert "below ten times the" in figures.params["clock"]
+    assert figures.details["latencies"]["service"]["p50"] is None
+    assert figures.details["latencies"]["publish"]["p50"] is not None, "of one clock"
+    assert figures.details["clock_bound_ms"] == bound / 1e6
+    if bound == 1_000_000_000:
+        assert (figures.fields["elapsed_s"], figures.fields["messages_per_s"]) == (None, None)
+        assert "s were measured by clocks that may be 1 s apart" in figures.fields["error"]
+    else:
+        assert (figures.fields["error"], figures.fields["elapsed_s"] > 0.1) == (None, True)
+
+
 # --- the command line ---
 
 
