@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -15,20 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+import greet
 from bench import contenders, questions, results, workload
 from bench.judge import compare
-from bench.measure import doctor, runner
+from bench.measure import doctor, runner, workers
 from bench.measure.loops import said
+from bench.measure.pool import processes
 from bench.measure.surroundings import surroundings
-from bench.model import DESIGNS, LOOP, USUAL, Cell, Settings
+from bench.model import DESIGNS, LOOP, USUAL, Cell, Contender, Settings
 from bench.show import page, plots, progress, report
 from greet import GreetError, Guarantee
+from greet.brokers import VARIABLES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN = 10
 """Figures of a comparison that are printed where not all are asked for."""
+HERE = ("start_up", "faults")
+"""Questions that are measured on this machine, whatever workers there are."""
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -125,8 +131,9 @@ def _run_parser(commands: Any) -> None:
         "  python -m bench run --profile full --contenders all\n"
         "  python -m bench run --profile full --questions faults     kills in earnest, half an hour\n"
         "  python -m bench run --json | jq .messages_per_s\n"
+        "  python -m bench run --workers dask:tcp://10.0.0.1:8786    from other machines, by GREET_*_URL\n"
         "status: 0 all well, 1 a message was lost, a repetition failed or the run had to stop, 2 wrong use,\n"
-        "        3 a broker that was asked for cannot be had, 130 interrupted",
+        "        3 a broker or workers that were asked for cannot be had, 130 interrupted",
     )
     parser.add_argument("--designs", type=_words(DESIGNS), help=f"some of {','.join(DESIGNS)} (all that can be had)")
     parser.add_argument("--questions", type=_words(questions.NAMES), help="some of those that `list` shows")
@@ -150,6 +157,13 @@ def _run_parser(commands: Any) -> None:
     parser.add_argument("--rounds", type=_positive(int), help="repetitions (5; a first look 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the order in the rounds (0)")
     parser.add_argument("--loop", choices=(LOOP, "uvloop"), default=LOOP, help=f"event loop of the workers ({LOOP})")
+    parser.add_argument(
+        "--workers",
+        type=_workers,
+        metavar="dask:ADDRESS",
+        help="let a Dask cluster publish and consume: its scheduler as tcp://HOST:PORT, its scheduler file, or nothing "
+        "for DASK_SCHEDULER_ADDRESS; start its workers with --resources seat=4 (this machine)",
+    )
     parser.add_argument("--out", type=Path, default=Path("results"), help="where runs are kept (results)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line for each repetition, nothing else")
     parser.set_defaults(command=_run)
@@ -163,6 +177,15 @@ def _words(known: Sequence[str]) -> Any:
         return found
 
     return words
+
+
+def _workers(text: str) -> str:
+    kind, colon, where = text.partition(":")
+    if kind != "dask" or not colon:
+        raise argparse.ArgumentTypeError(
+            f"there are no workers {text!a}: give dask:tcp://HOST:8786, dask:FILE of its scheduler, or dask: alone"
+        )
+    return where
 
 
 def _positive(kind: Any) -> Any:
@@ -188,12 +211,24 @@ def _guarantee(text: str) -> Guarantee:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.workers is None:
+        return _measured(options, None)
+    try:
+        with workers.dask(options.workers) as cluster:
+            return _measured(options, cluster)
+    except workers.NoWorkers as error:
+        return _complain(str(error), MISSING)
+
+
+def _measured(options: argparse.Namespace, cluster: workers.Cluster | None) -> int:
     full = options.profile == "full"
     first = not full and not options.questions
     chosen = options.contenders or ("all" if full or first else "greet")
+    able = [one for one in contenders.every() if chosen == "all" or one.name == "greet"]
+    tools = [one for one in able if cluster and type(one).measure is not Contender.measure]
     settings = Settings(
         designs=options.designs or (USUAL if first else DESIGNS),
-        contenders=tuple(one for one in contenders.every() if chosen == "all" or one.name == "greet"),
+        contenders=tuple(one for one in able if one not in tools),
         profile=options.profile,
         guarantee=options.guarantee,
         seconds=options.seconds or (1.0 if full else 0.4 if first else 0.5),
@@ -202,6 +237,12 @@ def _run(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     asked = options.questions or (questions.FULL if full else questions.FIRST)
+    aside = [name for name in asked if cluster and name in HERE]
+    if cluster:
+        _check_reach(cluster, settings.designs)
+        if options.questions and aside:
+            raise ValueError(f"{aside[0]} runs on this machine alone: ask it without --workers")
+        asked = [name for name in asked if name not in aside]
     work = {name: partial(_cells, name, options.designs, first=first) for name in asked}
     if not any(cells(settings) for cells in work.values()):
         raise ValueError(
@@ -209,19 +250,42 @@ def _run(options: argparse.Namespace) -> int:
         )
     required = options.designs or (settings.designs if os.environ.get("GREET_REQUIRE") == "all" else ())
     facts = {"settings": runner.told(settings), "questions": list(asked), "brokers": {}, "elapsed_s": {}}
+    facts |= {"workers": cluster.told} if cluster else {}
     writer = results.Writer(options.out, {**surroundings(), **facts})
     watch = progress.Watch(json_lines=options.json)
     try:
         with watch.shown():
-            outcome = runner.measured(settings, work, writer, watch)
+            outcome = runner.measured(settings, work, writer, watch, cluster.executor if cluster else processes)
         status = _ended(outcome, writer, show=not options.json)
     except runner.TROUBLE as error:  # of what is printed, after the measuring
         return _complain(f"{_told_of(error)}: what was measured is kept in {writer.folder}", WRONG)
-    for who, what in {**outcome.missing, **(contenders.missing() if chosen == "all" else {})}.items():
+    left = dict.fromkeys([*(one.name for one in tools), *aside], "it runs on this machine alone")
+    for who, what in {**outcome.missing, **left, **(contenders.missing() if chosen == "all" else {})}.items():
         watch.say(f"{who} is left out: {what}")
     if outcome.complete and any(design in required for design in outcome.missing):
         return MISSING
     return status
+
+
+def _check_reach(cluster: workers.Cluster, designs: Sequence[str]) -> None:
+    """See whether workers on other machines can reach the brokers, which none on loopback lets them.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    for variable in dict.fromkeys(VARIABLES[one] for one in designs if one in VARIABLES):
+        url = os.environ.get(variable)
+        if cluster.elsewhere and (not url or _on_loopback(url)):
+            raise ValueError(
+                f"a worker at {cluster.elsewhere[0]} cannot reach a broker on the loopback of this machine: "
+                f"set {variable} to a broker that it reaches, or choose other --designs"
+            )
+
+
+def _on_loopback(url: str) -> bool:
+    with suppress(GreetError):  # what is wrong with it is said when it is used
+        return any(workers.on_loopback(host) for host, _ in greet.connect(url).address.hosts)
+    return False
 
 
 def _cells(name: str, chosen: Sequence[str] | None, settings: Settings, *, first: bool) -> list[Cell]:

@@ -24,6 +24,7 @@ OUTCOMES = {
         *("recovered", "raised"),
         *("in_time", "late", "samples", "due", "backlog", "pile", "catch_up_s", "stopped", "unread", "seconds"),
         *("room", "too_much", "capped", "steps"),
+        "clock",
     )
 }
 """What a fault did, and what became of a workload: told beside what it was, and no part of the cell."""

@@ -117,6 +117,8 @@ class Sent:
     confirmed: Stamps = field(default_factory=_no_stamps, repr=False)
     progress: Progress = field(default=(), repr=False)
     """How many messages were asked for so far; only of a lean one."""
+    bound_ns: int = 0
+    """How wrong its stamps may be, where they were made by the clock of another machine (bench/measure/clock.py)."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ class Received:
     error: str | None = None
     stamps: Stamps = field(default_factory=_no_stamps, repr=False)
     progress: Progress = field(default=(), repr=False)
+    bound_ns: int = 0
 
 
 def work(jobs: Sequence[Send | Receive], loop: str, deadline_s: float) -> list[Sent | Received]:

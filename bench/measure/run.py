@@ -7,8 +7,7 @@ import math
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import Executor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -24,10 +23,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bench import stats
-from bench.measure import account
+from bench.measure import account, clock
 from bench.measure.loops import NO_STAMPS, Receive, Received, Send, Sent, Stamps, Usage, now, said, shared_clock, work
 from bench.measure.pool import processes
 from bench.measure.sites import Site, sites
+from bench.measure.workers import Crew, WorkerDied, WorkersLost
 from bench.model import Cell, Figures, Measurement, Place, Settings, Used, failure, more
 from greet import Guarantee
 from greet.designs import named
@@ -35,10 +35,12 @@ from greet.designs import named
 T = TypeVar("T")
 SETTLING = 10
 """One in so many of an open loop's messages, the first ones, are counted but left out of the latencies."""
-LEAD_NS = 200_000_000
-"""How far ahead a common start is set."""
+LEAD_NS, FAR_LEAD_NS = 200_000_000, 1_000_000_000
+"""How far ahead a common start is set, for workers of this machine and of others."""
 SEATS = 4
 """Processes of the members of a group, at most: where there are more members, each process has several."""
+ACROSS = ("intended", "service")
+"""Latencies between two processes; the others are of one clock."""
 QUIET_S = 10.0
 """When nothing came for so long, a consumer takes what is missing for lost."""
 SHARED_QUIET_S = 2.0
@@ -59,7 +61,10 @@ class OpenSession:
         self.folder: Path | None = None
         """Where the run is kept, if it is: a question may add files of its own."""
         self.clock_shared = True
-        """Whether the stamps of two workers can be subtracted; where not, there are no latencies."""
+        """Whether the stamps of two workers can be subtracted; where not, there are no latencies.
+
+        Those of other machines can: they were put on the clock of this one, and their bound is known.
+        """
         self.opened = AsyncExitStack()
         self._kept: dict[str, Any] = {}
         self._seat = seat
@@ -69,9 +74,21 @@ class OpenSession:
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         """Run `function` in a worker process."""
-        future = asyncio.wrap_future(self._seat.executor().submit(function, *arguments))
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it any more
-        return future
+        return _awaitable(self._seat.executor().submit(function, *arguments))
+
+    def work(
+        self, jobs: Sequence[Send | Receive], loop: str, deadline_s: float
+    ) -> asyncio.Future[list[Sent | Received]]:
+        """Do `jobs` in a worker process, on the host of their side where there are several."""
+        executor = self._seat.executor()
+        if isinstance(executor, Crew):
+            return _awaitable(executor.work(jobs, loop, deadline_s))
+        return self.submit(work, jobs, loop, deadline_s)
+
+    @property
+    def far(self) -> bool:
+        """Whether the workers are a cluster's."""
+        return isinstance(self._seat.executor(), Crew)
 
     async def kept(self, key: str, open_it: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         """What a question opens once a run, such as a broker of its own, and what is closed when the run ends."""
@@ -82,7 +99,7 @@ class OpenSession:
 
     async def clock_is_shared(self) -> bool:
         """Find out whether the stamps of two workers can be subtracted, and keep it."""
-        self.clock_shared = await shared_clock(self.submit)
+        self.clock_shared = self.far or await shared_clock(self.submit)
         return self.clock_shared
 
     async def names_for(self, cell: Cell) -> int:
@@ -163,13 +180,22 @@ class OpenSession:
             return [_whole(figures) for figures in found]
         except Failed as failed:
             return [failed.figures]
-        except BrokenProcessPool:
+        except WorkersLost:
+            raise
+        except BrokenExecutor as error:
             self.fresh_workers()
-            return [failure("a worker process died")]
-        except TimeoutError:
-            return [failure("a worker did not answer by its deadline")]
+            return [failure(str(error) if isinstance(error, WorkerDied) else "a worker process died")]
         except Exception as error:  # noqa: BLE001, of whatever a library raises
-            return [failure(said(error))]
+            if self.far:
+                self.fresh_workers()  # there are few seats: those who still work here would keep them
+            late = "a worker did not answer by its deadline"
+            return [failure(late if isinstance(error, TimeoutError) else said(error))]
+
+
+def _awaitable(future: Future[T]) -> asyncio.Future[T]:
+    found = asyncio.wrap_future(future)
+    found.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it any more
+    return found
 
 
 def _whole(figures: Figures) -> Figures:
@@ -336,7 +362,7 @@ class Delivery:
         ]
 
     def _start(self, jobs: Sequence[Send | Receive], loop: str) -> asyncio.Future[list[Sent | Received]]:
-        return self.session.submit(work, jobs, loop, self._limit)
+        return self.session.work(jobs, loop, self._limit)
 
     async def _finish(self, started: Sequence[asyncio.Future[list[Sent | Received]]]) -> list[Sent | Received]:
         async with asyncio.timeout(self._limit + 60):
@@ -355,7 +381,8 @@ class Delivery:
             ready.cancel()
 
     async def _publish(self, sends: Sequence[Send], rate: float | None) -> list[Sent | Received]:
-        start = now() + LEAD_NS if rate is not None or len(sends) > 1 else 0
+        lead = FAR_LEAD_NS if self.session.far else LEAD_NS
+        start = now() + lead if rate is not None or len(sends) > 1 else 0
         loop = self._loop if rate is None else "select"
         return await self._finish([self._start([replace(one, start_ns=start)], loop) for one in sends])
 
@@ -383,9 +410,15 @@ class Delivery:
         timed: Sequence[Sent | Received] = sent if phase == "publish" else received if phase == "consume" else outcomes
         used = after or self.here.used()
         error = _errors([*outcomes, *late])
+        bound = clock.bound_ns(timed)
+        if elapsed and elapsed * 1e9 < clock.FINE * bound:
+            blurred = f"{elapsed:.2g} s were measured by clocks that may be {bound / 1e9:.2g} s apart"
+            elapsed, error = None, f"{error}; {blurred}".removeprefix("; ")
         if counted.strangers:
             error = f"{counted.strangers} messages came that nobody had sent; {error}".removesuffix("; ")
         latencies = _latencies(sent, received) if rate is not None and self.session.clock_shared else {}
+        figures = {what: stats.percentiles(samples) for what, samples in latencies.items()}
+        figures |= {what: clock.known(figures[what], bound) for what in ACROSS if what in figures}
         done = accepted if phase == "publish" else counted.received / self.cell.groups
         return Figures(
             {
@@ -397,7 +430,7 @@ class Delivery:
                 "reordered": counted.reordered,
                 "elapsed_s": elapsed,
                 "messages_per_s": done / elapsed if elapsed and done else None,
-                "latency_ms": stats.percentiles(latencies["intended"]) if latencies else None,
+                "latency_ms": figures.get("intended"),
                 "target_rate": rate if rate != math.inf else None,
                 "cpu_s": {"client": _client_cpu([one.usage for one in timed]), "broker": more(before[0], used[0])},
                 "rss_mb": {
@@ -410,10 +443,12 @@ class Delivery:
                 "survives": self.cell.contender.survives or self.cell.guarantee.value,
                 "error": error or None,
             },
-            ({"phase": phase} if phase else {}) | {"loop": self._loops(paced=rate is not None)},
+            ({"phase": phase} if phase else {})
+            | {"loop": self._loops(paced=rate is not None)}
+            | _blurred(latencies, figures, bound),
             {
                 "latencies": {
-                    what: {**stats.percentiles(samples), "samples": len(samples), "tail": stats.tail(samples)}
+                    what: {**figures[what], "samples": len(samples), "tail": _tail(samples, bound * (what in ACROSS))}
                     for what, samples in latencies.items()
                 },
                 "members": [len(one.codes) for one in received],
@@ -424,6 +459,7 @@ class Delivery:
                 ],
                 "grown_mb": max((one.usage.grown_mb for one in timed if one.usage.grown_mb is not None), default=None),
                 "disk_mb": more(*disk),
+                **({"clock_bound_ms": bound / 1e6} if bound else {}),
             },
         )
 
@@ -473,6 +509,22 @@ def _latencies(sent: Sequence[Sent], received: Sequence[Received]) -> dict[str, 
             found["intended"].append(stamps - one.intended[numbers])
             found["service"].append(stamps - one.actual[numbers])
     return {what: np.concatenate(parts) if parts else NO_STAMPS for what, parts in found.items()}
+
+
+def _tail(samples: Stamps, bound: int) -> list[tuple[float, float]]:
+    """As far as it is known."""
+    return [point for point in stats.tail(samples) if point[1] >= clock.FINE * bound / 1e6]
+
+
+def _blurred(
+    latencies: Mapping[str, Stamps], figures: Mapping[str, Mapping[str, float | None]], bound: int
+) -> dict[str, str]:
+    """Which percentiles are not known for the clocks' sake, and why."""
+    found = stats.percentiles(latencies["intended"]) if latencies and bound else {}
+    unknown = [name for name, value in found.items() if value is not None and figures["intended"][name] is None]
+    if not unknown:
+        return {}
+    return {"clock": f"{', '.join(unknown)}: below ten times the {bound / 1e6:.2g} ms that the clocks may be apart"}
 
 
 def _design(cell: Cell) -> str:

@@ -6,12 +6,14 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Protocol
 
 from bench.measure import run
+from bench.measure.pool import processes
 from bench.model import Cell, Measurement, Settings
 from bench.results import Writer, about
 from greet import GreetError
@@ -20,6 +22,8 @@ TROUBLE = (OSError, ValueError, GreetError, BrokenExecutor)
 """What may go wrong while measuring, such as a full disk, and ends a run without a traceback."""
 Questions = Mapping[str, Callable[[Settings], list[Cell]]]
 """The name of each question, and its cells."""
+Workers = Callable[[], AbstractContextManager[Executor]]
+"""What gives a run its workers."""
 
 
 class Watcher(Protocol):
@@ -53,12 +57,14 @@ class Outcome:
         return not self.interrupted and self.trouble is None
 
 
-def measured(settings: Settings, questions: Questions, writer: Writer, watcher: Watcher) -> Outcome:
+def measured(
+    settings: Settings, questions: Questions, writer: Writer, watcher: Watcher, executor: Workers = processes
+) -> Outcome:
     """Measure all there is to, and note how it ended."""
     outcome, began = Outcome(), perf_counter()
     try:
         try:
-            asyncio.run(_measure(settings, questions, writer, watcher, outcome))
+            asyncio.run(_measure(settings, questions, writer, watcher, outcome, executor=executor))
         except* TROUBLE as errors:
             outcome.trouble = errors
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -73,14 +79,14 @@ def measured(settings: Settings, questions: Questions, writer: Writer, watcher: 
 
 
 async def _measure(
-    settings: Settings, questions: Questions, writer: Writer, watcher: Watcher, outcome: Outcome
+    settings: Settings, questions: Questions, writer: Writer, watcher: Watcher, outcome: Outcome, *, executor: Workers
 ) -> None:
     task = asyncio.current_task()
     assert task is not None
     if sys.platform != "win32":  # there, Ctrl-C is a KeyboardInterrupt
         for interrupt in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(interrupt, task.cancel)
-    async with run.session(settings) as session:
+    async with run.session(settings, executor) as session:
         outcome.missing = session.missing
         session.folder = writer.folder
         brokers = {name: site.broker and site.broker.version for name, site in session.sites.items() if site.control}

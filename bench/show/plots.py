@@ -259,9 +259,10 @@ def _name(axes: Axes, ends: Sequence[End]) -> None:
     low, high = map(scaled, axes.get_ylim())
     heights = _apart([(scaled(y) - low) / (high - low) for _, y, _, _ in ends], 0.062)
     for (x, y, said, colour), height in zip(ends, heights, strict=True):
+        leads = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkB": 5, "relpos": (0, 0.5)}
         axes.annotate(
             said, (x, y), (1.05, height), textcoords="axes fraction", va="center", color=colour, fontsize="small",
-            fontweight="bold", arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkB": 5},
+            fontweight="bold", arrowprops=leads,
         )  # fmt: skip
 
 

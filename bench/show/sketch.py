@@ -20,6 +20,8 @@ GREY = "#7a7a7a"
 BLUE, ORANGE = "#0072B2", "#C25100"
 """Of the two members of a group; the second is darker than in plots.py, as white text stands on it."""
 KEYS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+WIDEST = 800
+"""How wide a picture is shown, at most: JupyterLab cuts off what is wider than its page."""
 COLUMNS, PITCH = 50, 11
 """Of the squares of `dealt`: how many are in a line, and how far apart."""
 MARKERS = "99"
@@ -43,9 +45,11 @@ class Picture:
 def drawn(width: int, height: int, words: str, parts: Iterable[str], style: str = "") -> Picture:
     """A picture of `parts`; `style` is CSS."""
     css = f"<style>{style}</style>" if style else ""
+    scale = min(1.0, WIDEST / width)
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-        f' style="max-width:100%;height:auto" role="img" font-family="sans-serif" font-size="13" fill="{GREY}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width * scale:g}"'
+        f' height="{height * scale:g}" style="max-width:100%;height:auto" role="img" font-family="sans-serif"'
+        f' font-size="13" fill="{GREY}">'
         f"<title>{escape(words)}</title>{css}"
     )
     return Picture(head + "".join(parts) + "</svg>", words)

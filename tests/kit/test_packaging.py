@@ -260,5 +260,5 @@ def test_conda_takes_conda_forge_alone() -> None:
     packages = {d.split("=")[0] for d in environment["dependencies"] if isinstance(d, str)}
     assert packages == {"python", "openjdk", "rabbitmq-server", "pip"}
     (pip,) = (d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
-    assert pip == ["-e .[dev,peers]"]
-    assert {"dev", "peers"} <= PROJECT["optional-dependencies"].keys()
+    assert pip == ["-e .[dev,peers,workers]"]
+    assert {"dev", "peers", "workers"} <= PROJECT["optional-dependencies"].keys()
