@@ -59,6 +59,8 @@ class Node:
     """What in the log of a start says that it will never serve, and that another start will."""
     in_vain: Mapping[str, str] = field(default_factory=dict)
     """What in the log of a start says that it will never serve, each with what to do about it."""
+    plugins: Mapping[str, int] = field(default_factory=dict)
+    """The port of each plugin that was asked for."""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     begun: int = field(default=0, repr=False)
     """Where the log of the last start begins."""

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -38,6 +38,8 @@ WRAPPERS = ("/usr/sbin", "/sbin")
 ENDED = Path(__file__).with_name("rabbitmq.ended")
 INSTALLED = re.compile(r"rabbitmq(?:_server)?[-/](\d+(?:\.\d+)+)")
 VERSION = re.compile(r"RabbitMQ (\d+\.\d+\.\d+\S*)")
+PLUGINS = {"rabbitmq_management": "management.tcp", "rabbitmq_prometheus": "prometheus.tcp"}
+"""What may be asked for of the plugins that RabbitMQ ships, and how the settings of their listener begin."""
 IN_VAIN = {
     r"Free disk space is insufficient.*": "make room, or set TMPDIR to a folder that has 100 MB",
     r"Limiting to approx \d+ file handles \(\d sockets\)": "let more files be open, by `ulimit -n 1024`",
@@ -45,29 +47,39 @@ IN_VAIN = {
 
 
 @asynccontextmanager
-async def rabbitmq(nodes: int = 1, *, config: Mapping[str, str] | None = None) -> AsyncIterator[Broker]:
+async def rabbitmq(
+    nodes: int = 1, *, config: Mapping[str, str] | None = None, plugins: Sequence[str] = ()
+) -> AsyncIterator[Broker]:
     """A private RabbitMQ of `nodes` members on loopback, ready for use, and gone afterwards.
 
-    `config` has lines for rabbitmq.conf that replace the kit's own of the same key.
+    `config` has lines for rabbitmq.conf that replace the kit's own of the same key. `plugins` are of `PLUGINS`: each
+    member has them, on ports of loopback that its node tells. The login to the management is that of the URL;
+    metrics are for all on this machine.
 
     Raises:
         BrokerMissing: RabbitMQ is not installed, or does not start.
+        ValueError: there is no such plugin.
     """
+    if unknown := set(plugins) - PLUGINS.keys():
+        raise ValueError(f"no plugin {', '.join(sorted(unknown))} is started here: there are {', '.join(PLUGINS)}")
     server = find_server()
 
     def build(folder: Path) -> Broker:
-        return prepare(folder, server, nodes, config or {})
+        return prepare(folder, server, nodes, config or {}, plugins)
 
     async with launched(build, begin) as broker:
         yield broker
 
 
-def prepare(folder: Path, server: str, count: int, config: Mapping[str, str]) -> Broker:
+def prepare(folder: Path, server: str, count: int, config: Mapping[str, str], plugins: Sequence[str] = ()) -> Broker:
     """Write the configuration of all members, with credentials of their own."""
     user, password, cookie = f"greet-{secrets.token_hex(4)}", secrets.token_urlsafe(24), secrets.token_hex(24)
-    epmd, *ports = free_ports(1 + 2 * count)
+    each = 2 + len(plugins)
+    epmd, *ports = free_ports(1 + each * count)
     nodes = []
-    for number, (port, distribution) in enumerate(zip(ports[::2], ports[1::2], strict=True), start=1):
+    for number in range(1, count + 1):
+        port, distribution, *more = ports[each * (number - 1) : each * number]
+        served = dict(zip(plugins, more, strict=True))
         home = private_folder(folder / f"node{number}")
         settings = {
             "listeners.tcp.1": f"127.0.0.1:{port}",
@@ -76,6 +88,8 @@ def prepare(folder: Path, server: str, count: int, config: Mapping[str, str]) ->
             "log.console": "true",
             "log.file": "false",
         }
+        for plugin, own in served.items():
+            settings |= {f"{PLUGINS[plugin]}.ip": "127.0.0.1", f"{PLUGINS[plugin]}.port": str(own)}
         if count > 1:
             # What a member that was given up knows of queues has parted from what the others know: with "ignore",
             # the default, it stays so, and a name that it has no queue for is accepted and lost. 4.3 on takes this key
@@ -87,7 +101,7 @@ def prepare(folder: Path, server: str, count: int, config: Mapping[str, str]) ->
         settings |= config
         write(home / "rabbitmq.conf", "".join(f"{key} = {value}\n" for key, value in settings.items()))
         write(home / ".erlang.cookie", cookie)
-        write(home / "enabled_plugins", "[].\n")
+        write(home / "enabled_plugins", f"[{','.join(plugins)}].\n")
         write(home / "log", "")
         nodes.append(
             Node(
@@ -98,6 +112,7 @@ def prepare(folder: Path, server: str, count: int, config: Mapping[str, str]) ->
                 log=home / "log",
                 program="beam.smp",
                 in_vain=IN_VAIN,
+                plugins=served,
             )
         )
     hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)

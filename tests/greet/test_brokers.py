@@ -109,6 +109,35 @@ async def test_only_loopback_reaches_it(broker: brokers.Broker) -> None:
     assert [address for address, _ in sockets if not on_loopback(address)] == []
 
 
+@pytest.mark.long
+async def test_plugins_answer_on_loopback_and_the_management_asks_who() -> None:
+    async with brokers.rabbitmq(plugins=("rabbitmq_management", "rabbitmq_prometheus")) as broker:
+        (node,) = broker.nodes
+        sockets = listening(broker.folder)
+        assert set(node.plugins.values()) < {port for _, port in sockets}
+        assert [address for address, _ in sockets if not on_loopback(address)] == []
+        management, metrics = node.plugins.values()
+        assert (await page(management, "/api/overview")).split()[1] == b"401"
+        assert b"rabbitmq_queues" in await page(metrics, "/metrics")
+
+
+async def page(port: int, path: str) -> bytes:
+    """All that a web server on loopback answers, without a login."""
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+
+async def test_a_plugin_that_there_is_not_is_named() -> None:
+    with pytest.raises(ValueError, match=r"no plugin rabbitmq_shovel .* rabbitmq_management, rabbitmq_prometheus"):
+        async with brokers.rabbitmq(plugins=("rabbitmq_shovel",)):
+            pass
+
+
 def test_only_its_user_knows_the_password(both: dict[str, brokers.Broker]) -> None:
     broker = both["rabbitmq"]
     password = broker.url.split(":")[2].partition("@")[0]
