@@ -516,13 +516,14 @@ CLAIMS = (
     Claim(
         "kafka",
         "Management and monitoring are incomplete.",
-        "what a client can ask a broker",
+        "six questions to three tools of each broker, while a member is stuck and a group has none",
         _shown(
-            HOLDS,
-            "clients and the broker's own tools tell lag, partitions and members; no rate, no age, not who is stuck; "
-            "JMX and consoles were not tried",
+            DEPENDS,
+            "on the tool: its command-line tools and admin API tell lag, rates, members, who is stuck and the oldest "
+            "message's age, but not the room left; JMX tells rates of topics and names no group; RabbitMQ's tools tell "
+            "all but the age, which the publisher has to write",
         ),
-        "03_kafka",
+        "08_see_inside",
     ),
     Claim(
         "kafka",
