@@ -182,7 +182,9 @@ async def test_a_member_takes_no_more_than_it_is_dealt(url: str, topic: str) -> 
         held = await take(names, 1)
         rest = await take(others, 27)
         assert len(set(held + rest)) == 28
-        assert len(set(held + rest + await take(names, 2))) == 30
+        # Its batch has three names, or fewer where the publisher was slow: the rest is with the other then.
+        last = await take(names, 2)
+        assert len({*held, *rest, *last, *await take(others, 2 - len(last))}) == 30
 
 
 # Lent, and given up
