@@ -25,8 +25,8 @@ FULL = (0.1, 0.25, 0.5, 0.75, 0.9, 1.05)
 PEERS = (0.5, 0.9)
 OTHERS = ("FastStream", "aio-pika single acks", "confluent-kafka", "confluent-kafka aio")
 """Peers whose own faster form is measured, or that are measured for their throughput; and those whose reports come
-from a thread: at thousands of single messages a second it waits for the interpreter's lock, which says nothing of the
-client. `wake_up` asks them at a hundred a second."""
+from a thread: at thousands of single messages a second they are late, probably by that thread and not by the client.
+`wake_up` asks them at a hundred a second."""
 RATES = {RABBITMQ: 500.0, KAFKA: 7_000.0}
 """Messages a second at which all contenders of a product can be compared."""
 
