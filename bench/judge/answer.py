@@ -8,7 +8,7 @@ from contextlib import suppress
 import pandas as pd
 
 from bench.judge import claims
-from bench.judge.claims import ALONE, Figures, Missing, _large, _lightly, _many
+from bench.judge.claims import Figures, Missing, _large, _many
 from bench.stats import short
 
 BUSY = 0.5
@@ -82,7 +82,8 @@ def _beside(run: Figures, pair: list[dict[str, object]]) -> str:
 
 def _alone(run: Figures, design: str) -> str:
     with suppress(Missing):
-        return f"; a message that comes alone takes {run.median(ALONE, **_lightly(design)):.2g} ms"
+        _, (wait,) = claims._alone(run, design)
+        return f"; a message that comes alone takes {wait}"
     return ""
 
 

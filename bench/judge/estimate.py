@@ -55,7 +55,7 @@ def _estimate(run: Figures, workload: Workload, design: Design) -> Estimate:
     reasons = tuple(unable(workload, design))
     alone = None
     with suppress(Missing):
-        alone = run.median(ALONE, **_lightly(design.name))
+        alone = run.median(ALONE, **run.quickest(**_lightly(design.name)))
     limits: dict[str, float] = {}
     if not reasons:
         with suppress(Missing):

@@ -68,7 +68,7 @@ def picture(rows: pd.DataFrame) -> Picture:
     asleep = pictures.across(pictures.medians(rows[own & idle]), " ms")
     later = f"; after a second of sleep {asleep}" if asleep else ""
     return Dots(
-        title=pictures.headline(said and f"A message takes {said}{later}", __doc__),
+        title=pictures.headline(said and f"With greet a message takes {said}{later}", __doc__),
         rows=tables.in_order(rows.assign(row=rows["design"].map(title_of) + ", " + rows["contender"], hollow=idle)),
         unit="ms from the actual send, p50",
         form="{} ms",

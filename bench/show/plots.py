@@ -425,7 +425,11 @@ def glance(rows: pd.DataFrame) -> Figure:
     carried = usual if same else pictures.strongest(carried)
     designs = _designs(pd.concat([carried, alone]))
     said = [pictures.carried(carried), pictures.across(pictures.medians(alone), " ms")]
-    title = f"{said[0]};\na message alone takes {said[1]}" if all(said) else "Messages a second, and how long one takes"
+    title = (
+        f"{said[0]};\nwith greet a message alone takes {said[1]}"
+        if all(said)
+        else "Messages a second, and how long one takes"
+    )
     note = f"greet, messages of 18 bytes; medians. {pictures.guarantees(carried)}"
     figure = _figure(2.3 + 0.7 * max(0, len(designs) - 3), title, note)
     fastest = _titles(carried.groupby("design")["value"].max().sort_values(ascending=False))

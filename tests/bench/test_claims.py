@@ -127,6 +127,12 @@ def simple(asyncio: float, rabbitmq: float, kafka: float, megabytes: float) -> l
     return [*quick, carried("rabbitmq", "many", 1e5, **{"rss_mb.broker": megabytes}), carried("kafka", "many", 1e5)]
 
 
+def by_another(alone: float) -> list[Row]:
+    """As `simple`, where a client that is not greet is the quickest over Kafka."""
+    peer = [row | {"contender": "confluent-kafka"} for row in lightly("kafka", alone)]
+    return [*simple(0.1, 0.9, 2, 100), *peer]
+
+
 def waiting(kafka: float, rabbitmq: float, lost: int = 0) -> list[Row]:
     rows = []
     for design, speed in (("kafka", kafka), ("rabbitmq", rabbitmq)):
@@ -224,6 +230,8 @@ CASES: list[tuple[str, str, list[Row], str]] = [
     ("conclusion", "For simple", simple(0.1, 0.5, 1, 100), HOLDS),
     ("conclusion", "For simple", simple(0.1, 0.9, 1, 100), DEPENDS),
     ("conclusion", "For simple", simple(2, 2, 1, 900), FAILS),
+    ("conclusion", "For simple", by_another(1.0), DEPENDS),
+    ("conclusion", "For simple", by_another(1.9), HOLDS),
     ("conclusion", "For large", waiting(1e6, 5e4), HOLDS),
     ("conclusion", "For large", waiting(5e4, 5e4), FAILS),
     ("conclusion", "For large", [*waiting(1e6, 5e4), *large("kafka", 2e3), *large("rabbitmq", 1e3)], HOLDS),
