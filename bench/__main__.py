@@ -88,12 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--markdown", action="store_true", help="as Markdown, which RESULTS.md holds")
     form.add_argument("--html", action="store_true", help="a page with pictures that needs no other file")
     form.add_argument("--pictures", type=Path, metavar="FOLDER", help="the pictures, a file for each question")
-    report_.add_argument(
-        "--into",
-        type=Path,
-        metavar="FILE",
-        help="with --markdown: into FILE, between its marks",
-    )
+    report_.add_argument("--into", type=Path, metavar="FILE", help="with --markdown: into FILE, between its marks")
     report_.set_defaults(command=_report)
     compare_ = commands.add_parser(
         "compare",

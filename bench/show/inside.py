@@ -48,6 +48,8 @@ PATIENCE_S = 60.0
 """Seconds from the first message that a tool has for its answers."""
 PAUSE_S = 0.3
 """Between two looks of a tool."""
+NOT_NOW = (OSError, LookupError, ValueError)
+"""What a tool raises where something is not there yet, or is between two states."""
 START: Mapping[Product, Mapping[str, Any]] = {
     RABBITMQ: {"plugins": ("rabbitmq_management", "rabbitmq_prometheus")},
     KAFKA: {},
@@ -301,7 +303,7 @@ async def _watch(tool: Tool, scene: Scene) -> tuple[_Told, str]:
     while time.monotonic() < scene.began + PATIENCE_S:
         try:
             look = await tool.look()
-        except (OSError, LookupError, ValueError):  # not there yet, or between two states
+        except NOT_NOW:
             await asyncio.sleep(PAUSE_S)
             continue
         looks.append(look)
@@ -372,7 +374,7 @@ async def _room(tool: Tool) -> _Kept | None:
     while tool.room:
         try:
             kept, _ = await tool.room()
-        except (OSError, LookupError, ValueError):
+        except NOT_NOW:
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(PAUSE_S)
@@ -386,7 +388,7 @@ async def _fills(tool: Tool, earlier: _Kept | None) -> tuple[str, float] | None:
     asked = time.monotonic()
     if tool.room is None or earlier is None:
         return None
-    with suppress(OSError, LookupError, ValueError):
+    with suppress(*NOT_NOW):
         kept, left = await tool.room()
         now = time.monotonic()
         grows = (kept - earlier[1]) / (now - earlier[0])
@@ -401,7 +403,7 @@ async def _age(tool: Tool, scene: Scene) -> tuple[str, float] | None:
     asked = time.monotonic()
     if tool.oldest is None:
         return None
-    with suppress(OSError, LookupError, ValueError):
+    with suppress(*NOT_NOW):
         stamp = await tool.oldest()
         if stamp is not None and abs(stamp - scene.first) < AGE_S:
             return f"{time.time() - stamp:.1f} s", time.monotonic() - asked
@@ -414,7 +416,7 @@ async def _gone(tool: Tool, suspect: str) -> bool:
     while suspect and time.monotonic() < deadline:
         try:
             members = (await tool.look()).members or {}
-        except (OSError, LookupError, ValueError):
+        except NOT_NOW:
             members = {}
         if len(members) == 1:
             return suspect not in members

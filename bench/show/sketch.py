@@ -6,13 +6,12 @@ to run, so that a test of the notebook can compare them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from itertools import pairwise
 from pathlib import Path
 
+from bench.faults.journal import Book, Reader, Window
 from bench.model import title_of
 
 GREY = "#7a7a7a"
@@ -24,8 +23,6 @@ WIDEST = 800
 """How wide a picture is shown, at most: JupyterLab cuts off what is wider than its page."""
 COLUMNS, PITCH = 50, 11
 """Of the squares of `dealt`: how many are in a line, and how far apart."""
-MARKERS = "99"
-"""The lane of end markers in a journal of `bench.faults`; they are no messages."""
 
 
 @dataclass(frozen=True)
@@ -138,53 +135,18 @@ def over_time(seen: Sequence[tuple[float, float]], message: str, unit: str) -> P
     return drawn(left + width + 20, top + height + 28, f"{message}; at the end: {seen[-1][1]:,.0f}", parts)
 
 
-@dataclass(frozen=True)
-class Told:
-    """What the journals of a trial tell: when each message was accepted and handled, and the harm was done."""
-
-    trial: str
-    accepted: dict[str, float]
-    handled: dict[str, dict[str, float]]
-    """Of each group; of a message that came twice, the last time."""
-    harm: float
-    flows: float
-    """When messages of later were handled in every group."""
-
-    @property
-    def lost(self) -> list[set[str]]:
-        """What was accepted and never handled, of each group."""
-        return [self.accepted.keys() - came.keys() for came in self.handled.values()]
-
-    @property
-    def silence_s(self) -> float:
-        """The longest time without a message handled, in either group, from the harm until messages flow."""
-        return max(
-            later - earlier
-            for came in self.handled.values()
-            for earlier, later in pairwise(
-                [self.harm, *sorted(at for at in came.values() if self.harm < at < self.flows), self.flows]
-            )
-        )
-
-
-def told(folder: Path) -> Told:
-    """The journals of a trial of `bench.faults`, whose format is told in bench/faults/journal.py."""
-    accepted: dict[str, float] = {}
-    handled: dict[str, dict[str, float]] = {}
-    trial = ""
+def told(folder: Path) -> tuple[str, Book]:
+    """What a trial of `bench.faults` is called, and what its journals tell, with its first injection."""
+    book, trial = Book(), ""
     for path in sorted(folder.glob("*-*.jsonl")):
-        first, *events = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        first, *events = Reader(path).fresh()
         trial = f"{title_of(first['design'])} {first['guarantee']}"
         for event in events:
-            name = event.get("name", "")
-            if name and name[4:6] != MARKERS:
-                if event["event"] == "accepted":
-                    accepted[name] = event["t"]
-                elif event["event"] == "handled":
-                    handled.setdefault(first["group"], {})[name] = event["t"]
-    marks = [json.loads(one) for one in (folder / "fault.jsonl").read_text(encoding="utf-8").splitlines()]
-    harm, flows = (next(one["t"] for one in marks if one["event"] == what) for what in ("begins", "flows"))
-    return Told(trial, accepted, handled, harm, flows)
+            book.add(event, first["group"])
+    marks = Reader(folder / "fault.jsonl").fresh()
+    begins, flows = (next(one["t"] for one in marks if one["event"] == what) for what in ("begins", "flows"))
+    book.windows.append(Window(begins, flows))
+    return trial, book
 
 
 def timeline(folder: Path, harm: str) -> Picture:
@@ -193,25 +155,27 @@ def timeline(folder: Path, harm: str) -> Picture:
     `folder` has a folder with the journals of each trial. A cross is a message that was accepted and never handled.
     """
     found = [told(place) for place in sorted(folder.iterdir())]
-    start = min(min(one.accepted.values()) - one.harm for one in found)
-    end = max(max(came.values()) - one.harm for one in found for came in one.handled.values())
+    start = min(min(book.accepted.values()) - book.windows[0].begins for _, book in found)
+    end = max(at - book.windows[0].begins for _, book in found for came in book.handled.values() for at, _ in came)
     left, width = 90, 610
     parts, words, y = [], [], 4
-    for one in found:
-        gone, missed = set().union(*one.lost), sum(map(len, one.lost))
+    for trial, book in found:
+        (silence,), missed, begins = book.gaps(), book.missing(), book.windows[0].begins
+        gone = {name for seen in book.seen.values() for name in book.accepted.keys() - seen}
         outcome = f"{missed} greetings never came" if missed else "no greeting is missing"
-        words.append(f"{one.trial}: {'some greetings never came' if missed else outcome}")
-        parts.append(write(6, y + 14, f"{one.trial}: {one.silence_s:.1f} s of silence, {outcome}", font_weight="bold"))
-        for row, events in {"accepted": one.accepted, **one.handled}.items():
+        words.append(f"{trial}: {'some greetings never came' if missed else outcome}")
+        parts.append(write(6, y + 14, f"{trial}: {silence:.1f} s of silence, {outcome}", font_weight="bold"))
+        handled = {group: [(name, at) for at, name in came] for group, came in book.handled.items()}
+        for row, events in {"accepted": [*book.accepted.items()], **handled}.items():
             y += 26
             parts.append(write(left - 10, y + 11, row, text_anchor="end"))
-            places = {name: left + width * (at - one.harm - start) / (end - start) for name, at in events.items()}
+            places = [(name, left + width * (at - begins - start) / (end - start)) for name, at in events]
             lost = gone if row == "accepted" else set()
-            ticks = [f"M{x:.1f} {y}v13" for name, x in places.items() if name not in lost]
-            crosses = [f"M{x - 3:.1f} {y + 3}l6 6m0 -6l-6 6" for name, x in places.items() if name in lost]
+            ticks = [f"M{x:.1f} {y}v13" for name, x in places if name not in lost]
+            crosses = [f"M{x - 3:.1f} {y + 3}l6 6m0 -6l-6 6" for name, x in places if name in lost]
             parts += [line("".join(ticks), BLUE), line("".join(crosses), ORANGE, 2)]
         x = left - width * start / (end - start)
-        parts.append(line(f"M{x:.1f} {y - 26 * len(one.handled) - 6}V{y + 18}", ORANGE, 2, ' stroke-dasharray="4 3"'))
+        parts.append(line(f"M{x:.1f} {y - 26 * len(handled) - 6}V{y + 18}", ORANGE, 2, ' stroke-dasharray="4 3"'))
         y += 44
     parts += [
         write(left, y, f"{start:.1f} s"),
