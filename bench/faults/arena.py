@@ -114,19 +114,22 @@ class Arenas:
         """
         self._pool.prepare(3 * sum(not named(trial.design).in_process for trial in campaign.trials))
         found: dict[Trial, Verdict | str] = {}
-
-        async def design(name: str) -> None:
+        ready: list[tuple[list[Trial], Arena]] = []
+        for name in dict.fromkeys(trial.design for trial in campaign.trials):
             trials = [trial for trial in campaign.trials if trial.design == name]
-            try:
+            try:  # one after the other, and all of them first: twelve servers that start would disturb who is timed
                 arena = await self.at(name, FAULTS[campaign.fault].nodes)
                 await arena.mend()
-                found.update(await self._hurt(campaign, trials, arena, folder))
+                ready.append((trials, arena))
             except greet.GreetError as error:
                 found.update(dict.fromkeys(trials, f"no broker to be hurt: {error}"))
 
+        async def hurt(trials: list[Trial], arena: Arena) -> None:
+            found.update(await self._hurt(campaign, trials, arena, folder))
+
         async with asyncio.TaskGroup() as side_by_side:
-            for name in dict.fromkeys(trial.design for trial in campaign.trials):
-                side_by_side.create_task(design(name))
+            for trials, arena in ready:
+                side_by_side.create_task(hurt(trials, arena))
         return found
 
     async def _hurt(
