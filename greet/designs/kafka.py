@@ -40,6 +40,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
+from math import inf
 from typing import Any
 from zlib import crc32
 
@@ -52,9 +53,11 @@ from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
+    NodeNotReadyError,
     NoError,
     OutOfOrderSequenceNumber,
     TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
     UnknownProducerId,
     for_code,
 )
@@ -166,14 +169,14 @@ class KafkaLine(Line):
 
         `only_look` makes none, but asks the broker whether it could.
         """
-        admin = AIOKafkaAdminClient(**settings(self.address))
-        try:
-            await admin.start()
+        async with self._admin() as admin:
             if topic not in await admin.list_topics():
                 # -1, the broker's default, is let through only with an assignment of replicas.
                 new = NewTopic(topic, partitions, self._replicas, {} if self._replicas < 0 else None, config)
                 answer = await admin.create_topics([new], validate_only=only_look)
                 _, code, message = answer.topic_errors[0]
+                if "All brokers are currently fenced" in (message or ""):
+                    raise NodeNotReadyError(message)
                 if for_code(code) not in (NoError, TopicAlreadyExistsError):
                     raise for_code(code)(message)
                 if only_look and code == NoError.errno:
@@ -186,10 +189,35 @@ class KafkaLine(Line):
                 if not (isinstance(error, NoError) or error.retriable):
                     raise error
                 await asyncio.sleep(0.02)
-        finally:
-            with suppress(TimeoutError):  # over TLS it waits for the broker's farewell
-                async with asyncio.timeout(FAREWELL_SECONDS):
-                    await admin.close()
+
+    @asynccontextmanager
+    async def _admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
+        admin = AIOKafkaAdminClient(**settings(self.address))
+        try:
+            await admin.start()
+            yield admin
+        finally:  # over TLS that waits for the broker's farewell, beside the caller
+            await asyncio.wait([beside(admin.close(), _stopping)], timeout=RETRY_SECONDS)
+
+    async def _committed(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """What is committed for `group` in each of `partitions`; -1 where nothing is. Waits until its broker knows.
+
+        After a restart a broker first loads the groups. Until then its answer is an error, without any
+        partition. aiokafka 0.14 overlooks that error: `consumer.committed` says then that nothing is
+        committed, and the group would begin anew. The admin client leaves the partitions out.
+        """
+        while True:
+            try:
+                async with self._admin() as admin:
+                    found = await admin.list_consumer_group_offsets(group, partitions=list(partitions))
+                if found.keys() >= set(partitions):
+                    return {one: found[one].offset for one in partitions}
+            except NoError:  # what aiokafka 0.14 raises for an error of one partition: it may not be seen
+                raise TopicAuthorizationFailedError from None
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
 
     def _trouble(self, ours: type[GreetError], deadline: float, **more: str) -> AbstractAsyncContextManager[None]:
         """The driver's errors and the deadline, told as `ours`."""
@@ -428,6 +456,7 @@ class KafkaSubscription(Subscription):
 
     async def _join(self, deadline: float) -> None:
         self._consumer: Any = None
+        self._id = self._line.topic + ":" + self._group
         self._generation = 0  # counts the rebalances
         self._joined = asyncio.Event()  # this member has its share of the partitions
         self._positions: dict[TopicPartition, int] = {}  # of each, up to where it is settled,
@@ -435,7 +464,8 @@ class KafkaSubscription(Subscription):
         self._committing = asyncio.Lock()
         self._commits: set[asyncio.Task[None]] = set()  # under way
         self._missed = False  # something was handled that cannot be settled any more
-        self._heard: dict[TopicPartition, tuple[int | None, float]] = {}
+        self._heard: dict[TopicPartition, tuple[int | None, float]] = {}  # its last fetch, and since when that is so
+        self._asked = -inf  # when the group's broker was asked last
         line = self._line
         async with line._trouble(ConnectFailed, deadline, verb="make"):
             count = await insist(line.address, lambda: line._make_topic(line.topic, line._partitions))
@@ -459,7 +489,7 @@ class KafkaSubscription(Subscription):
     def _new_consumer(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
             **settings(self._line.address),
-            group_id=self._line.topic + ":" + self._group,
+            group_id=self._id,
             enable_auto_commit=False,  # it would commit what is still in hand
             auto_offset_reset="earliest",  # of a partition that was added to the topic
             isolation_level="read_committed",
@@ -484,7 +514,7 @@ class KafkaSubscription(Subscription):
         oldest = await consumer.beginning_offsets(partitions)
         starts = oldest if self._replay else await consumer.end_offsets(partitions)
         new = False
-        while all([await self._position(partition) is None for partition in partitions]):
+        while all(offset < 0 for offset in (await self._known(partitions)).values()):
             with suppress(CommitFailedError):  # the group has members: one of them has written it down
                 await self._commit(starts)
                 new = True
@@ -499,13 +529,12 @@ class KafkaSubscription(Subscription):
                 f"{passed:,}",
             )
 
-    async def _position(self, partition: TopicPartition) -> int | None:
-        """What is committed for the group; `SilentCoordinator` if its broker answers, but not for groups."""
+    async def _known(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """The group's positions; `SilentCoordinator` if its broker answers, but not for groups."""
         seconds = self._line.timeout / 2
         try:
             async with asyncio.timeout(seconds):
-                found: int | None = await self._consumer.committed(partition)
-                return found
+                return await self._line._committed(self._id, partitions)
         except TimeoutError:
             async with asyncio.timeout(seconds / 2):
                 await self._consumer.topics()
@@ -543,13 +572,15 @@ class KafkaSubscription(Subscription):
 
     async def _check_alive(self) -> None:
         """Each fetch is answered within 0.2 s, with names or without; who cannot fetch asks the group's broker."""
+        now = asyncio.get_running_loop().time()
         assigned = self._consumer.assignment()
         if not assigned or not self._joined.is_set():
             self._heard.clear()
-            async with self._trouble(ConnectionLost, self._line._deadline(), what="the group cannot be read: "):
-                await self._position(self._all[0])
+            if now - self._asked > self._line.timeout / 4:
+                async with self._trouble(ConnectionLost, self._line._deadline(), what="the group cannot be read: "):
+                    await self._known(self._all[:1])
+                self._asked = asyncio.get_running_loop().time()
             return
-        now = asyncio.get_running_loop().time()
         for partition in assigned:
             last = self._consumer.last_poll_timestamp(partition)
             if partition not in self._heard or self._heard[partition][0] != last:
@@ -654,8 +685,10 @@ class KafkaSubscription(Subscription):
         if batch.source and batch.names:
             starts[batch.source] = max(starts.get(batch.source, 0), batch.origins[len(batch.names) - 1] + 1)
         try:
-            for partition, offset in starts.items():
-                consumer.seek(partition, max(offset, await consumer.committed(partition) or 0))
+            known = await self._line._committed(self._id, partitions) if partitions else {}
+            for partition, offset in known.items():
+                if (start := max(offset, starts.get(partition, -1))) >= 0:
+                    consumer.seek(partition, start)
         finally:
             consumer.resume(*partitions)
             self._joined.set()

@@ -65,7 +65,8 @@ class Graveyard:
         async with self._trouble("the dead letters cannot be read: "):
             await consumer.start()
             partition = self._partition
-            done = await consumer.committed(partition) or 0  # first, as a topic that may not be seen is in no list
+            # First, as a topic that may not be seen is in no list.
+            done = (await self._line._committed(self._topic, [partition]))[partition]
             if self._topic not in await consumer.topics():
                 return []
             consumer.assign([partition])

@@ -18,7 +18,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import kafka_errors
+from aiokafka.errors import GroupLoadInProgressError, kafka_errors
+from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
 from common import take
 
 import greet
@@ -27,6 +28,7 @@ from bench.faults.proxy import proxy
 from greet import Guarantee
 from greet.brokers import Broker
 from greet.brokers.process import free_ports
+from greet.designs.kafka import JOIN_SECONDS, KafkaSubscription
 from greet.designs.kafka_settings import words
 
 MANY = [f"name-{number:013d}" for number in range(5000)]
@@ -673,15 +675,59 @@ async def test_a_clean_end_says_when_nothing_could_be_settled(own: Broker, topic
     await until(lambda: asyncio.all_tasks() <= before)  # the plain way ends beside the caller
 
 
+def loads(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """From now on, positions are answered as by a broker that still loads its groups after a start: by an error alone."""
+    send, ready = AIOKafkaClient.send, monotonic() + seconds
+
+    async def answer(client: AIOKafkaClient, node: int, request: Any, **more: Any) -> Any:
+        if isinstance(request, OffsetFetchRequest) and monotonic() < ready:
+            return OffsetFetchResponse_v3(0, [], GroupLoadInProgressError.errno)
+        return await send(client, node, request, **more)
+
+    monkeypatch.setattr(AIOKafkaClient, "send", answer)
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+@pytest.mark.parametrize("guarantee", Guarantee)
+async def test_a_group_goes_on_where_it_was_though_its_broker_still_loads_the_groups(
+    kafka_url: str, topic: str, guarantee: Guarantee, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with greet.connect(f"{kafka_url}?path={path}", topic=topic, guarantee=guarantee) as line:
+        async with line.subscribe("hello") as names:
+            await line.publish_many(["Ada", "Bo", "Cy"])
+            assert await take(names, 3) == ["Ada", "Bo", "Cy"]
+        await line.publish_many(["Di", "Ed"])
+        loads(monkeypatch, 0.5)
+        async with line.subscribe("hello") as names:
+            assert await take(names, 2) == ["Di", "Ed"]
+        loads(monkeypatch, 2 * JOIN_SECONDS)  # longer than entering waits for a share of the partitions
+        with monkeypatch.context() as soon:
+            soon.setattr(KafkaSubscription, "_write_start", lambda self: asyncio.sleep(0))  # known before it loads
+            await line.publish("Flo")
+            async with line.subscribe("hello") as names:
+                assert await take(names, 1) == ["Flo"]
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_dead_letters_are_not_sent_twice_though_the_broker_still_loads_the_groups(
+    kafka_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line:
+        async with line.subscribe("hello") as names:
+            async with AIOKafkaProducer(bootstrap_servers=servers(kafka_url)) as producer:
+                await producer.send_and_wait(topic, b"a\tb")
+            await line.publish("Ada")
+            assert await take(names, 1) == ["Ada"]
+        assert await line.resend_dead_letters() == 1
+        loads(monkeypatch, 0.5)
+        assert await line.dead_letters() == []
+
+
 async def test_a_coordinator_that_does_not_answer_is_told_of(
     kafka_url: str, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one that has failed: its broker answers all else."""
-
-    async def committed(*_: object) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(AIOKafkaConsumer, "committed", committed)
+    loads(monkeypatch, 3600)
     async with greet.connect(f"{kafka_url}?timeout=4", topic) as line:
         with pytest.raises(greet.ConnectFailed, match="answers, but not for group hello: restart the broker"):
             await line.subscribe("hello").__aenter__()
