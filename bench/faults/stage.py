@@ -457,8 +457,8 @@ class Scene:
     random: random.Random
     broker: Broker | None = None
     proxy: Proxy | None = None
-    pause_s: float = 5.0
-    """How long a broker is stopped, or a connection slow."""
+    pause_s: float = 3.0
+    """How long a broker is stopped, or a connection slow: less than Kafka takes to give a silent broker up."""
     soak_s: float = 600.0
     """How long a soak takes."""
 

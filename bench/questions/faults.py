@@ -7,7 +7,7 @@ and each group is counted, so a message may be lost twice: lost is what was acce
 what was handled again; the gap is the longest time without a message after the harm. In the full profile a
 single broker and all who use it are killed 20 times, a cluster's leader 5 times, and each of its members
 restarted twice, as that takes longer; all else is tried 3 times, and a soak takes 10 minutes. A single Kafka
-lets a broker in again 2 s after its kill (`broker.session.timeout.ms`, by default 9 s); a cluster's clients
+lets a broker in again 4 s after its kill (`broker.session.timeout.ms`, by default 9 s); a cluster's clients
 give up after 10 s and not 30; all else is as it is by default. To fill buffers, one more publisher pours out
 messages as fast as it can.
 
