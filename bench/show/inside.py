@@ -12,11 +12,11 @@ import math
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -26,6 +26,7 @@ from bench.show.tools import ASK_S, BEHIND, FAST, FULL, GROUPS, MEMBERS, OLDEST,
 from greet import brokers
 from greet.designs import DESIGNS, KAFKA, RABBITMQ, Design, Product
 
+Seen = TypeVar("Seen")
 TOPIC = "orders"
 RATE = 200
 """Messages a second."""
@@ -165,13 +166,15 @@ async def asked(product: Product) -> Found:
         found, missing = await TOOLS[product](broker, TOPIC)
         try:
             async with asyncio.TaskGroup() as tasks:
-                return await _ask(found, missing, _Stage(design, broker, tasks))
+                return await _ask(found, missing, Stage(design, broker, tasks))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
 
 @dataclass(frozen=True)
-class _Stage:
+class Stage:
+    """Where it goes wrong: a broker of a design, and the tasks that use it."""
+
     design: Design
     broker: brokers.Broker
     tasks: asyncio.TaskGroup
@@ -179,18 +182,23 @@ class _Stage:
     running: list[asyncio.Task[None]] = field(default_factory=list)
 
     def line(self) -> greet.Line:
+        """A new one, not entered yet."""
         return greet.connect(self.url, TOPIC)
 
     @property
     def url(self) -> str:
+        """With two partitions, or with a prefetch of `PREFETCH`."""
         query = f"partitions={tools.PARTITIONS}" if self.design.partitioned else f"prefetch={PREFETCH}"
         return f"{self.design.url(self.broker.url)}?{query}"
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it until `gone_wrong` ends."""
         self.running.append(self.tasks.create_task(work))
 
 
-async def _ask(found: Sequence[Tool], missing: Sequence[str], stage: _Stage) -> Found:
+@asynccontextmanager
+async def gone_wrong(stage: Stage, before: Callable[[], Awaitable[Seen]]) -> AsyncIterator[Seen]:
+    """All that goes wrong, as long as the `async with`; it gives what `before` has seen when all was still well."""
     scene = stage.scene
     try:
         async with _member_of_goodbye(stage) as member:
@@ -199,22 +207,27 @@ async def _ask(found: Sequence[Tool], missing: Sequence[str], stage: _Stage) -> 
             stage.run(_stick(stage.line(), scene, live[1]))
             for event in live:
                 await asyncio.wait_for(event.wait(), ASK_S)
-            kept = await asyncio.gather(*map(_room, found))
+            seen = await before()
             member.kill()
             scene.killed = time.monotonic()
         stage.run(_publish(stage.line(), scene))
         await asyncio.wait_for(scene.flows.wait(), ASK_S)
-        answers = await _answers(found, kept, scene)
-        stamped = {tool.name: await tool.stamped() is not None for tool in found if tool.stamped}
-        text = {tool.name: await tool.text() for tool in found if tool.text}
-        return Found(f"{stage.design.title} {stage.broker.about}", answers, missing, stamped, text)
+        yield seen
     finally:
         for one in stage.running:
             one.cancel()
 
 
+async def _ask(found: Sequence[Tool], missing: Sequence[str], stage: Stage) -> Found:
+    async with gone_wrong(stage, lambda: asyncio.gather(*map(_room, found))) as kept:
+        answers = await _answers(found, kept, stage.scene)
+        stamped = {tool.name: await tool.stamped() is not None for tool in found if tool.stamped}
+        text = {tool.name: await tool.text() for tool in found if tool.text}
+        return Found(f"{stage.design.title} {stage.broker.about}", answers, missing, stamped, text)
+
+
 @asynccontextmanager
-async def _member_of_goodbye(stage: _Stage) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _member_of_goodbye(stage: Stage) -> AsyncIterator[asyncio.subprocess.Process]:
     """A program of its own, once it is live; its end in every case."""
     assert stage.design.product
     ready = stage.broker.folder / "ready"

@@ -445,7 +445,7 @@ async def _jmx(broker: Broker, topic: str) -> Tool:
 
 
 async def _exporter(broker: Broker) -> Callable[..., Awaitable[str]]:
-    """Prometheus' JMX exporter, loaded into the broker as it runs; what asks it.
+    """Prometheus' JMX exporter, loaded into the broker's first node as it runs; what asks it.
 
     Raises:
         BrokerMissing: its jar cannot be had, or Java has no `jcmd` to load it with.
@@ -453,7 +453,7 @@ async def _exporter(broker: Broker) -> Callable[..., Awaitable[str]]:
     """
     jars = locked(EXPORTER)
     (jar,) = await cached(jars, f"JMX exporter {jars[0].version}")
-    (node,), (pid,) = broker.nodes, broker.pids
+    node, pid = broker.nodes[0], broker.pids[0]
     jcmd = Path(node.command[0]).with_name("jcmd")
     if not jcmd.exists():
         raise BrokerMissing("this Java has no jcmd: unset JAVA_HOME, and that of the kit is taken")
