@@ -40,7 +40,7 @@ BOTH = ("rabbitmq", "kafka")
 NOTICED = (("rabbitmq", "heartbeat=1"), ("kafka", "timeout=12"))  # a half-open connection, sooner than by default
 SAID = (("rabbitmq", "timeout=5"), ("kafka", "timeout=5"))  # that two of three are gone
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]  # twelve servers start for the clusters
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
