@@ -373,7 +373,7 @@ def _compared(before: Path, after: Path, *, everything: bool) -> int:
     worse = sum(one.regression for one in found)
     print(
         f"The intervals are so wide that in 95 % of all comparisons all {len(found)} of them hold (Bonferroni).",
-        compare.could_have_seen(found, compare.noise(*runs)),
+        compare.could_have_seen(found),
         f"{worse or 'None'} of {len(found)} figures got worse beyond the noise.",
         f"{len(gaps) or 'None'} of the cells {'is' if len(gaps) == 1 else 'are'} missing or failed in one of the runs.",
         sep="\n",

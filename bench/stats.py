@@ -75,17 +75,6 @@ class Ratio:
         value, low, high = (f"{one:.2f}" if one < 10 else short(one) for one in (self.value, self.low, self.high))
         return f"{value} ({low} to {high})" if self.rounds >= FEWEST else value
 
-    def among(self, many: int) -> Ratio:
-        """The same, as one of so many that are looked at together: in 95 % of all cases all their intervals hold.
-
-        Each is Student's at the level 1 - 0.05 / many (Bonferroni), whatever the ratios have in common.
-        """
-        if self.rounds < FEWEST:
-            return self
-        wider = _student(self.rounds - 1, 1 - (1 - SURE) / many) / _student(self.rounds - 1, SURE)
-        low, high = (self.value * (end / self.value) ** wider for end in (self.low, self.high))
-        return Ratio(self.value, low, high, self.rounds)
-
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     """Paired within rounds: `ours[i]` and `theirs[i]` were measured one after the other.
@@ -111,6 +100,23 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
         return -math.inf, math.inf
     away = _student(n - 1, SURE) * float(values.std(ddof=1)) / math.sqrt(n)
     return mean - away, mean + away
+
+
+def unpaired(before: ArrayLike, after: ArrayLike, variance: float, freedom: int, many: int = 1) -> Ratio:
+    """How many times as much `after` is as `before`, both logarithms of rounds that have nothing in common.
+
+    `variance` is of a round, known from `freedom` others. It is one of so `many` that are looked at together: in
+    95 % of all cases all their intervals hold. Each is Student's at the level 1 - 0.05 / many (Bonferroni), whatever
+    the ratios have in common. From less than two rounds' freedom there is none: it is from 0 to infinity.
+    """
+    sides = [np.asarray(side, float) for side in (before, after)]
+    shift = float(sides[1].mean() - sides[0].mean())
+    away = math.inf
+    if freedom > 1:
+        error = math.sqrt(variance * sum(1 / len(side) for side in sides))
+        away = _student(freedom, 1 - (1 - SURE) / many) * error
+    rounds = sum(map(len, sides))
+    return Ratio(math.exp(shift), math.exp(shift - away), math.exp(min(shift + away, 700.0)), rounds)
 
 
 @cache

@@ -1,22 +1,30 @@
 """Two runs side by side: is the second faster, slower, or is there no difference?
 
-Of 200 figures that are each right in 95 % of all cases, some ten are wrong whenever nothing has changed. So
-the interval of each is widened until in 95 % of all comparisons all of them hold (Bonferroni).
+The rounds of two runs have nothing in common, so they are not paired: the means of their logarithms are compared
+(Student). How much a round varies is seen badly in five rounds of a cell, so it is taken to be at least what is usual
+in its question. Of 200 figures that are each right in 95 % of all cases, some ten are wrong
+whenever nothing has changed. So the interval of each is widened until in 95 % of all comparisons all of them hold
+(Bonferroni). What changed by less than its design differed from itself (A/A) is no difference either.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bench import stats, tables
 
+Logs = NDArray[np.float64]
 NOISE = 0.05
-"""The least difference that is called one, also where a run's own noise floor is lower."""
+"""The least difference that is called one, also where a design's own noise floor is lower."""
+HALF = 0.5
+SAME = "no difference"
 OUTCOMES = {
     f"params.{name}"
     for name in (
@@ -37,6 +45,30 @@ MEASURES = {
 
 
 @dataclass(frozen=True)
+class Pair:
+    """One measure of one cell in both runs: the logarithms of its rounds."""
+
+    cell: str
+    measure: str
+    question: str
+    floor: float
+    """The least difference that is called one: 0.05 is 5 %."""
+    before: Logs = field(repr=False)
+    after: Logs = field(repr=False)
+
+    @property
+    def freedom(self) -> int:
+        """Rounds from which its noise is known."""
+        return len(self.before) + len(self.after) - 2
+
+    @property
+    def variance(self) -> float:
+        """Of a round; 0 where there is one round each."""
+        squares = sum(float(((side - side.mean()) ** 2).sum()) for side in (self.before, self.after))
+        return squares / self.freedom if self.freedom else 0.0
+
+
+@dataclass(frozen=True)
 class Difference:
     """One measure of one cell: the ratio of the second run to the first, and what it means."""
 
@@ -44,11 +76,13 @@ class Difference:
     measure: str
     ratio: stats.Ratio
     verdict: str
+    seen: float
+    """To which share of the speed a slowdown would have been seen: 0.8 is better than 0.5, 0 is none of any size."""
 
     @property
     def change(self) -> float:
         """How far from "the same", upwards or downwards, on the logarithm; what is beyond the noise comes first."""
-        beyond = self.verdict != "no difference"
+        beyond = self.verdict in ("better", "worse")
         return abs(math.log(self.ratio.value)) + (1e3 if beyond else 0.0)
 
     @property
@@ -58,17 +92,20 @@ class Difference:
 
 
 def compare(before: pd.DataFrame, after: pd.DataFrame) -> list[Difference]:
-    """Every cell that both runs have, its repetitions paired by number.
+    """Every cell that both runs have.
 
-    Both runs were made at different times, so pairing takes out what a round had in common only as far as
-    the machine repeats itself; the noise floor of both runs must be cleared too.
+    Both runs were made at different times: what the machine did meanwhile shows as a change of many figures.
     """
-    return judged(list(_ratios(before, after)), noise(before, after))
+    return judged(list(pairs(before, after)))
 
 
-def noise(*runs: pd.DataFrame) -> float:
-    """The least difference that is called one: the widest noise floor of the runs, and `NOISE` at least."""
-    return max([NOISE, *filter(math.isfinite, (stats.widest(stats.same_twice(run)) for run in runs))])
+def floors(*runs: pd.DataFrame) -> dict[str, float]:
+    """Of each design how far it differed from itself in these runs, `NOISE` at least; of all others, "", the widest."""
+    found = {"": NOISE}
+    for design, same in (pair for run in runs for pair in stats.same_twice(run)):
+        if math.isfinite(floor := stats.floor(same)):
+            found[design] = max(floor, found.get(design, NOISE))
+    return found | {"": max(found.values())}
 
 
 def gaps(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
@@ -89,31 +126,56 @@ def _wrong(rows: pd.DataFrame) -> str:
     return f"{failed} of {len(rows)} failed" if failed else "messages lost, doubled or reordered" if lost else ""
 
 
-def judged(ratios: Sequence[tuple[str, str, stats.Ratio]], noise: float) -> list[Difference]:
-    """What each ratio means, of a cell and a measure, when all of them are looked at together."""
-    many = sum(ratio.rounds >= stats.FEWEST for _, _, ratio in ratios)
-    return [
-        Difference(cell, measure, wide, _meaning(stats.verdict(wide, noise), MEASURES[measure][1]))
-        for cell, measure, ratio in ratios
-        for wide in [ratio.among(many)]
-    ]
+def judged(found: Sequence[Pair]) -> list[Difference]:
+    """What each pair means, as one of so many that are looked at together."""
+    alike: dict[tuple[str, str], list[Pair]] = {}
+    for one in found:
+        alike.setdefault((one.question, one.measure), []).append(one)
+    noise = {
+        kind: (float(np.median([one.variance for one in ones])), sum(one.freedom for one in ones))
+        for kind, ones in alike.items()
+    }
+    return [_judged(one, *noise[one.question, one.measure], len(found)) for one in found]
+
+
+def _judged(pair: Pair, usual: float, freedom: int, many: int) -> Difference:
+    """`usual` is the variance of its question and measure, and `freedom` from how many rounds that is known."""
+    own = pair.freedom
+    lent = min(own, freedom - own)
+    ratio = stats.unpaired(pair.before, pair.after, max(pair.variance, usual), own + lent, many)
+    seen = min(ratio.low / ratio.value, 1 / (1 + pair.floor))
+    meaning = _meaning(stats.verdict(ratio, pair.floor), MEASURES[pair.measure][1])
+    verdict = "not known" if meaning == SAME and seen < HALF else meaning
+    return Difference(pair.cell, pair.measure, ratio, verdict, seen)
 
 
 def _meaning(verdict: str, more_is_better: bool) -> str:
-    if verdict == "no difference":
+    if verdict == SAME:
         return verdict
     return "better" if (verdict == "more") == more_is_better else "worse"
 
 
-def _ratios(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[tuple[str, str, stats.Ratio]]:
+def pairs(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[Pair]:
+    """Every measure of every cell that both runs have."""
     keys, groups = _cells(before, after)
+    least = floors(before, after)
     for key in (key for key in groups[0] if key in groups[1]):
         cell = dict(zip(keys, key, strict=True))
         for measure, (column, _) in MEASURES.items():
             if column == "messages_per_s" and _paced(cell):
                 continue  # an open loop carries what is due
-            if found := stats.beside(groups[1][key], groups[0][key], column):
-                yield _told(cell), measure, found
+            sides = [_logs(group[key], column) for group in groups]
+            if all(map(len, sides)):
+                floor = least.get(cell["design"], least[""])
+                yield Pair(_told(cell), measure, cell["question"], floor, *sides)
+
+
+def _logs(rows: pd.DataFrame, column: str) -> Logs:
+    """Of each round the logarithm of its figure, where it has one."""
+    if column not in rows:
+        return np.empty(0)
+    found = rows[column].astype(float).groupby(rows["repetition"]).median().dropna()
+    return np.log(found[found > 0].to_numpy())
 
 
 def _cells(*runs: pd.DataFrame) -> tuple[list[str], list[dict[tuple[str, ...], pd.DataFrame]]]:
@@ -165,13 +227,17 @@ def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key.split()[-1] not in ("load_average", "seed", "defaults")}
 
 
-def could_have_seen(found: Sequence[Difference], noise: float) -> str:
-    """How small a slowdown would have been found in half of the figures, as their intervals and the noise are."""
-    widest = [min(one.ratio.value / one.ratio.high, one.ratio.low / one.ratio.value) for one in found]
-    least = sorted(min(one, 1 / (1 + noise)) if math.isfinite(one) else 0.0 for one in widest)
-    if not least or not (middle := least[len(least) // 2]):
-        return "Fewer than four rounds: no change of any size would have been seen."
-    return f"In half of the figures a slowdown to {middle:.2g} of the speed would have been seen, a smaller one not."
+def could_have_seen(found: Sequence[Difference]) -> str:
+    """How small a slowdown would have been found, as the intervals and the noise are."""
+    seen = sorted(one.seen for one in found)
+    if not seen or not seen[-1]:
+        return "One round each: no change of any size would have been seen."
+    thirds, half = (sum(one >= share for one in seen) for share in (2 / 3, HALF))
+    return (
+        f"In half of the figures a slowdown to {seen[len(seen) // 2]:.2g} of the speed would have been seen, a smaller "
+        f"one not; one to two thirds in {thirds} of {len(seen)}, one to a half in {half}. Where not even that would "
+        "have been seen, no difference is called not known."
+    )
 
 
 def table(found: list[Difference]) -> pd.DataFrame:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
+import bench
 from bench import stats
 from bench.judge import compare
 from bench.stats import Ratio, floor, percentiles, ratio, tail, verdict
@@ -92,10 +95,18 @@ def test_the_interval_is_students(rounds: int) -> None:
     low, high = scipy_stats.t.interval(0.95, rounds - 1, logs.mean(), scipy_stats.sem(logs))
     found = ratio(ours.tolist(), theirs.tolist())
     assert [math.log(found.low), math.log(found.high)] == pytest.approx([low, high])
-    low, high = scipy_stats.t.interval(1 - 0.05 / 230, rounds - 1, logs.mean(), scipy_stats.sem(logs))
-    wide = found.among(230)
-    assert [math.log(wide.low), math.log(wide.high)] == pytest.approx([low, high])
-    assert found.among(1) == found
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (4, 7), (2, 2)])
+def test_the_interval_of_two_runs_is_students_among_many(sizes: tuple[int, int]) -> None:
+    source = np.random.default_rng(5)
+    before, after = source.normal(0, 0.1, sizes[0]), source.normal(0.2, 0.1, sizes[1])
+    freedom = sum(sizes) - 2
+    variance = (before.var() * sizes[0] + after.var() * sizes[1]) / freedom
+    theirs = scipy_stats.ttest_ind(after, before).confidence_interval(1 - 0.05 / 230)
+    found = stats.unpaired(before, after, variance, freedom, 230)
+    assert [math.log(found.low), math.log(found.high)] == pytest.approx([theirs.low, theirs.high])
+    assert math.log(found.value) == pytest.approx(after.mean() - before.mean())
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95, 1 - 1e-6])
@@ -106,26 +117,100 @@ def test_the_quantiles_are_students(freedom: int, level: float) -> None:
 
 def compared(source: np.random.Generator, rounds: int, scatter: float, *factors: float) -> list[compare.Difference]:
     """Two runs of 230 cells: the second is faster by `factors`, and the others as fast as before."""
-    sides = source.lognormal(0, scatter, (2, 230, rounds))
-    sides[1, : len(factors)] *= np.reshape(factors, (-1, 1))
-    ratios = [
-        (str(cell), "messages/s", ratio(after.tolist(), before.tolist()))
-        for cell, (before, after) in enumerate(zip(*sides, strict=True))
-    ]
-    return compare.judged(ratios, compare.NOISE)
+    sides = source.normal(0, scatter, (2, 230, rounds))
+    sides[1, : len(factors)] += np.log(np.reshape(factors, (-1, 1)))
+    return compare.judged(
+        [
+            compare.Pair(str(cell), "messages/s", "throughput", compare.NOISE, before, after)
+            for cell, (before, after) in enumerate(zip(*sides, strict=True))
+        ]
+    )
 
 
 def test_of_equal_runs_hardly_any_is_called_worse() -> None:
-    source, trials = np.random.default_rng(6), 200
+    source, trials = np.random.default_rng(6), 100
     wrong = sum(any(one.regression for one in compared(source, 5, 0.1)) for _ in range(trials))
     assert wrong / trials <= 0.07
 
 
-def test_a_cell_that_takes_twice_as_long_is_found_among_many() -> None:
+@pytest.mark.parametrize(("rounds", "factor"), [(8, 0.8), (5, 2 / 3)])
+def test_a_cell_that_is_slower_is_found_among_many(rounds: int, factor: float) -> None:
     source = np.random.default_rng(7)
     for _ in range(20):
-        worse = [one.cell for one in compared(source, 8, 0.05, 0.5) if one.regression]
+        worse = [one.cell for one in compared(source, rounds, 0.05, factor) if one.regression]
         assert worse == ["0"]
+
+
+def test_what_could_not_have_been_seen_is_not_known() -> None:
+    source = np.random.default_rng(8)
+    noisy = compared(source, 5, 0.5)
+    assert {one.verdict for one in noisy} == {"not known"}
+    assert "one to two thirds in 0 of 230, one to a half in 0" in compare.could_have_seen(noisy)
+    once = compared(source, 1, 0.05)
+    assert {one.verdict for one in once} == {"not known"}
+    assert "One round each" in compare.could_have_seen(once)
+    calm = compared(source, 5, 0.02)
+    assert {one.verdict for one in calm} == {"no difference"}
+    assert "one to two thirds in 230 of 230" in compare.could_have_seen(calm)
+
+
+def test_each_design_has_the_noise_floor_of_its_own_and_others_the_widest() -> None:
+    def twice(design: str, by: float) -> list[dict[str, object]]:
+        same = {"question": "throughput", "design": design, "contender": "greet", "guarantee": "DURABLE"}
+        return [
+            {**same, "params.load": None, "params.again": again, "repetition": k, "messages_per_s": speed}
+            for k in range(5)
+            for again, speed in ((False, 100.0), (True, 100.0 * by))
+        ]
+
+    run = pd.DataFrame(twice("asyncio", 1.01) + twice("kafka", 1.2))
+    assert compare.floors(run) == pytest.approx({"asyncio": compare.NOISE, "kafka": 0.2, "": 0.2})
+    assert compare.floors(run[:0]) == {"": compare.NOISE}
+
+
+REFERENCE = Path(compare.__file__).parents[1] / "reference" / "figures"
+
+
+@pytest.fixture(scope="module")
+def reference() -> list[compare.Pair]:
+    """The published run beside itself."""
+    run = bench.load(REFERENCE)
+    return [one for one in compare.pairs(run, run) if len(one.before) > 1]
+
+
+def slowed(pair: compare.Pair) -> compare.Pair:
+    """To two thirds of the speed, or half as long again."""
+    _, more_is_better = compare.MEASURES[pair.measure]
+    return replace(pair, after=pair.after + math.log(2 / 3 if more_is_better else 3 / 2))
+
+
+def test_in_twenty_shuffles_of_the_published_rounds_nothing_is_called_a_difference(
+    reference: list[compare.Pair],
+) -> None:
+    source = np.random.default_rng(9)
+    for _ in range(20):
+        halves = [np.array_split(source.permutation(one.before), 2) for one in reference]
+        shuffled = [
+            replace(one, before=first, after=second) for one, (first, second) in zip(reference, halves, strict=True)
+        ]
+        assert [one.cell for one in compare.judged(shuffled) if one.verdict in ("better", "worse")] == []
+
+
+@pytest.mark.parametrize(("rounds", "share"), [(5, 0.8), (8, 0.9)])
+def test_most_speeds_of_the_published_run_are_found_when_slowed_to_two_thirds(
+    reference: list[compare.Pair], rounds: int, share: float
+) -> None:
+    """Each cell by itself: what the others do does not touch its verdict. Rounds are drawn anew, as of other runs."""
+    source, found = np.random.default_rng(10), list[bool]()
+    for _ in range(5):
+        drawn = [
+            slowed(replace(one, before=source.choice(one.before, rounds), after=source.choice(one.after, rounds)))
+            for one in reference
+        ]
+        seen = compare.judged(drawn)
+        assert not any(one.verdict == "better" for one in seen)
+        found += [one.regression for one in seen if one.measure == "messages/s"]
+    assert np.mean(found) > share
 
 
 def test_one_disturbed_round_does_not_make_the_interval_boundless() -> None:
@@ -143,7 +228,6 @@ def test_no_ratio_without_pairs_of_positive_figures(sides: tuple[list[float], li
 def test_few_rounds_have_no_interval(rounds: int) -> None:
     found = ratio([2.0] * rounds, [1.0] * rounds)
     assert (found.low, found.high) == (0.0, math.inf)
-    assert found.among(230) == found
     assert verdict(found) == "no difference"
 
 
