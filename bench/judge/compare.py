@@ -31,7 +31,7 @@ OUTCOMES = {
         *("gap_s", "gap_median_s", "publish_gap_s", "refused", "unknown", "unexpected", "came_though_refused"),
         *("recovered", "raised"),
         *("in_time", "late", "samples", "due", "backlog", "pile", "catch_up_s", "stopped", "unread", "seconds"),
-        *("room", "too_much", "capped", "steps"),
+        *("room", "too_much", "capped", "steps", "made"),
         "clock",
     )
 }

@@ -89,6 +89,8 @@ class Answer:
     """Why it was not measured."""
     error: str = ""
     in_time: bool | None = None
+    made: bool = True
+    """Whether the load as it is can be made in time here, with nothing in the design's place."""
     late: float | None = None
     samples: int = 0
     latency_ms: Mapping[str, float | None] | None = None
@@ -98,6 +100,8 @@ class Answer:
     room: float | None = None
     too_much: float | None = None
     capped: bool = False
+    more_made: bool = True
+    """Whether the load that was too much can be made."""
     searched: bool = False
     due: int | None = None
     """The receipts that there should be, over all groups."""
@@ -159,6 +163,8 @@ class Answer:
     def _slow(self, workload: Workload) -> str:
         if self.refused:
             return f"{self.refused:,} messages were not accepted"
+        if not self.made:
+            return "not known: here such a load is late by itself, with nothing in the design's place"
         if self.late and self.late > 0.01:
             said = f"{self.late:.0%} of the messages were later than {workload.p99_ms:g} ms"
             return said if not self.backlog else f"{said}, and {self.backlog:,} waited at the end"
@@ -223,6 +229,7 @@ def _measured(start: Answer, rows: pd.DataFrame) -> Answer:
             "room": _figure(one, "params.room"),
             "too_much": _figure(one, "params.too_much"),
             "capped": bool(one.get("params.capped")),
+            "more_made": pd.isna(made := one.get("params.made")) or bool(made),
         }
     if (part := by_rung.get("break")) is not None:
         known |= _broken(part.iloc[-1])
@@ -242,6 +249,7 @@ def _asked(part: pd.DataFrame) -> dict[str, Any]:
     return {
         "error": "; ".join(dict.fromkeys(errors)),
         "in_time": bool(good["params.in_time"].astype(bool).mean() > 0.5),
+        "made": "params.made" not in good or not good["params.made"].eq(False).any(),
         "late": _median(good["params.late"]),
         "samples": int(good["params.samples"].min()),
         "latency_ms": {

@@ -4,7 +4,10 @@ Publishers and readers are processes of their own, or tasks of one for a design 
 writes its journal into a mapped file, so that what it did outlives a SIGKILL of it:
 
     publisher   for each message: when it was sent, and when it was accepted, or REFUSED or UNKNOWN
-    reader      how many it has handled; for each: its code, when it came, and when its work was done
+    reader      how many it has handled; for each: its number, when it came, and when its work was done
+
+Where lists are sent and read, journals are written by the list: what the load itself takes is not to be taken for the
+design's. A run of it alone, with `Nothing` in the design's place, tells how much that is.
 
 All stamps are of `time.perf_counter_ns`, which counts from the same moment in every process of a machine.
 """
@@ -20,8 +23,9 @@ import signal
 import sys
 import threading
 import time
+from array import array
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -37,7 +41,7 @@ from numpy.typing import NDArray
 
 from bench.measure.account import SHIFT
 from bench.measure.workload import Lines, Offsets, Workload
-from bench.model import Contender, Place
+from bench.model import Contender, Place, Publisher
 from greet import GreetError, PublishFailed, PublishUnknown
 from greet.designs import DESIGNS
 
@@ -181,6 +185,9 @@ class _Worker:
 
 async def _handle(job: Read, names: AsyncIterator[str], journal: memoryview) -> None:
     """Take each message, do its work, and write down both moments."""
+    if job.contender.way == "many":
+        await _handle_lists(job, names, journal)
+        return
     tag, work_s, computes, place = job.tag, job.work_s, job.computes, journal[0]
     async for name in names:
         came = now()
@@ -194,10 +201,64 @@ async def _handle(job: Read, names: AsyncIterator[str], journal: memoryview) -> 
         if name[:4] != tag or place >= job.most:
             continue
         at = 1 + 3 * place
-        journal[at], journal[at + 1] = int(name[4:6]) << SHIFT | int(name[6:16]), came
-        journal[at + 2] = now()
+        journal[at], journal[at + 1] = int(name[4:16]), came
+        journal[at + 2] = now() if work_s else came
         place += 1
         journal[0] = place
+
+
+async def _handle_lists(job: Read, lists: AsyncIterator[Any], journal: memoryview) -> None:
+    """The same of lists of messages that take no work."""
+    tag, place = job.tag, journal[0]
+    async for names in lists:
+        came = now()
+        numbers = array("q", [int(name[4:16]) for name in names if name[:4] == tag])[: job.most - place]
+        rows = array("q", [0, came, 0]) * len(numbers)
+        rows[0::3] = numbers
+        rows[2::3] = array("q", [now()]) * len(numbers)
+        journal[1 + 3 * place : 1 + 3 * (place + len(numbers))] = memoryview(rows)
+        place += len(numbers)
+        journal[0] = place
+
+
+_handed: dict[str, dict[str, asyncio.Queue[Any]]] = {}
+"""Of each topic the queues of its groups in this process."""
+
+
+class _Handing(Publisher):
+    """What is published is in the queues at once."""
+
+    def __init__(self, queues: Sequence[asyncio.Queue[Any]], window: int) -> None:
+        async def hand_over(what: Any) -> None:
+            for queue in queues:
+                queue.put_nowait(what)
+
+        super().__init__(hand_over, window)
+
+    async def publish_all(self, names: Iterable[str]) -> None:
+        """The list as it is."""
+        await self.publish(names)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Nothing(Contender):
+    """In a design's place: it promises nothing and takes next to no time, so what a run takes is the load's own."""
+
+    @asynccontextmanager
+    async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
+        """Hands over to the readers of this process; where there are none, to nobody."""
+        yield _Handing(list(_handed.get(place.topic, {}).values()), place.window)
+
+    @asynccontextmanager
+    async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
+        """Takes what is handed over."""
+        queue = _handed.setdefault(place.topic, {}).setdefault(group, asyncio.Queue())
+
+        async def each() -> AsyncIterator[Any]:
+            while True:
+                yield await queue.get()
+
+        yield each()
 
 
 class _Pace:
@@ -218,7 +279,8 @@ class _Pace:
         """Every so manieth message, each awaited: at most as many are under way as there are lanes."""
         due, journal = self._due, self._journal
         for i in range(lane, len(due), min(self._window, len(due))):
-            await self._until(due[i])
+            if due[i] > now():
+                await self._until(due[i])
             if self._stopped():
                 return
             journal[2 * i] = now()
@@ -234,8 +296,7 @@ class _Pace:
             end = min(bisect_right(due, now(), i), i + MOST_AT_ONCE)
             sent = now()
             accepted = await _tried(publish, [self._message(k) for k in range(i, end)])
-            for k in range(i, end):
-                journal[2 * k], journal[2 * k + 1] = sent, accepted
+            journal[2 * i : 2 * end] = memoryview(array("q", [sent, accepted]) * (end - i))
             i = end
 
     async def _until(self, due: int) -> None:
@@ -423,7 +484,8 @@ class Run:
 
     workload: Workload
     publisher: Contender
-    reader: Contender
+    reader: Contender | None
+    """None: nobody reads, and what is sent counts as received."""
     place: Place
     in_process: bool
     seconds: float
@@ -475,9 +537,10 @@ class Crew:
         wait_s = run.workload.work_ms / 1000
         self.reads = [
             Read(
-                *(run.reader, place, f"g{group}", self.tag, most, wait_s, run.workload.work == "compute"),
+                *(reader, place, f"g{group}", self.tag, most, wait_s, run.workload.work == "compute"),
                 self._file(f"r{group}-{member}", 1 + 3 * most),
             )
+            for reader in filter(None, [run.reader])
             for group in range(run.workload.groups)
             for member in range(run.workload.members)
         ]
@@ -574,7 +637,7 @@ class Crew:
         stopped = False
         while not all(hand.heard & {"published", "gone"} for hand in publishing):
             await asyncio.sleep(LOOK_S)
-            behind = int(np.searchsorted(due, now() - self.started_ns)) - min(self.so_far().values())
+            behind = int(np.searchsorted(due, now() - self.started_ns)) - min(self.so_far().values(), default=0)
             if self._elapsed > self.run.limit_s or (
                 allowed is not None and behind > allowed + 2 * self.run.workload.burst
             ):
@@ -597,6 +660,8 @@ class Crew:
 
     async def _drained(self) -> bool:
         """Wait until every group has handled what was accepted, or for long nothing more; False if time is over."""
+        if not self.reads:
+            return True
         accepted = sum(int((np.fromfile(job.journal, np.int64)[1::2] > 0).sum()) for job in self.publishes)
         moved, before = now(), self.so_far()
         limit = now() + int(self.run.drain_s * 1e9)
@@ -661,6 +726,10 @@ class Crew:
             done.append(rows[:, 2] - self.started_ns)
         errors = tuple(dict.fromkeys(error for hand in self.hands for error in hand.errors))
         sent, accepted = (np.where(one > 0, one - self.started_ns, one) for one in (sent, accepted))
+        if not self.reads:
+            in_order = np.argsort(sent, kind="stable")
+            in_order = in_order[sent[in_order] > 0]
+            first, order, done = [np.where(sent > 0, sent, -1)], [codes[in_order]], [sent[in_order]]
         groups = tuple(first), tuple(order), tuple(done), tuple(shares)
         return Outcome(due, codes, sent, accepted, *groups, self.run.seconds, errors=errors)
 
@@ -668,7 +737,10 @@ class Crew:
 def _handled(job: Read) -> Stamps:
     """Code, arrival and end of work of each message, in the order in which their work was done."""
     numbers = np.memmap(job.journal, np.int64, "r")
-    return np.array(numbers[1 : 1 + 3 * numbers[0]]).reshape(-1, 3)
+    found = np.array(numbers[1 : 1 + 3 * numbers[0]]).reshape(-1, 3)
+    publisher, number = np.divmod(found[:, 0], 10**10)
+    found[:, 0] = publisher << SHIFT | number
+    return found
 
 
 def _more(before: float | None, after: float | None) -> float | None:

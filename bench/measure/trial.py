@@ -13,7 +13,7 @@ import numpy as np
 
 from bench import stats
 from bench.measure import account
-from bench.measure.carry import REFUSED, UNKNOWN, Crew, Outcome, Run
+from bench.measure.carry import REFUSED, UNKNOWN, Crew, Nothing, Outcome, Run
 from bench.measure.workload import Lines, Workload
 from bench.model import Contender, Figures, Measurement, Place, Used
 from greet import GreetError, Guarantee
@@ -220,7 +220,7 @@ class Trial:
     contender: Contender
     """Who publishes message by message, and reads so."""
     many: Contender
-    """Who publishes lists of them."""
+    """Who publishes lists of them, and reads lists where a message takes no work."""
     workload: Workload
     point: int = 0
     """The number of the workload, where a list has made several."""
@@ -253,7 +253,11 @@ class Trial:
         tried: list[Figures] = []
         while len(tried) < self.workload.rounds or (_doubtful(tried[:1]) and len(tried) < MAJORITY):
             self.tell(f"the load as it is, {seconds:.0f} s")
-            tried.append(await self._tried(seconds))
+            found = await self._tried(seconds)
+            if not (in_time(found) or found.fields["error"]):
+                made = tried[0].params["made"] if tried and "made" in tried[0].params else await self._can_be_made(1.0)
+                found = replace(found, params={**found.params, "made": made})
+            tried.append(found)
             yield self._row("asked", len(tried), tried[-1])
         asked = sorted(tried, key=lambda one: float(one.params.get("late", 1)))[len(tried) // 2]
         if self.workload.room and not asked.fields["error"]:
@@ -276,20 +280,12 @@ class Trial:
             async def hurt(crew: Crew) -> None:
                 await self.ground.broken(broken, self.workload, crew)
 
-        place = Place(
-            self.ground.through if broken == "network" else self.ground.url,
-            f"bench-{secrets.token_hex(6)}",
-            self.workload.guarantee,
-            self.partitions,
-            self.contender.window,
-            self._options,
-        )
         run = Run(
             *(
                 self.workload,
                 self.many if self.workload.lists else self.contender,
-                self.contender,
-                place,
+                self.many if self.workload.lists and not self.workload.work_ms else self.contender,
+                self._place(self.ground.through if broken == "network" else self.ground.url),
                 self.ground.design.in_process,
                 seconds,
                 factor,
@@ -315,6 +311,27 @@ class Trial:
             found = replace(found, params={**found.params, "allowed": ""})
         return found
 
+    async def _can_be_made(self, factor: float) -> bool:
+        """Whether the load itself, with nothing in the design's place, keeps to its timetable within half of the limit.
+
+        Where it does not, a design that is late may be late only because of it.
+        """
+        self.tell(f"whether the load can be made: {factor:.2f} times")
+        one = replace(self.workload, work_ms=0, p99_ms=self.workload.p99_ms / 2)
+        nobody = Nothing(self.ground.design.name, "many" if one.lists else "name", 0, "", self.contender.window)
+        inside = self.ground.design.in_process
+        place = self._place("")
+        run = Run(
+            *(one, nobody, nobody if inside else None, place, inside, self._step_s(factor), factor, self.samples),
+            drain_s=DRAIN_S[False, True],
+        )
+        return in_time(figures(await run.carried(), one, one.guarantee, 1, ordered=False))
+
+    def _place(self, url: str) -> Place:
+        """A topic of its own."""
+        workload, topic = self.workload, f"bench-{secrets.token_hex(6)}"
+        return Place(url, topic, workload.guarantee, self.partitions, self.contender.window, self._options)
+
     @property
     def _options(self) -> tuple[tuple[str, str], ...]:
         wanted = self.workload.queue_type
@@ -336,7 +353,8 @@ class Trial:
         """Search the highest multiple of the load that is carried in time: times four until one is not, then halves.
 
         A step counts as carried by the same rule as the load itself. The search ends when it is close enough or
-        its time is over; what it could not find out is in the params: "capped" where it went as far as it may.
+        its time is over; what it could not find out is in the params: "capped" where it went as far as it may, or as
+        the load itself could be made.
         """
         began, tried = time.monotonic(), list[tuple[float, bool]]()
         most = self._most()
@@ -361,6 +379,7 @@ class Trial:
             if low and high < math.inf and high / low <= CLOSE:
                 break
             factor = low * 4 if high == math.inf else high / 2 if not low else math.sqrt(low * high)
+        made = high == math.inf or (high == 1.0 and asked.params["made"]) or await self._can_be_made(high)
         rate = self.workload.mean_rate * low if low else None
         fields = {} if best is None else {**best.fields, "messages_per_s": rate, "target_rate": None}
         params = {} if best is None else best.params
@@ -370,7 +389,8 @@ class Trial:
                 **{key: value for key, value in params.items() if key not in ("in_time", "gap_s")},
                 "room": low or None,
                 "too_much": high if high < math.inf else None,
-                "capped": high == math.inf,
+                "capped": high == math.inf or not made,
+                "made": made,
                 "steps": len(tried),
             },
             {"search": tried},

@@ -168,7 +168,8 @@ class Workload:
     publish: str = field(
         default="each",
         metadata=_key(
-            _one_of("each", "many"), '"each" as it comes, or "many": all that is due, in order, as order = "all" takes'
+            _one_of("each", "many"),
+            '"each" as it comes, or "many" (as order = "all"): what is due as a list, and read so where it takes no work',
         ),
     )
     seconds: float = field(

@@ -156,7 +156,7 @@ def room(one: Answer) -> str:
     if not one.searched:
         return NONE
     if one.room is None:
-        return f"< {short(one.too_much)}" if one.too_much else NONE
+        return f"< {short(one.too_much)}" if one.too_much and one.more_made else NONE
     return f"{'≥ ' if one.capped else ''}{short(one.room)}"
 
 
@@ -199,6 +199,8 @@ def notes(workload: Workload, found: Sequence[Answer]) -> list[str]:
     if any(one.cpu[0] is not None and one.cpu[1] is None for one in measured if not one.design.in_process):
         told_of.append("What a broker costs is known only of a private one.")
     told_of.append("Latency is from when a message was due until a reader has it; CPU is of one core.")
+    if unmade := [one.title for one in measured if not one.more_made]:
+        told_of.append(f"{', '.join(unmade)}: of more than that the load is late by itself, so it is not known.")
     if any(one.searched for one in measured):
         told_of.append("Room is searched in short steps: a step more was too much. Bursts come more often, not larger.")
     return told_of

@@ -24,9 +24,10 @@ from bench.judge import compare
 from bench.judge import workload as judge
 from bench.judge.workload import Answer
 from bench.measure.account import SHIFT
-from bench.measure.carry import Outcome
+from bench.measure.carry import Nothing, Outcome, Run
 from bench.measure.trial import enough, figures, gap, pile
 from bench.measure.workload import Misread, Workload, example, from_file, from_flag, lines_of, meaning, points
+from bench.model import Place
 from bench.results import MEASUREMENTS
 from bench.show import workload as show
 from greet import Guarantee
@@ -285,6 +286,25 @@ def test_the_gap_is_the_longest_time_without_a_message_after_the_break() -> None
     assert gap(replace(good, hurt=(0.25, 0.3))) == pytest.approx(0.001, abs=0.001)
 
 
+# ------------------------------------------------------------------------------------------ the load itself
+
+
+@pytest.mark.parametrize("publish", ["each", "many"])
+@pytest.mark.parametrize("read", [True, False], ids=["read", "sent"])
+async def test_the_load_alone_is_counted_message_by_message(publish: str, read: bool) -> None:
+    one = Workload(rate=2000, burst=50, size="20..400", publish=publish, groups=2, members=2, publishers=2, p99_ms=9e4)
+    nobody = Nothing("asyncio", "many" if one.lists else "name", 0, "", window=3)
+    place = Place("", "alone", Guarantee.AT_LEAST_ONCE, window=3)
+    found = await Run(one, nobody, nobody if read else None, place, in_process=read, seconds=0.5).carried()
+    assert len(found.handled) == (2 if read else 1), "each group has all"
+    counted = told(found, p99_ms=9e4)
+    assert counted.fields["sent"] == counted.fields["accepted"] == 1000
+    assert counted.fields["received"] == 1000 * len(found.handled)
+    assert counted.fields["lost"] == counted.fields["duplicates"] == 0
+    assert counted.fields["error"] is None
+    assert counted.params["in_time"] is True
+
+
 # ---------------------------------------------------------------------------------------- can it at all
 
 
@@ -446,6 +466,18 @@ def test_what_is_lost_in_a_break_counts_unless_it_was_allowed() -> None:
 
     assert broken("duplicates").misses(Workload(survive="broker")) == ["7 messages were lost when the broker broke"]
     assert broken("lost, duplicates").misses(Workload(survive="broker")) == []
+
+
+def test_a_load_that_is_late_by_itself_is_laid_at_no_design() -> None:
+    late: dict[str, Any] = {"in_time": False, "late": 1.0, "backlog": 900}
+    ends: dict[str, Any] = {"room": None, "too_much": 0.125, "capped": True}
+    rows = [row("asyncio", **late, made=False), row("asyncio", "room", **ends, made=False)]
+    rows += [row("kafka", **late, made=True), row("kafka", "room", **ends, made=True)]
+    found = answered(one := Workload(p99_ms=5), *rows)
+    assert found[0].misses(one) == ["not known: here such a load is late by itself, with nothing in the design's place"]
+    assert found[2].misses(one) == ["100% of the messages were later than 5 ms, and 900 waited at the end"]
+    assert [show.room(answer) for answer in found] == ["–", "–", "< 0.125"]
+    assert "asyncio: of more than that the load is late by itself, so it is not known." in show.notes(one, found)
 
 
 def test_what_was_not_measured_meets_nothing_and_says_why() -> None:
