@@ -169,7 +169,7 @@ class Workload:
         default="each",
         metadata=_key(
             _one_of("each", "many"),
-            '"each" as it comes, or "many" (as order = "all"): what is due as a list, and read so where it takes no work',
+            '"each" as it comes, or "many" (as order = "all"): what is due as a list, read so if without work',
         ),
     )
     seconds: float = field(
