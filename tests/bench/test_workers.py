@@ -431,10 +431,17 @@ def until(holds: Callable[[], bool], log: Path, seconds: float = 60) -> None:
 
 @pytest.fixture
 def real(tmp_path: Path) -> Iterator[Real]:
+    with scheduled(tmp_path, "127.0.0.1") as found:
+        yield found
+
+
+@contextmanager
+def scheduled(folder: Path, host: str, *before: str) -> Iterator[Real]:
+    """A scheduler on `host`, under the command `before`, and no worker yet; all that they start ends with this."""
     pytest.importorskip("distributed")
-    log, file = tmp_path / "scheduler.log", tmp_path / "scheduler.json"
-    words = ("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
-    found = Real(tmp_path, started(dask(*words), log))
+    log, file = folder / "scheduler.log", folder / "scheduler.json"
+    words = ("scheduler", "--host", host, "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+    found = Real(folder, started([*before, *dask(*words)], log))
     try:
         until(file.exists, log)
         yield found
@@ -448,10 +455,10 @@ def real(tmp_path: Path) -> Iterator[Real]:
 
 
 @contextmanager
-def running(out: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """`python -m bench run`, its rows on standard output."""
+def running(out: Path, *words: str, before: Sequence[str] = (), **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """`python -m bench run` under the command `before`, its rows on standard output."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench", "run", "--json", "--out", str(out), *words],
+        [*before, sys.executable, "-m", "bench", "run", "--json", "--out", str(out), *words],
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
