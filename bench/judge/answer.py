@@ -91,8 +91,16 @@ def _sure(run: Figures, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     settled = int((judged["verdict"] != claims.UNKNOWN).sum())
     rounds = int(rows["repetition"].max())
     said = (
-        f"How sure: medians of up to {rounds} rounds in which broker and clients shared this machine; no difference "
+        f"How sure: medians of up to {rounds} rounds in which {_where(rows)}; no difference "
         f"below {run.noise:.0%} is called one; {settled} of {len(judged)} claims have a verdict, "
         f"{len(claims.SHOWN)} of them by a notebook."
     )
     return said if run.noise < BUSY else f"{said} The machine was busy: run it again when it is quiet."
+
+
+def _where(rows: pd.DataFrame) -> str:
+    """Where broker and clients ran: those of `--workers` have a bound of their clocks."""
+    bound = float(rows["clock_bound_ms"].max()) if "clock_bound_ms" in rows else 0.0
+    if bound > 0:
+        return f"Dask workers were the clients, their clocks known to {short(bound)} ms"
+    return "broker and clients shared this machine"

@@ -31,7 +31,10 @@ import psutil
 import pytest
 
 from bench import __main__ as command_line
+from bench import results
 from bench.contenders.greets import CONTENDERS
+from bench.judge.answer import answer
+from bench.judge.claims import verdicts
 from bench.measure import clock, workers
 from bench.measure.account import Series
 from bench.measure.clock import Begun, ClockMoved, Echo, Look, Scale, bound_ns, known, look, worked
@@ -321,6 +324,16 @@ async def test_what_the_clocks_cannot_tell_is_null_with_its_reason(bound: int, m
         assert "s were measured by clocks that may be 1 s apart" in figures.fields["error"]
     else:
         assert (figures.fields["error"], figures.fields["elapsed_s"] > 0.1) == (None, True)
+
+
+def test_the_answer_tells_who_the_clients_were() -> None:
+    rows = results.reference()
+    rows = rows[rows["question"].ne("faults")].drop(columns="clock_bound_ms", errors="ignore")
+    judged = verdicts(rows)
+    far = rows.assign(clock_bound_ms=[0.25, *[np.nan] * (len(rows) - 1)])
+    here, there = (answer(one, judged)[-1] for one in (rows, far))
+    assert "rounds in which broker and clients shared this machine; " in here
+    assert "rounds in which Dask workers were the clients, their clocks known to 0.25 ms; " in there
 
 
 # --- the command line ---
