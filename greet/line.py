@@ -5,9 +5,13 @@ A `Line` carries names from whoever publishes to every group that subscribes:
     publish ──► Line ──► group "hello"   ──► one of its members
                     └──► group "goodbye" ──► one of its members
 
-What is promised is written here, once: who may call what and when, deadlines, settling, the order of
-leaving, dead letters. A design in `greet.designs` says how names are sent and received. It fills in
-the methods whose names begin with `_` and whose bodies are empty here.
+The promises are written and kept here, once: who may call what and when, deadlines, settling, the
+order in which a member leaves, dead letters. A design in `greet.designs` only says how names are sent
+and received: it fills in the abstract methods, whose names begin with `_`.
+
+A few words that all files use. A *member* is one consumer of a group. A name is *settled* once the
+broker knows that it was handled (RabbitMQ: acknowledged; Kafka: its offset is committed). A name is
+*in hand* while it has been handed out and is not settled yet.
 """
 
 from __future__ import annotations
@@ -33,27 +37,26 @@ if TYPE_CHECKING:
     from greet.designs import Design
 
 SETTLE_SECONDS = 0.1
-"""How long a handled name may wait, at most, until the broker is told of it."""
+"""The longest time until the broker is told that a name was handled."""
 TURN_SECONDS = 0.1
-"""How long names are handed out, at most, before the event loop has a turn: heartbeats depend on it."""
+"""The longest time for which names are handed out before the event loop gets a turn: heartbeats depend on it."""
 STALL_SECONDS = 1.0
-"""From which on it is said how long the event loop stood still."""
+"""An error mentions a blocked event loop only if it was blocked for longer than this."""
 DEAD = ".dead"
-"""What the topic of dead letters ends in."""
+"""The suffix of the topic of dead letters."""
 CLOSED = "this line is closed: connect again"
 LEFT = "this member has left its group: subscribe again"
 ONE_TASK = (
-    "another task reads this subscription, and asking for a name settles the one that it handles:"
-    " let each task subscribe itself, to the same group"
+    "another task reads this subscription: to share the work, let each task subscribe to the same group for itself"
 )
 FAILED_TASK = (
-    "the task that read this subscription has failed while it handled a name, and asking for the next would settle"
-    " that: leave, and subscribe again"
+    "the task that read this subscription failed while it handled a name: leave, and subscribe again;"
+    " then the name is delivered again"
 )
 
 
 class Guarantee(Enum):
-    """What a publisher is promised once `publish` has returned; the value says what a name survives."""
+    """What `publish` promises once it has returned. The value says what a name survives."""
 
     AT_MOST_ONCE = "nothing"
     AT_LEAST_ONCE = "a consumer's death"
@@ -62,17 +65,17 @@ class Guarantee(Enum):
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message that a group could not read as a name, and where it came from."""
+    """A message that a group could not read as a name, and where it comes from."""
 
     body: bytes
     group: str
     origin: str
-    """Where it stood on the broker: a queue, or a topic with partition and offset."""
+    """Where it was on the broker: a queue, or a topic with partition and offset."""
     reason: str
 
 
 class State(Enum):
-    """How far what is opened by `async with` is; the value says why it cannot be used, with what it is filled in."""
+    """The state of an object that `async with` opens. The value is the error message when it cannot be used."""
 
     NEW = "this {} was not entered: use `async with`"
     ENTERING = "this {} is not entered yet: wait for its `async with`"
@@ -81,12 +84,12 @@ class State(Enum):
 
 
 class Entered:
-    """What may be used only between the two ends of its `async with`, and only in the event loop of that."""
+    """An object that may be used only inside its `async with`, and only in the event loop that entered it."""
 
     _what: str
     _state = State.NEW
     _loop: asyncio.AbstractEventLoop | None = None
-    """That of the `async with`, as long as it can be used."""
+    """The loop that entered it; None when it cannot be used."""
 
     def _begin(self) -> None:
         if self._state in (State.ENTERING, State.OPEN):
@@ -105,18 +108,18 @@ class Entered:
 
 
 class Line(Entered, ABC):
-    """A connection to one topic, opened by `async with`; made by `greet.connect`.
+    """A connection to one topic. `greet.connect` makes it, `async with` opens it.
 
-    It belongs to the event loop in which it was entered. After it was left it can be entered again.
+    It belongs to the event loop in which it was entered. After it was left, it can be entered again.
     """
 
     _what = "line"
     names_at_once = 500
-    """How many names of `publish_many` are sent together, at most."""
+    """The largest number of names that `publish_many` sends together."""
     characters_at_once = 65_536
-    """How many characters they have together, at most."""
+    """The largest number of characters that it sends together."""
     ahead = 10
-    """How many such lists are sent before the first of them is accepted."""
+    """How many such lists may be sent before the first of them is accepted."""
 
     def __init__(self, design: Design, address: Address, topic: str, guarantee: Guarantee | None) -> None:
         self.design = design
@@ -137,8 +140,8 @@ class Line(Entered, ABC):
         """Connect.
 
         Raises:
-            ConnectFailed: no connection came about by the address's `timeout`.
-            WrongUse: it is entered already.
+            ConnectFailed: there was no connection within the address's `timeout`.
+            WrongUse: it was already entered.
         """
         self._begin()
         try:
@@ -153,38 +156,38 @@ class Line(Entered, ABC):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Disconnect, by the address's `timeout`."""
+        """Disconnect within the address's `timeout`."""
         self._close()
         await self._disconnect(self._deadline(), clean=error is None)
 
     async def publish(self, name: str) -> None:
         """Return once the design has accepted `name` under the guarantee.
 
-        Many tasks may publish at once. Names of one publisher that awaits each keep their order.
-        A full queue or window makes this wait, so a slow group slows its publisher.
+        Many tasks may publish at the same time. The names of one publisher stay in order if it awaits
+        each of them. This waits while a queue or window is full, so a slow group slows its publisher.
 
         Raises:
-            BadName: this is no name; nothing was sent.
-            PublishFailed: surely not accepted, for instance as no group has ever read the topic.
-            PublishUnknown: a time-out or a lost confirm; it may have been accepted.
-            WrongUse: the line was not entered, or belongs to another event loop; nothing was sent.
+            BadName: this is not a name. Nothing was sent.
+            PublishFailed: it was not accepted, for example because no group has ever read the topic.
+            PublishUnknown: a time-out or a lost confirm. It may or may not have been accepted.
+            WrongUse: the line was not entered, or belongs to another event loop. Nothing was sent.
         """
         if get_running_loop() is not self._loop:
             raise self._refusal()
         if not (type(name) is str and 0 < len(name) <= USUAL and name.isprintable()):
-            check(name)  # the usual name is spared the call
+            check(name)  # not called for a usual name: that is faster
         if under_way := self._post(name):
             await under_way
 
     async def publish_many(self, names: Iterable[str] | AsyncIterable[str]) -> int:
-        """The fast way: publish names, however many, in order; return how many were accepted.
+        """The fast way: publish any number of names, in order; return how many were accepted.
 
-        Each is accepted under the same guarantee as with `publish`. Memory stays bounded. What an
-        async iterable has not given yet is not waited for: what has come is sent.
+        Each name has the same guarantee as with `publish`. Memory stays bounded. With an async
+        iterable, the names that have come are sent without waiting for more.
 
         Raises:
-            as `publish`; the error's `accepted` says how many were surely accepted, not which: it
-            is no place to go on from.
+            As `publish`. The error's `accepted` says how many names were certainly accepted, but not
+            which: do not use it to continue in the middle of the names.
         """
         if get_running_loop() is not self._loop:
             raise self._refusal()
@@ -209,11 +212,11 @@ class Line(Entered, ABC):
         return bulk.accepted
 
     def subscribe(self, group: str, *, replay: bool = False) -> Subscription:
-        """A member of `group`, to be entered by `async with`.
+        """A member of `group`; open it by `async with`.
 
-        Once it is entered, every name published from then on reaches the group, also while no
-        member of it reads. Each group gets every name; members of one group share them. So tasks
-        that share the work subscribe each for itself:
+        Once it is entered, every name published from then on reaches the group, even while no
+        member reads. Each group gets every name; the members of one group share the names. So if
+        several tasks share the work, each task subscribes for itself:
 
             async def worker(line):
                 async with line.subscribe("hello") as names:
@@ -227,20 +230,21 @@ class Line(Entered, ABC):
         `replay=True` starts a new group at the oldest name that is still kept.
 
         Raises:
-            Unsupported: replay, of a design that keeps nothing.
+            Unsupported: `replay` with a design that does not keep names that were read.
         """
         if replay and self.design.no_replay:
             raise Unsupported(self.design.no_replay)
         return self._subscription(plain("group", group), replay=replay)
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """What the groups of the topic could not read as a name, the oldest first; it stays there."""
+        """The messages that the groups of the topic could not read as a name, the oldest first. They are kept."""
         return []
 
     async def resend_dead_letters(self) -> int:
-        """Publish each dead letter's body once more and remove it from the dead letters; how many.
+        """Publish the body of each dead letter again and remove the dead letter; return how many.
 
-        A queue sends it to the group that could not read it; a log to all groups, as they share it.
+        With a queue it goes to the group that could not read it. With a log it goes to all groups, as
+        they share the log.
         """
         return 0
 
@@ -248,35 +252,36 @@ class Line(Entered, ABC):
 
     @abstractmethod
     async def _connect(self, deadline: float) -> None:
-        """Connect by `deadline`, a time of the event loop, else raise `ConnectFailed`."""
+        """Connect before `deadline`, a time of the event loop, or raise `ConnectFailed`."""
 
     @abstractmethod
     async def _disconnect(self, deadline: float, *, clean: bool) -> None:
-        """Disconnect by `deadline`; end also what a failed `_connect` began. Whoever publishes is told.
+        """Disconnect before `deadline`; also end what a failed `_connect` began. Calls that still publish fail.
 
-        What `publish` was not told of is raised here, if the end is `clean`.
+        If the end is `clean`, raise the error of a publish that has not been raised yet.
         """
 
     @abstractmethod
     async def _send(self, names: list[str], deadline: float) -> int:
-        """Have `names` accepted, in order and by `deadline`; return how many there are.
+        """Publish `names` in order, and return their number when all are accepted, before `deadline`.
 
-        Lists that are sent one after another keep their order, also when they are under way together.
+        Lists that are sent one after another keep their order, even if the next one is sent before
+        the first is accepted.
 
         Raises:
-            PublishFailed, PublishUnknown: with `accepted`, how many of them surely are.
+            PublishFailed, PublishUnknown: `accepted` says how many of them were certainly accepted.
         """
 
     def _post(self, name: str) -> Awaitable[object] | None:
-        """Send one name: what is returned is awaited, if it is not accepted at once. Raises as `_send` does."""
+        """Send one name. If it is not accepted at once, return what to await. Raises as `_send` does."""
         return self._send([name], self._deadline())
 
     async def _prepare(self) -> None:
-        """Open what the first publish would open, if anything. Raises as `publish` does."""
+        """Open now what the first publish would open, if anything. Raises as `publish` does."""
 
     @abstractmethod
     def _subscription(self, group: str, *, replay: bool) -> Subscription:
-        """The design's own kind of member."""
+        """The design's own class of member."""
 
     # ---------------------------------------------------------------------------- what they use
 
@@ -288,7 +293,7 @@ class Line(Entered, ABC):
 
 
 class _Bulk:
-    """What one `publish_many` has under way."""
+    """The lists that one `publish_many` has sent, and that are not accepted yet."""
 
     def __init__(self, line: Line) -> None:
         self.accepted = 0
@@ -297,23 +302,23 @@ class _Bulk:
         self._failure: GreetError | None = None
 
     async def send(self, names: list[str]) -> None:
-        """Send `names` behind those that are under way; wait while these are many."""
+        """Send `names` after those that are being sent. If `ahead` lists are being sent, wait for the first."""
         work = self._line._send(names, self._line._deadline())
         if self._line.ahead == 1:
             self.accepted += await work
             return
         self._under_way.append(asyncio.create_task(work))
-        await asyncio.sleep(0)  # it begins, before the next names are looked at
+        await asyncio.sleep(0)  # let it begin before the next names are checked
         if len(self._under_way) == self._line.ahead:
             self.accepted += await self._under_way.popleft()
 
     def note(self, error: GreetError) -> None:
-        """The first error is the one that is raised; what was accepted besides it counts."""
+        """Keep the first error: it is raised at the end. Names that were accepted before an error still count."""
         self.accepted += error.accepted
         self._failure = self._failure or error
 
     async def finish(self) -> None:
-        """Wait for what is under way; raise if something failed."""
+        """Wait until all lists are accepted; raise the first error."""
         while self._under_way:
             try:
                 self.accepted += await self._under_way.popleft()
@@ -324,7 +329,7 @@ class _Bulk:
             raise self._failure
 
     async def close(self) -> None:
-        """After a cancellation, or an error of the caller's own: wait for nothing more."""
+        """Cancel what is still being sent, after a cancellation or an error of the caller."""
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
@@ -332,18 +337,18 @@ class _Bulk:
 
 @dataclass(slots=True)
 class Batch:
-    """Names that came together, in order, and where each stands at the broker."""
+    """Names that came together, in order, and where each of them is on the broker."""
 
     names: list[str]
     origins: Sequence[Any] = ()
-    """One for each name: what the design needs to settle it."""
+    """For each name, what the design needs to settle it: a message, an offset."""
     source: Any = None
-    """Where all of them come from, if the design needs to know: a channel, a partition."""
+    """Where all of them come from, if the design needs it: a channel, a partition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """A message that holds no name."""
+    """A message whose body is not a name."""
 
     body: bytes | None
     origin: Any
@@ -355,21 +360,24 @@ class Subscription(Entered, ABC):
     """One member of a group: an async iterator of names that does not end by itself.
 
     A name is settled when the next one is asked for, or when the `async with` ends without an
-    exception. A member that dies, is cancelled or raises in between has not settled it: it comes
-    again, to this or another member. So does a name if the task that handles it has failed, or still
-    runs, when the `async with` ends. `AT_MOST_ONCE` settles names before they are handed out; of
-    RabbitMQ, those that a leaving member has not handed out yet are lost then.
+    exception. If the member dies, is cancelled or raises before that, the name is not settled: it
+    is delivered again, to this or another member. The same happens if the task that handles the name
+    has failed, or still runs, when the `async with` ends. `AT_MOST_ONCE` settles names before they
+    are handed out. With RabbitMQ, names that such a member has received but not handed out are lost
+    when it leaves.
 
-    Where a design lends names (`design.lends_for`), a name that takes longer to handle comes again to another
-    member as well, and may be handled twice. Where it hands them out a limited number of times
-    (`design.deliveries`), a name that was not settled by then is kept in the dead letters.
+    Some designs give a name to a member for a limited time (`design.lends_for`). If handling takes
+    longer, another member gets the name too, and it may be handled twice. Some deliver a name a
+    limited number of times (`design.deliveries`). If it is not settled by then, it is kept in the
+    dead letters.
 
-    It is for one task at a time. After it was left it can be entered again, and begins anew.
+    Only one task may read it at a time. After it was left it can be entered again, and starts afresh.
 
     Raises:
-        ConnectionLost: the line is gone and could not be restored by its deadline. Also at the end of
-            the `async with`, when the broker could not be told what was handled: it may come again.
-        PublishFailed: a message that is no name could not be kept in the dead letters; it comes again.
+        ConnectionLost: the connection was lost and could not be restored before the deadline. Also at
+            the end of the `async with`, if the broker could not be told what was handled: those names
+            may come again.
+        PublishFailed: a message that is not a name could not be kept in the dead letters. It comes again.
         WrongUse: it was not entered, or another task reads it.
     """
 
@@ -383,27 +391,27 @@ class Subscription(Entered, ABC):
         self._forget()
 
     def _forget(self) -> None:
-        """Begin anew: nothing of an earlier entry counts."""
-        self._batch = Batch([])  # what is handed out; its names before
-        self._taken = 0  # this one were handed out,
-        self._stop = 0  # up to this one they may be before the clock is looked at,
-        self._settled = 0  # those before this one of them are handled too,
-        self._told = 0  # and of those before this one the design was told
-        self._runs: deque[Batch | Poison] = deque()  # what comes next
-        self._owner: asyncio.Task[Any] | None = None  # who reads
-        self._asking: asyncio.Task[Any] | None = None  # who waits for names
-        self._idle = asyncio.Event()  # nothing is in hand
+        """Reset all state: nothing of an earlier entry remains."""
+        self._batch = Batch([])  # the current batch. The next four count its names:
+        self._taken = 0  # so many were handed out,
+        self._stop = 0  # so many may be handed out before the clock is read again,
+        self._settled = 0  # so many were handled,
+        self._told = 0  # and so many were given to `_settle`
+        self._runs: deque[Batch | Poison] = deque()  # the batches that come next
+        self._owner: asyncio.Task[Any] | None = None  # the task that reads
+        self._asking: asyncio.Task[Any] | None = None  # the task that waits for names
+        self._idle = asyncio.Event()  # no name is in hand
         self._idle.set()
-        self._news = asyncio.Event()  # something is handed out, or settled and not confirmed
+        self._news = asyncio.Event()  # names were handed out, or settled and not confirmed
         self._unconfirmed = False
-        self._behind = False  # the broker could not be told
+        self._behind = False  # the broker could not be told what was settled
         self._turned = 0.0  # when the event loop last had a turn, as far as we know
-        self._looked = 0.0  # when the clock was looked at last
-        self._alive = 0.0  # when it surely did not stand still
-        self._stalled = 0.0  # how long the event loop stood still, at most
+        self._looked = 0.0  # when the clock was read last
+        self._alive = 0.0  # the last time at which the event loop was certainly not blocked
+        self._stalled = 0.0  # the longest time for which the event loop was blocked
 
     async def __aenter__(self) -> Self:
-        """Join the group. Raises `ConnectFailed` by the line's `timeout`, and `WrongUse` when it is entered."""
+        """Join the group. Raises `ConnectFailed` after the line's `timeout`, and `WrongUse` if already entered."""
         if get_running_loop() is not self._line._loop:
             raise self._line._refusal()
         self._begin()
@@ -423,7 +431,7 @@ class Subscription(Entered, ABC):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave. A clean end returns when the broker has the settlements, else it raises `ConnectionLost`."""
+        """Leave the group. A clean end returns once the broker has all settlements, or raises `ConnectionLost`."""
         clean = error is None
         if (clean and self._was_handled()) or self._early:
             self._settled = self._taken
@@ -433,7 +441,7 @@ class Subscription(Entered, ABC):
             self._notice_a_stall()
         self._idle.set()
         if self._asking and self._asking is not current_task():
-            self._asking.cancel()  # it is told that the member has left
+            self._asking.cancel()  # its call raises that the member has left
         self._settling.cancel()
         await asyncio.wait([self._settling], timeout=self._line.timeout)
         batch, count, told = self._batch, self._settled, self._told
@@ -465,7 +473,7 @@ class Subscription(Entered, ABC):
         return self._batch.names[taken]
 
     def batches(self) -> AsyncIterator[list[str]]:
-        """The fast way: lists of names, never empty; a list is settled as a whole by the next one."""
+        """The fast way: lists of names, never empty. Asking for the next list settles the whole list before it."""
         return _Batches(self)
 
     async def _next_batch(self) -> list[str]:
@@ -481,7 +489,7 @@ class Subscription(Entered, ABC):
     # ------------------------------------------------------------------ who may ask, and when
 
     def _take_over(self) -> None:
-        """The task that asks becomes the one that reads; refused while another one does."""
+        """Make the calling task the one that reads; refused while another task reads."""
         if get_running_loop() is not self._loop:
             raise self._refusal()
         if owner := self._owner:
@@ -492,7 +500,7 @@ class Subscription(Entered, ABC):
         self._owner = current_task()
 
     def _was_handled(self) -> bool:
-        """Whether what is in hand counts as handled at a clean end: another task may have failed, or be still at it."""
+        """Whether the name in hand counts as handled at a clean end: not if another task failed on it or still runs."""
         owner = self._owner
         if owner in (None, current_task()):
             return True
@@ -502,24 +510,25 @@ class Subscription(Entered, ABC):
         return ConnectionLost(LEFT) if self._state is State.LEFT else super()._refusal()
 
     async def _go_on(self) -> None:
-        """See to it that there is a name to hand out, and that the event loop has a turn now and then.
+        """Make sure that there is a name to hand out, and that the event loop gets a turn now and then.
 
-        A handler that never awaits would else be taken for dead, as no heartbeat is sent meanwhile.
+        Without that turn no heartbeat is sent while a handler never awaits, and the broker would take
+        the member for dead.
         """
         if monotonic() - self._turned > TURN_SECONDS:
             await asyncio.sleep(0.001)  # long enough for an answer of the broker
             self._turned = monotonic()
         while self._taken >= len(self._batch.names):
             await self._receive()
-        # The clock is looked at before each name, or where eight take less than the turn does, each eighth.
+        # The clock is read before each name; if eight names take less than a turn, before each eighth name.
         now, before = monotonic(), self._looked
         self._looked = now
         quick = now - before < TURN_SECONDS / 2
         self._stop = min(len(self._batch.names), self._taken + (8 if quick else 1))
 
     async def _receive(self) -> None:
-        """Settle the batch that is handled, and get the next one."""
-        if self._state is not State.OPEN:  # it has left, while this task had a turn
+        """Settle the batch that was handled, and get the next one."""
+        if self._state is not State.OPEN:  # it left while another task had a turn
             raise self._refusal()
         self._asking = task = current_task()
         assert task
@@ -530,26 +539,26 @@ class Subscription(Entered, ABC):
                 self._unconfirmed = True
             self._idle.set()
             if self._settling.done():
-                self._settling.result()  # it ends by an error alone
+                self._settling.result()  # it ends only by an error, which is raised here
             if self._behind:
                 await self._confirm_by(self._line._deadline())
             while not await self._hand_out():
                 pass
         except asyncio.CancelledError:
-            if self._state is not State.OPEN and not task.uncancel():  # by our `__aexit__`, and by nobody else
+            if self._state is not State.OPEN and not task.uncancel():  # cancelled only by our `__aexit__`
                 raise self._refusal() from None
             raise
         finally:
             self._asking = None
 
     async def _hand_out(self) -> bool:
-        """Make the next run of names the batch; False if it was none that can be handed out."""
+        """Make the next run of names the current batch; False if there is nothing in it to hand out."""
         if not self._runs:
             self._runs.extend(await self._next())
         run = self._runs[0]
         deadline = self._line._deadline()
         if isinstance(run, Poison):
-            self._idle.clear()  # a rebalance waits for it, so that it is kept once
+            self._idle.clear()  # a rebalance waits until it is kept, so that it is kept only once
             try:
                 await self._bury(run, deadline)
             finally:
@@ -569,14 +578,14 @@ class Subscription(Entered, ABC):
         return True
 
     def _done_with(self, run: Batch | Poison) -> bool:
-        """Take `run` off what comes next; False if it was dropped meanwhile."""
+        """Remove `run` from the batches that come next; False if it was dropped in the meantime."""
         if self._runs and self._runs[0] is run:
             self._runs.popleft()
             return True
         return False
 
     def _drop(self) -> None:
-        """Forget what was not handed out: it comes again from the broker, to this or another member."""
+        """Forget the names that were not handed out: the broker delivers them again, to this or another member."""
         self._runs.clear()
         del self._batch.names[self._taken :]
         self._stop = min(self._stop, self._taken)
@@ -584,7 +593,7 @@ class Subscription(Entered, ABC):
     # -------------------------------------------------------------------------------- settling
 
     async def _keep_settling(self) -> None:
-        """Tell the broker ten times a second what is handled: nobody waits for that, and a slow handler is told too."""
+        """Settle ten times a second, in the background: so no reader waits for it, and slow handlers settle in time."""
         while True:
             await self._news.wait()
             self._news.clear()
@@ -613,11 +622,11 @@ class Subscription(Entered, ABC):
         self._stalled = max(self._stalled, monotonic() - self._alive - SETTLE_SECONDS)
 
     def _stall(self) -> str:
-        """What to add to the news that names could not be settled."""
+        """What to add to an error about names that could not be settled."""
         if self._stalled < STALL_SECONDS:
             return ""
         return (
-            f" (the event loop stood still for {self._stalled:.0f} s, in which nothing could be sent or heard:"
+            f" (the event loop was blocked for {self._stalled:.0f} s, so nothing could be sent or received:"
             " let handlers await, or run them in a thread)"
         )
 
@@ -625,55 +634,55 @@ class Subscription(Entered, ABC):
 
     @abstractmethod
     async def _join(self, deadline: float) -> None:
-        """Join the group; when this returns, what is published from then on reaches it. Else `ConnectFailed`."""
+        """Join the group. Names that are published after this returns reach it. Raises `ConnectFailed`."""
 
     @abstractmethod
     async def _next(self) -> Sequence[Batch | Poison]:
-        """Wait for what comes next, at least one. It may be cancelled, and loses nothing by that.
+        """Wait for the next batches, at least one. If this is cancelled, nothing is lost.
 
         Raises:
-            ConnectionLost: the broker was away, or silent, for longer than the line's `timeout`.
+            ConnectionLost: the broker was down or silent for longer than the line's `timeout`.
         """
 
     @abstractmethod
     async def _settle(self, batch: Batch, count: int) -> None:
-        """The first `count` names of `batch` are handled: see to it that the broker knows them settled.
+        """The first `count` names of `batch` were handled: have the broker settle them.
 
-        It is called with a rising `count`, and never again with the same one.
+        For one batch it is called with a rising `count`, and never twice with the same one.
         """
 
     async def _settle_ahead(self, batch: Batch, deadline: float) -> bool:  # noqa: ARG002
-        """`AT_MOST_ONCE`: settle `batch` before it is handed out; False if it must not be."""
+        """`AT_MOST_ONCE`: settle `batch` before it is handed out; False if it must not be handed out."""
         await self._settle(batch, len(batch.names))
         return True
 
     async def _confirm(self, deadline: float) -> None:
-        """Return when the broker has all that was settled, or raise `ConnectionLost`; called ten times a second.
+        """Return when the broker has all settlements, or raise `ConnectionLost`. Called ten times a second.
 
-        For designs whose `_settle` does not send it yet.
+        For designs whose `_settle` only takes note.
         """
 
     @abstractmethod
     async def _bury(self, poison: Poison, deadline: float) -> None:
-        """Keep a message that holds no name in the dead letters, and settle it."""
+        """Keep a message that is not a name in the dead letters, and settle it."""
 
     async def _give_back(self, batches: Sequence[Batch]) -> None:
-        """This member has got these names, and leaves without having handled them.
+        """Give back names that this member has received and not handled, as it leaves.
 
-        For designs where they do not come again by themselves.
+        For designs whose broker does not deliver them again by itself.
         """
 
     @abstractmethod
     async def _part(self, deadline: float, *, clean: bool) -> None:
-        """Leave the group; end also what a failed `_join` began.
+        """Leave the group; also end what a failed `_join` began.
 
         Raises:
-            ConnectionLost: the end is `clean`, and the broker does not have all that was settled.
+            ConnectionLost: the end is `clean`, and the broker does not have all settlements.
         """
 
 
 class _Batches:
-    """No generator: a generator that was cancelled once would end in silence when asked again."""
+    """Not a generator: a generator that was cancelled would end silently when it is asked again."""
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
@@ -686,14 +695,14 @@ class _Batches:
 
 
 def plain(what: str, text: str) -> str:
-    """`text`, if every broker takes it as the name of a topic or group; else `BadURL`."""
+    """`text`, if every broker accepts it as the name of a topic or group; else raise `BadURL`."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", text):
-        raise BadURL(f"{what} {text[:40]!a} is no plain word: use up to 200 of A-Z a-z 0-9 . _ -")
+        raise BadURL(f"{what} {text[:40]!a} is not allowed: use up to 200 of A-Z a-z 0-9 . _ -")
     return text
 
 
 def runs(bodies: Sequence[bytes | None], origins: Sequence[Any], source: Any = None) -> list[Batch | Poison]:
-    """The names in the bodies of messages, apart from what is no name, in their order."""
+    """The bodies of messages as batches of names, in order; a body that is not a name becomes a `Poison`."""
     try:
         names = [body.decode() for body in bodies]  # type: ignore[union-attr]
         check_all(names)
@@ -713,7 +722,7 @@ def runs(bodies: Sequence[bytes | None], origins: Sequence[Any], source: Any = N
 
 
 def complaint(body: bytes | None) -> str:
-    """Why `body` holds no name; empty if it holds one."""
+    """Why `body` is not a name; empty if it is one."""
     if body is None:
         return "a message without a body"
     try:

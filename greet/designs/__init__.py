@@ -1,7 +1,7 @@
-"""The designs, one record each: all that the rest of the kit knows of a design, and what it can.
+"""The designs, one record each: all that the rest of the kit knows about a design.
 
-The kit asks what a design can (`if design.replays`), and never what it is called. To add a design:
-its file in this folder, and its record in `DESIGNS`.
+The kit asks what a design can do (`if design.replays`), never what it is called. To add a design, add
+its file to this folder and its record to `DESIGNS`.
 """
 
 from __future__ import annotations
@@ -31,88 +31,88 @@ class Product:
     variable: str
     """The environment variable that holds its URL."""
     url: str
-    """Where it listens on loopback when `docker-compose.yaml` has started it."""
+    """Where it listens on loopback if `docker-compose.yaml` has started it."""
     start: str
-    """What starts a private one, as "module:function"."""
+    """The function that starts a private one, as "module:function"."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """One way to carry names. What differs between designs is said here, as data."""
+    """One way to carry names. All differences between designs that the kit needs are fields of this record."""
 
     name: str
     title: str
     line: str
-    """The class of its line, as "module:class"; imported when it is first asked for."""
+    """The class of its line, as "module:class"; imported on first use."""
     schemes: tuple[str, ...]
-    """Of its URL; the one that encrypts is the last of two."""
+    """The schemes of its URL. If there are two, the second one encrypts."""
     ports: tuple[int, ...]
-    """The port of a host that names none, for each scheme; 0 where the design has no hosts."""
+    """The default port for each scheme; 0 if the design has no hosts."""
     keys: tuple[str, ...]
-    """The keys that it knows in the query of its URL, besides those that all know."""
+    """The keys that it accepts in the query of its URL, besides those that all designs accept."""
     guarantees: tuple[Guarantee, ...]
-    """What it can promise, the strongest last."""
+    """The guarantees that it offers, the strongest last."""
     fast: str = ""
-    """The class of its line by a faster way, if there is one: that is taken unless the URL says `path=plain`."""
+    """The class of its faster line, if there is one. It is the default; `path=plain` in the URL takes the plain one."""
     fast_for: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """The versions of the drivers that the faster way knows; with others the plain way is taken."""
+    """The versions of the drivers for which the faster line was written; with others the plain one is used."""
     product: Product | None = None
-    """The broker that it needs; None if it lives in one process."""
+    """The broker that it needs; None if it runs in one process."""
     made: tuple[str, ...] = ("{topic}:{group}",)
-    """What is made on the broker for a topic and its groups, besides the topic itself and its dead letters."""
+    """What it creates on the broker for a topic and its groups, besides the topic itself and its dead letters."""
     usual: bool = True
-    """Whether it is measured where no designs are named. If not, then only by questions about speed, at length."""
+    """Whether it is measured by default. If not, only by the questions about speed, in the full profile."""
 
-    # What it can.
+    # What it can do.
     no_replay: str = ""
     """Why a new group cannot start at the oldest name that is kept; empty if it can."""
     keeps_unread: bool = False
-    """Names are kept on a topic that no group has ever read."""
+    """It keeps names on a topic that no group has ever read."""
     deals_out: bool = False
-    """Names go one by one to whichever member is free, so any number of members share the work."""
+    """Each name goes to any member that is free, so any number of members share the work."""
     partitioned: bool = False
     """A topic has as many partitions as `?partitions=` says; each has one reader of a group at a time."""
     orders_by_key: bool = False
-    """Equal names keep their order, however many members share the work."""
+    """Equal names stay in order, however many members share the work."""
     ordered: bool = True
-    """Names of one publisher reach a group with a single member in the order published."""
+    """Names of one publisher reach a group with a single member in the order in which they were published."""
     deliveries: int = 0
-    """How often a name is handed out, at most; what is not settled by then is kept in the dead letters. 0: no limit."""
+    """How often a name is delivered, at most. If it is not settled by then, it is a dead letter. 0: no limit."""
     lends_for: float = 0.0
-    """For how many seconds: a name that takes longer to handle comes again. 0: as long as its member lives."""
+    """For how many seconds a member has a name; after that it is delivered again. 0: as long as the member lives."""
     variants: tuple[str, ...] = ()
-    """What else the query of the URL may say that changes how names travel; the promises hold for each."""
+    """Queries of the URL that change how names travel. The promises hold for each of them."""
     quorum: str = ""
-    """What the query of the URL says so that a topic survives the loss of a member of a cluster."""
+    """The query of the URL with which a topic survives the loss of a member of a cluster."""
 
     @property
     def replays(self) -> bool:
-        """Whether a new group can start at the oldest name that is kept."""
+        """Whether a new group can start at the oldest name that is still kept."""
         return not self.no_replay
 
     @property
     def in_process(self) -> bool:
-        """Whether it lives in one process, and needs no broker."""
+        """Whether it runs in one process, without a broker."""
         return self.product is None
 
     @property
     def survives_a_kill(self) -> bool:
-        """Whether names can outlive the kill of whatever keeps them."""
+        """Whether names can survive if the process that keeps them is killed."""
         return Guarantee.DURABLE in self.guarantees
 
     def at_work(self, members: int, partitions: int = 0) -> int:
-        """How many of the `members` of a group get names at a time; 0 partitions are one for each member."""
+        """How many of the `members` of a group get names at the same time. 0 partitions: one for each member."""
         if self.deals_out:
             return members
         return min(members, partitions or members) if self.partitioned else 1
 
     @property
     def scheme(self) -> str:
-        """The scheme of a URL that is not encrypted."""
+        """The scheme of a URL without encryption."""
         return self.schemes[0]
 
     def line_class(self, address: Address) -> type[Line]:
-        """The class of a line to `address`, by the way that its `path` names: fast (the default), or plain."""
+        """The class of a line to `address`: the fast one, or the plain one if its query says `path=plain`."""
         path = address.choice("path", "fast", "plain")
         name = self.fast if self.fast and path == "fast" and self._knows_drivers() else self.line
         module, _, of_module = name.partition(":")
@@ -123,8 +123,8 @@ class Design:
         for driver, known in self.fast_for:
             if (here := version(driver)) not in known:
                 warnings.warn(
-                    f"greet takes the plain way over {self.title}: its fast one knows {driver} {' and '.join(known)},"
-                    f" and this is {here}",
+                    f"greet uses its plain path for {self.title}: the fast one is for {driver} {' and '.join(known)},"
+                    f" and {here} is installed",
                     RuntimeWarning,
                     stacklevel=4,
                 )
@@ -132,7 +132,7 @@ class Design:
         return True
 
     def url(self, of_product: str) -> str:
-        """The URL of this design for a broker whose URL, of any design of its product, is `of_product`."""
+        """The URL of this design for the broker at `of_product`, which is a URL of any design of the same product."""
         scheme, colon, rest = of_product.partition(":")
         found = with_scheme(scheme)
         if found is None or found.product != self.product:
@@ -246,17 +246,17 @@ def names() -> tuple[str, ...]:
 
 
 def named(name: str) -> Design:
-    """The design of that name; raises `KeyError` when there is none."""
+    """The design with that name; raises `KeyError` if there is none."""
     return {one.name: one for one in DESIGNS}[name]
 
 
 def with_scheme(scheme: str) -> Design | None:
-    """The design whose URLs begin with `scheme`, in any case of letters."""
+    """The design whose URLs begin with `scheme`, in upper or lower case."""
     return next((one for one in DESIGNS if scheme.lower() in one.schemes), None)
 
 
 def of_url(url: str) -> Design:
-    """The design of `url`; raises `BadURL` when none has its scheme."""
+    """The design of `url`; raises `BadURL` if no design has its scheme."""
     scheme = url.partition(":")[0]
     if found := with_scheme(scheme):
         return found

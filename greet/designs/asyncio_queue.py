@@ -4,11 +4,12 @@
     publish ─► topic ──┤
                        └─► Queue "goodbye" ─► its members
 
-An entry of a queue is a list of names: one name from `publish`, up to 200 from `publish_many`,
-which so wakes a consumer once for two hundred names. A queue holds at most `maxsize` entries
-(1,000) of at most 65,536 characters each, so it cannot fill the memory: a publisher waits.
+An entry of a queue is a list of names: one name from `publish`, up to 200 names from `publish_many`.
+So `publish_many` wakes a consumer once for 200 names, not 200 times. A queue holds at most `maxsize`
+entries (1,000) of at most 65,536 characters each. When it is full, the publisher waits, so it cannot
+fill the memory.
 
-All of it lives as long as the process and its event loop: nothing survives them.
+The queues belong to the process and its event loop. When these end, all names in them are gone.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from greet.designs import Design
 from greet.errors import PublishFailed, PublishUnknown
 from greet.line import Batch, Guarantee, Line, Poison, Subscription
 
-PREFETCH = 50  # entries, at most, that a member takes at once: its fair share of what waits
+PREFETCH = 50  # a member takes its fair share of the queue at once, but at most so many entries
 
 
 class _Group:
-    """The queue of one group, and what its members gave back."""
+    """The queue of one group, and the names that its members gave back."""
 
     def __init__(self, maxsize: int) -> None:
         self.queue: asyncio.Queue[list[str]] = asyncio.Queue(maxsize)
@@ -35,19 +36,19 @@ class _Group:
         self.members = 0
 
     def give_back(self, names: list[str]) -> None:
-        """What a member did not settle comes next, also to a member that already waits."""
+        """Names that a member did not settle are delivered next, also to a member that is waiting."""
         if self.queue.empty():
             self.queue.put_nowait(names)
         else:
             self.returned.append(names)
 
 
-# The topics of each event loop: two lines to one topic share its groups, as with a broker.
+# The topics of each event loop. Two lines to the same topic share its groups, as with a broker.
 _topics: dict[asyncio.AbstractEventLoop, dict[str, dict[str, _Group]]] = {}
 
 
 class AsyncioLine(Line):
-    """`asyncio:`, or with the size of each queue, `asyncio:?maxsize=1000`."""
+    """`asyncio:`, or `asyncio:?maxsize=1000` with the size of each queue."""
 
     names_at_once = 200
     ahead = 1
@@ -64,7 +65,7 @@ class AsyncioLine(Line):
         self._groups = topics.setdefault(self.topic, {})
 
     async def _disconnect(self, deadline: float, *, clean: bool) -> None:
-        """The groups keep their names as long as the loop lives."""
+        """Nothing to do: the groups keep their names as long as the event loop exists."""
 
     def _post(self, name: str) -> Coroutine[Any, Any, None] | None:
         return self._put([name])
@@ -75,7 +76,7 @@ class AsyncioLine(Line):
         return len(names)
 
     def _put(self, names: list[str]) -> Coroutine[Any, Any, None] | None:
-        """Put `names` into the queue of each group; what is returned waits for those that have no room."""
+        """Put `names` into the queue of each group. If some are full, return what to await until they have room."""
         if not self._groups:
             raise PublishFailed(f"no group has ever read {self.topic}, so a name has nowhere to go: subscribe first")
         full: Sequence[_Group] = ()
@@ -94,10 +95,10 @@ class AsyncioLine(Line):
                     await group.queue.put(names)
             except TimeoutError:
                 raise failure(f"a group of {self.topic} was full for {self.timeout:g} s: read it") from None
-            failure = PublishUnknown  # from here on, some group has it
+            failure = PublishUnknown  # from here on, at least one group has the names
 
     def _group(self, name: str) -> _Group:
-        """The group of that name, which is made when it is first asked for."""
+        """The group of that name; it is made on first use."""
         return self._groups.setdefault(name, _Group(self._maxsize))
 
     def _subscription(self, group: str, *, replay: bool) -> AsyncioSubscription:
@@ -124,10 +125,10 @@ class AsyncioSubscription(Subscription):
         return [Batch(names)]
 
     async def _settle(self, batch: Batch, count: int) -> None:
-        """It is in no queue any more."""
+        """Nothing to do: the names were taken out of the queue when they were read."""
 
     async def _bury(self, poison: Poison, deadline: float) -> None:
-        """No message is other than a name here."""
+        """Never called: all entries are lists of names."""
 
     async def _give_back(self, batches: Sequence[Batch]) -> None:
         for batch in batches:

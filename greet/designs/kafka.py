@@ -5,30 +5,30 @@
     publish ─► crc32 ──┤                ├───┤
                        └─► partition 1 ─┘   └─► group "names:goodbye" ─► its members
                                                   │
-                        topic "names.dead" ◄──────┘ what is no name, with its origin
+                        topic "names.dead" ◄──────┘ messages that are not names, with their origin
 
-A partition is a log: a name stays in it after it was read. A group is no queue but a position in
-each partition, the offset of its next name, which the broker keeps under the group's id (a topic's
-name has no colon, so two topics never share a group). The members of a group share out the
-partitions, and a partition has one reader at a time: with one partition, the default, one member
-works and the others wait to take over.
+A partition is a log: a name stays in it after it was read. A group does not have a queue. It has a
+position in each partition: the offset of its next name. The broker keeps these offsets under the
+group's id, `topic:group`. (A topic's name has no colon, so two topics never share a group.) The
+members of a group divide the partitions among themselves, and each partition has one reader at a
+time. With one partition, the default, one member works and the others wait to take over.
 
-Equal names share a partition (crc32 of the name, as in librdkafka), so they keep their order with
-any number of partitions; names that differ keep it within a partition.
+The partition of a name is its crc32 modulo the number of partitions, as in librdkafka. So equal names
+go to the same partition and stay in order. Different names stay in order only within a partition.
 
-What is lost or doubled, when:
-- DURABLE waits for all in-sync replicas and numbers what it sends: a retry makes no duplicate.
-- AT_LEAST_ONCE waits for one; a retry after a lost answer may double what was under way.
-- AT_MOST_ONCE waits for none; a group's position moves on before the names are handed out.
-- The position is committed behind the handling, at most 0.1 s later, so those of the last 0.1 s
-  come again when a member is killed; none do when it leaves, or when members come and go.
-- A name that takes longer than 5 s to handle while members come and go may come again too, and so
-  may what is in hand of a member whose event loop stands still for 6 s: it is taken for dead.
-- What the topic's retention deletes (by default after 7 days) is gone, read or not. So is the
-  position of a group without members (after as long, or what `offsets.retention.minutes` says): it
-  begins anew at the end then, and the logger "greet" warns of the names that it passes over.
+What can be lost or duplicated:
+- DURABLE waits for all in-sync replicas, and its producer is idempotent: a retry makes no duplicate.
+- AT_LEAST_ONCE waits for the leader only. A retry after a lost answer may make duplicates.
+- AT_MOST_ONCE does not wait. Offsets are committed before the names are handed out.
+- Otherwise offsets are committed at most 0.1 s after names were handled. If a member is killed, the
+  names of the last 0.1 s come again. If it leaves, or during a rebalance, none come again.
+- During a rebalance, a name that takes longer than 5 s to handle may come again. So may the name in
+  hand of a member whose event loop is blocked for 6 s: the broker takes this member for dead.
+- The topic's retention (by default 7 days) deletes names, read or not. The offsets of a group without
+  members are deleted too, after `offsets.retention.minutes` (by default 7 days). Such a group starts
+  again at the end of the topic, and the logger "greet" warns how many names it skips.
 
-This is the plain way; `greet.fast.kafka` sends and receives the same faster.
+This is the plain path; `greet.fast.kafka` sends and receives the same faster.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ from greet.line import (
 )
 
 ACKS = {Guarantee.AT_MOST_ONCE: 0, Guarantee.AT_LEAST_ONCE: 1, Guarantee.DURABLE: "all"}
-BATCH_BYTES = 1_000_000  # of a batch that is sent: a topic takes 1,048,588 by default
-FETCH_BYTES = 2**20  # what is fetched of a partition at once
-LARGEST_BODY = 2**26  # a message that is no name may be larger than any name, and is kept as it is
-FAREWELL_SECONDS = 1.0
+BATCH_BYTES = 1_000_000  # the size of a batch: by default a topic accepts up to 1,048,588
+FETCH_BYTES = 2**20  # how much of a partition is fetched at once
+LARGEST_BODY = 2**26  # a message that is not a name may be larger than any name, and is kept unchanged
+FAREWELL_SECONDS = 1.0  # how long closing a client may take
 HOLD_SECONDS = 5.0  # how long a rebalance waits for the names in hand
-JOIN_SECONDS = 1.0  # how long entering waits for a share of the partitions: less than a rebalance may
+JOIN_SECONDS = 1.0  # how long entering waits for partitions; a rebalance may take longer
 
 Tasks = Set[asyncio.Task[None]]
 
@@ -109,25 +109,25 @@ _stopping = set[asyncio.Task[None]]()  # clients whose broker did not answer in 
 
 @dataclass
 class _Attempt:
-    """How far a publishing got."""
+    """The progress of one call that publishes."""
 
     accepted: int = 0
     producer: AIOKafkaProducer | None = None
-    """Which one has it."""
+    """The producer that has the names."""
     handed_over: bool = False
-    """Something of it may be at the broker, though it is not acknowledged."""
+    """Some names may have reached the broker, but are not acknowledged."""
 
 
 class KafkaLine(Line):
     """`kafka://host:9092,host:9092?partitions=1&replication=1`, or `kafka+ssl://` for TLS.
 
-    `partitions` and `replication` count when the topic is made, which is when it is first published
-    to or subscribed. Besides: `compression=gzip`, snappy, lz4 or zstd; `sasl=PLAIN`, `SCRAM-SHA-256`
-    or `SCRAM-SHA-512` for the user and password; `token_file=` for OAUTHBEARER; `ca=`, `cert=` and
-    `key=`, files for TLS.
+    `partitions` and `replication` are used when the topic is created: at the first publish or
+    subscribe. The other keys are `compression=gzip`, snappy, lz4 or zstd; `sasl=PLAIN`,
+    `SCRAM-SHA-256` or `SCRAM-SHA-512` for the user and password; `token_file=` for OAUTHBEARER; and
+    `ca=`, `cert=` and `key=`, files for TLS.
     """
 
-    names_at_once = 10_000  # what fills a batch, if they are short
+    names_at_once = 10_000  # so many short names fill a batch
     characters_at_once = BATCH_BYTES * 3 // 4
     ahead = 3
 
@@ -142,14 +142,14 @@ class KafkaLine(Line):
 
     async def _connect(self, deadline: float) -> None:
         self._producer: AIOKafkaProducer | None = None
-        self._leaving: set[asyncio.Task[None]] = set()  # what stops producers that were given up
+        self._leaving: set[asyncio.Task[None]] = set()  # the tasks that stop failed producers
         self._starting: asyncio.Task[None] | None = None
-        self._lanes = defaultdict[int, asyncio.Lock](asyncio.Lock)  # of each partition: one batch is under way
-        self._batch_bytes = BATCH_BYTES  # less, once the topic has refused such a batch
+        self._lanes = defaultdict[int, asyncio.Lock](asyncio.Lock)  # for each partition: one batch at a time
+        self._batch_bytes = BATCH_BYTES  # reduced when the topic refuses a batch as too large
         self._can_bury = False
-        if await eager():  # its consumers end as they begin, and say nothing
+        if await eager():  # with eager tasks its consumers end at once, without an error
             raise Unsupported("aiokafka does not work with eager tasks: use an event loop without that task factory")
-        async with self._trouble(ConnectFailed, deadline, verb="make"):
+        async with self._trouble(ConnectFailed, deadline, verb="create"):
             count = await insist(self.address, lambda: self._make_topic(self.topic, self._partitions, only_look=True))
         if "partitions" in self.address.options and count != self._partitions:
             raise ConnectFailed(f"topic {self.topic} has partitions={count}: say so, or use another topic")
@@ -165,13 +165,13 @@ class KafkaLine(Line):
     async def _make_topic(
         self, topic: str, partitions: int, config: dict[str, str] | None = None, *, only_look: bool = False
     ) -> int:
-        """Make `topic` unless it is there, wait until its partitions have leaders, and count them.
+        """Create `topic` if it does not exist, wait until its partitions have leaders, and count them.
 
-        `only_look` makes none, but asks the broker whether it could.
+        With `only_look` it is not created; the broker only checks whether it could be.
         """
         async with self._admin() as admin:
             if topic not in await admin.list_topics():
-                # -1, the broker's default, is let through only with an assignment of replicas.
+                # aiokafka accepts -1, the broker's default, only with an (empty) assignment of replicas.
                 new = NewTopic(topic, partitions, self._replicas, {} if self._replicas < 0 else None, config)
                 answer = await admin.create_topics([new], validate_only=only_look)
                 _, code, message = answer.topic_errors[0]
@@ -196,15 +196,15 @@ class KafkaLine(Line):
         try:
             await admin.start()
             yield admin
-        finally:  # over TLS that waits for the broker's farewell, beside the caller
+        finally:  # over TLS it waits until the broker closes too: that goes on in the background
             await asyncio.wait([beside(admin.close(), _stopping)], timeout=RETRY_SECONDS)
 
     async def _committed(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """What is committed for `group` in each of `partitions`; -1 where nothing is. Waits until its broker knows.
+        """The committed offset of `group` in each of `partitions`; -1 if there is none. Waits until the broker knows it.
 
-        After a restart a broker first loads the groups. Until then its answer is an error, without any
-        partition. aiokafka 0.14 overlooks that error: `consumer.committed` says then that nothing is
-        committed, and the group would begin anew. The admin client leaves the partitions out.
+        After a restart, a broker first loads the groups. Until then its answer is an error, without any
+        partition. aiokafka 0.14 ignores that error: then `consumer.committed` says that nothing is
+        committed, and the group would start again. The admin client leaves the partitions out.
         """
         while True:
             try:
@@ -212,7 +212,7 @@ class KafkaLine(Line):
                     found = await admin.list_consumer_group_offsets(group, partitions=list(partitions))
                 if found.keys() >= set(partitions):
                     return {one: found[one].offset for one in partitions}
-            except NoError:  # what aiokafka 0.14 raises for an error of one partition: it may not be seen
+            except NoError:  # aiokafka 0.14 raises this for an error of one partition: the user may not see it
                 raise TopicAuthorizationFailedError from None
             except KafkaError as error:
                 if not error.retriable:
@@ -220,16 +220,16 @@ class KafkaLine(Line):
             await asyncio.sleep(RETRY_SECONDS)
 
     def _trouble(self, ours: type[GreetError], deadline: float, **more: str) -> AbstractAsyncContextManager[None]:
-        """The driver's errors and the deadline, told as `ours`."""
+        """Raise the driver's errors and a missed deadline as `ours`."""
         return trouble(ours, deadline, self.address, self.topic, **more)
 
     async def _stop(
         self, client: AIOKafkaProducer | AIOKafkaConsumer, deadline: float, commits: Tasks = frozenset()
     ) -> None:
-        """Stop `client`. Where its broker does not answer by the deadline, that goes on beside the caller.
+        """Stop `client`. If its broker does not answer before the deadline, this goes on in the background.
 
-        A producer first gets out what was handed to it, a consumer leaves its group. `commits` are
-        those of its commits that have no answer: aiokafka would repeat them for ever.
+        A producer first sends what it still holds; a consumer leaves its group. `commits` are its
+        commits without an answer, which are cancelled: aiokafka would repeat them for ever.
         """
 
         async def stop() -> None:
@@ -251,13 +251,13 @@ class KafkaLine(Line):
             await self._count()
 
     async def _send_one(self, name: str) -> None:
-        """One name. Those that are sent at the same time share a batch: aiokafka sees to that."""
+        """Publish one name. aiokafka puts names that are sent at the same time into one batch."""
         body, deadline = name.encode(), self._deadline()
         async with self._publishing(deadline) as attempt:
             number = crc32(body) % await self._count()
             try:
                 await self._write(attempt, lambda producer: producer.send(self.topic, body, partition=number))
-            except MessageSizeTooLargeError:  # perhaps only the batch is, which it has shared
+            except MessageSizeTooLargeError:  # perhaps only the batch that it shared was too large
                 await self._send_share(number, [body], deadline)
 
     async def _send(self, names: list[str], deadline: float) -> int:
@@ -276,13 +276,13 @@ class KafkaLine(Line):
         return _sum(await asyncio.gather(*sending, return_exceptions=True))
 
     async def _send_share(self, number: int, bodies: list[bytes], deadline: float) -> int:
-        """Have `bodies` accepted by partition `number`, one batch after another.
+        """Publish `bodies` to partition `number`, one batch after another, and wait until all are accepted.
 
-        A batch that is too large for the topic is sent again by halves: only a name that is too large
-        by itself fails.
+        If a batch is too large for the topic, it is split and sent again: only a name that is too
+        large by itself fails.
         """
         async with self._publishing(deadline) as attempt:
-            ready = self._filled((await self._started()).create_batch(), bodies, 0)  # while others are under way
+            ready = self._filled((await self._started()).create_batch(), bodies, 0)  # before it waits for its turn
             async with self._lanes[number]:
                 while attempt.accepted < len(bodies):
                     batch: Any = None
@@ -303,7 +303,7 @@ class KafkaLine(Line):
         return attempt.accepted
 
     def _filled(self, batch: Any, bodies: list[bytes], start: int) -> Any:
-        """`batch` with as many of `bodies`, from number `start` on, as it has room for."""
+        """Fill `batch` with as many of `bodies`, from number `start` on, as it has room for."""
         for body in islice(bodies, start, None):
             if batch.record_count() and batch.size() + len(body) > self._batch_bytes:
                 break
@@ -312,11 +312,11 @@ class KafkaLine(Line):
         return batch
 
     async def _write(self, attempt: _Attempt, send: Callable[[AIOKafkaProducer], Awaitable[Any]]) -> None:
-        """Hand over what `send` sends, and return when it is acknowledged.
+        """Call `send`, and return when the broker has acknowledged what it sent.
 
-        aiokafka repeats a batch of DURABLE for ever. So when one is not acknowledged by the deadline,
-        nobody can tell: it may still get through. Other batches it gives up after a while, and they
-        are sent again here.
+        With DURABLE, aiokafka retries a batch for ever. So if it is not acknowledged before the
+        deadline, it may still be written later, and nobody can tell. Other batches fail after a while;
+        they are sent again here.
         """
         while True:
             producer = await self._started()
@@ -325,14 +325,14 @@ class KafkaLine(Line):
                 written = await send(producer)
                 attempt.handed_over, waiting = True, False
                 written.add_done_callback(asked)
-                await asyncio.wait([written])  # awaited by itself, it would be cancelled with its caller
+                await asyncio.wait([written])  # not `await written`: that would cancel it with the caller
                 written.result()
             except KafkaError as error:
                 if waiting and isinstance(error, KafkaTimeoutError):
-                    continue  # there was no room behind other batches
+                    continue  # the producer's buffer was full
                 answered = isinstance(error, BrokerResponseError)
                 if answered and not error.retriable and not _miscounted(error):
-                    attempt.handed_over = False  # surely not written
+                    attempt.handed_over = False  # certainly not written
                 if self._durable or not (answered or error.retriable):
                     self._give_up(producer)
                 if self._durable or not error.retriable or self._state is State.LEFT:
@@ -344,16 +344,16 @@ class KafkaLine(Line):
 
     @asynccontextmanager
     async def _publishing(self, deadline: float) -> AsyncIterator[_Attempt]:
-        """What to raise for an error: whether a batch may have been accepted is what counts."""
+        """Raise `PublishUnknown` if a batch may have been accepted, else `PublishFailed`."""
         attempt = _Attempt()
         try:
             async with asyncio.timeout_at(deadline):
                 yield attempt
         except DRIVER_ERRORS as error:
             why = self._why(error)
-            failure: GreetError = PublishFailed(f"{why}: publish it again when that is mended")
+            failure: GreetError = PublishFailed(f"{why}: publish it again when that is fixed")
             if attempt.handed_over:
-                failure = PublishUnknown(f"{why}: publish it again, if a double does no harm")
+                failure = PublishUnknown(f"{why}: publish it again if a duplicate does no harm")
             failure.accepted = attempt.accepted
             raise failure from error
 
@@ -365,13 +365,13 @@ class KafkaLine(Line):
         return words(error, self.address, self.topic)
 
     async def _count(self) -> int:
-        """How many partitions the topic has; the producer notices within seconds when some are added."""
+        """The number of partitions of the topic. The producer notices added ones within seconds."""
         return len(await (await self._started()).partitions_for(self.topic))
 
     async def _started(self) -> AIOKafkaProducer:
-        """The producer: one is started, and the topic made, when it is first asked for, or when the last was given up.
+        """The producer. It is started, and the topic created, on first use, and again after it has failed.
 
-        A member that does not publish needs no right to.
+        So a line that only subscribes does not need the right to write.
         """
         while self._producer is None:
             if self._state is State.LEFT:
@@ -380,12 +380,12 @@ class KafkaLine(Line):
                 self._starting = beside(self._start_producer(), self._leaving)
             starting = self._starting
             await asyncio.wait([starting])
-            if not starting.cancelled():  # as it is by leaving
+            if not starting.cancelled():  # it is cancelled when the line is left
                 starting.result()
         return self._producer
 
     async def _start_producer(self) -> None:
-        """Whoever publishes meanwhile waits for this one start."""
+        """Start one producer. All calls that publish in the meantime wait for it."""
         try:
             async with asyncio.timeout(self.timeout):
                 await insist(self.address, self._try_producer, NOBODY + AWAY)
@@ -414,9 +414,10 @@ class KafkaLine(Line):
         )
 
     def _give_up(self, producer: AIOKafkaProducer) -> None:
-        """Start another one for what comes: one that numbers its batches cannot go on when one has failed.
+        """Stop this producer; the next publish starts another one.
 
-        It is not waited for: what it still has under way must not come behind what the next one sends.
+        An idempotent producer cannot continue after a batch has failed. It is not waited for: its
+        remaining batches must not be written after those of the next producer.
         """
         if producer is self._producer:
             self._producer = None
@@ -425,14 +426,14 @@ class KafkaLine(Line):
     # ------------------------------------------------------------------------- reading, dead letters
 
     def _subscription(self, group: str, *, replay: bool) -> KafkaSubscription:
-        """As promised; `replay` of a group that exists goes on where the group was."""
+        """As `Line.subscribe`. With `replay`, a group that exists already continues at its position."""
         return KafkaSubscription(self, group, replay=replay)
 
     async def _bury(self, letter: DeadLetter, deadline: float) -> None:
-        """Keep what is no name, and its origin, in the topic of the dead letters."""
+        """Keep a message that is not a name, and its origin, in the topic of the dead letters."""
         headers = [(key, str(getattr(letter, key)).encode()) for key in ("group", "origin", "reason")]
-        what = "a message that is no name could not be kept: "
-        async with trouble(PublishFailed, deadline, self.address, self._dead, what=what, verb="make"):
+        what = "a message that is not a name could not be kept: "
+        async with trouble(PublishFailed, deadline, self.address, self._dead, what=what, verb="create"):
             if not self._can_bury:
                 config = {"retention.ms": "-1", "max.message.bytes": str(LARGEST_BODY)}
                 await self._make_topic(self._dead, 1, config)
@@ -458,22 +459,22 @@ class KafkaSubscription(Subscription):
         self._consumer: Any = None
         self._id = self._line.topic + ":" + self._group
         self._generation = 0  # counts the rebalances
-        self._joined = asyncio.Event()  # this member has its share of the partitions
-        self._positions: dict[TopicPartition, int] = {}  # of each, up to where it is settled,
-        self._committed: dict[TopicPartition, int] = {}  # and what the broker was told of that
+        self._joined = asyncio.Event()  # this member has been assigned its partitions
+        self._positions: dict[TopicPartition, int] = {}  # for each partition, the offset up to which it is settled,
+        self._committed: dict[TopicPartition, int] = {}  # and the offset that was committed
         self._committing = asyncio.Lock()
-        self._commits: set[asyncio.Task[None]] = set()  # under way
-        self._missed = False  # something was handled that cannot be settled any more
-        self._heard: dict[TopicPartition, tuple[int | None, float]] = {}  # its last fetch, and since when that is so
-        self._asked = -inf  # when the group's broker was asked last
+        self._commits: set[asyncio.Task[None]] = set()  # commits without an answer yet
+        self._missed = False  # a handled name can no longer be settled by this member
+        self._heard: dict[TopicPartition, tuple[int | None, float]] = {}  # the last fetch, and when we first saw it
+        self._asked = -inf  # when the group's coordinator was asked last
         line = self._line
-        async with line._trouble(ConnectFailed, deadline, verb="make"):
+        async with line._trouble(ConnectFailed, deadline, verb="create"):
             count = await insist(line.address, lambda: line._make_topic(line.topic, line._partitions))
         self._all = [TopicPartition(line.topic, number) for number in range(count)]
         async with self._trouble(ConnectFailed, deadline):
             await insist(line.address, self._start)
-        # Names reach the group from here on. It need not wait for this member's share of them: another
-        # member may hold a name in the very task that waits here.
+        # The group is live now. Do not wait for this member's partitions for long: a rebalance waits for the
+        # names in hand, and this same task may hold one of them as another member.
         with suppress(TimeoutError):
             async with asyncio.timeout(JOIN_SECONDS):
                 await self._joined.wait()
@@ -490,23 +491,23 @@ class KafkaSubscription(Subscription):
         return AIOKafkaConsumer(
             **settings(self._line.address),
             group_id=self._id,
-            enable_auto_commit=False,  # it would commit what is still in hand
-            auto_offset_reset="earliest",  # of a partition that was added to the topic
+            enable_auto_commit=False,  # it would commit names that are still in hand
+            auto_offset_reset="earliest",  # for partitions that are added to the topic later
             isolation_level="read_committed",
             max_partition_fetch_bytes=FETCH_BYTES,
             fetch_max_bytes=4 * FETCH_BYTES,
             fetch_max_wait_ms=200,  # a rebalance waits for a fetch to return
-            session_timeout_ms=6000,  # the least that brokers allow: so soon is a dead member replaced
-            heartbeat_interval_ms=250,  # so soon does a member learn of a rebalance
+            session_timeout_ms=6000,  # the minimum of brokers: a dead member is replaced after this time
+            heartbeat_interval_ms=250,  # a member learns of a rebalance within this time
             rebalance_timeout_ms=int(HOLD_SECONDS * 2000),
-            max_poll_interval_ms=2**31 - 1,  # a slow handler is no dead one
+            max_poll_interval_ms=2**31 - 1,  # a slow handler is not a dead member
         )
 
     async def _write_start(self) -> None:
-        """Write down where a new group starts, in all partitions: what comes from now on is its.
+        """Commit the start of a new group, in all partitions: it gets the names that are published from now on.
 
-        The ends are read first. So if two members start a group at once, both write a position that
-        is no later than the entry of either.
+        The ends of the partitions are read first. So if two members create a group at the same time,
+        both commit an offset that is not later than the moment at which either of them entered.
         """
         consumer, partitions = self._consumer, self._all
         consumer.assign(partitions)
@@ -515,22 +516,22 @@ class KafkaSubscription(Subscription):
         starts = oldest if self._replay else await consumer.end_offsets(partitions)
         new = False
         while all(offset < 0 for offset in (await self._known(partitions)).values()):
-            with suppress(CommitFailedError):  # the group has members: one of them has written it down
+            with suppress(CommitFailedError):  # the group has members already: one of them has committed it
                 await self._commit(starts)
                 new = True
                 break
         consumer.unsubscribe()
         if new and (passed := sum(starts[one] - oldest[one] for one in partitions)):
             log.warning(
-                "group %s is new to topic %s, or Kafka has forgotten its position: it starts behind %s names that are"
-                " kept; who wants them subscribes as a new group, with replay=True",
+                "group %s is new to topic %s, or Kafka has deleted its offsets: it starts at the end and skips %s names"
+                " that are kept; to read them, subscribe as a new group with replay=True",
                 self._group,
                 self._line.topic,
                 f"{passed:,}",
             )
 
     async def _known(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """The group's positions; `SilentCoordinator` if its broker answers, but not for groups."""
+        """The committed offsets of the group; `SilentCoordinator` if the broker answers, but not for this group."""
         seconds = self._line.timeout / 2
         try:
             async with asyncio.timeout(seconds):
@@ -553,14 +554,14 @@ class KafkaSubscription(Subscription):
             await self._check_alive()
 
     async def _fetch(self, seconds: float) -> Sequence[Batch | Poison]:
-        """What has come, of each partition; nothing if that takes longer."""
+        """The names that have come, for each partition; nothing if that takes longer than `seconds`."""
         try:
-            async with asyncio.timeout(2 * seconds):  # its own time-out does not count while the group rebalances
+            async with asyncio.timeout(2 * seconds):  # `timeout_ms` has no effect during a rebalance
                 fetched = await self._consumer.getmany(timeout_ms=int(seconds * 1000))
         except TimeoutError:
             return []
         except UNREADABLE:
-            # What came before it is dropped with it: go back, so that it comes again.
+            # aiokafka has also dropped readable messages before it: go back, so that they come again.
             with suppress(*DRIVER_ERRORS):
                 await self._consumer.seek_to_committed()
             raise
@@ -571,7 +572,11 @@ class KafkaSubscription(Subscription):
         ]
 
     async def _check_alive(self) -> None:
-        """Each fetch is answered within 0.2 s, with names or without; who cannot fetch asks the group's broker."""
+        """Raise `ConnectionLost` if a broker is silent.
+
+        A fetch is answered within 0.2 s, with or without names. A member without partitions does not
+        fetch; it asks the group's coordinator instead.
+        """
         now = asyncio.get_running_loop().time()
         assigned = self._consumer.assignment()
         if not assigned or not self._joined.is_set():
@@ -594,7 +599,7 @@ class KafkaSubscription(Subscription):
         partition, offset = poison.source, poison.origin
         origin = f"{partition.topic}-{partition.partition}@{offset}"
         await self._line._bury(DeadLetter(poison.body or b"", self._group, origin, poison.reason), deadline)
-        if generation == self._generation or not self._joined.is_set():  # else it may have another owner
+        if generation == self._generation or not self._joined.is_set():  # else another member may own the partition
             self._positions[partition] = offset + 1
 
     # ------------------------------------------------------------------------------------- settling
@@ -607,7 +612,7 @@ class KafkaSubscription(Subscription):
 
     async def _settle_ahead(self, batch: Batch, deadline: float) -> bool:
         generation, partition, end = self._generation, batch.source, batch.origins[-1] + 1
-        self._idle.clear()  # a rebalance waits for it
+        self._idle.clear()  # a rebalance waits until this is done
         ahead = False
         try:
             self._positions[partition] = end
@@ -615,23 +620,23 @@ class KafkaSubscription(Subscription):
             ahead = generation == self._generation and self._committed.get(partition) == end
         finally:
             if not ahead and (generation == self._generation or not self._joined.is_set()):
-                self._positions[partition] = batch.origins[0]  # not handed out, so given back,
-                self._committed.pop(partition, None)  # whatever the broker has
+                self._positions[partition] = batch.origins[0]  # not handed out: move the position back,
+                self._committed.pop(partition, None)  # and commit that, as we do not know what the broker has
             self._idle.set()
         return ahead
 
     async def _give_back(self, batches: Sequence[Batch]) -> None:
-        """`AT_MOST_ONCE` has settled them: the position goes back."""
+        """With `AT_MOST_ONCE` they are settled already: move the position back."""
         for partition, offset in [(one.source, one.origins[0]) for one in batches if one.names]:
             if self._early and self._positions.get(partition, 0) > offset:
                 self._positions[partition] = offset
 
     def _unwritten(self) -> dict[TopicPartition, int]:
-        """What is settled, and not committed yet."""
+        """The offsets that are settled and not committed yet."""
         return {one: offset for one, offset in self._positions.items() if offset != self._committed.get(one)}
 
     async def _confirm(self, deadline: float) -> None:
-        if self._joined.is_set():  # else it is done when the group has shared out its partitions
+        if self._joined.is_set():  # else it is done after the rebalance
             await self._commit_settled(deadline)
 
     async def _commit_settled(self, deadline: float) -> None:
@@ -641,24 +646,24 @@ class KafkaSubscription(Subscription):
             news = {one: offset for one, offset in self._unwritten().items() if one in mine}
             if not news:
                 return
-            with suppress(CommitFailedError, IllegalStateError):  # the group rebalances: see there
+            with suppress(CommitFailedError, IllegalStateError):  # the group rebalances: `assigned` cares for the rest
                 await self._commit(news)
                 self._committed.update(news)
 
     async def _commit(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Write down positions; `CommitFailedError` when the group has shared out its partitions anew."""
-        while self._commits:  # one that its caller has not waited for: it must not come behind this one
+        """Commit offsets; `CommitFailedError` if the group has rebalanced."""
+        while self._commits:  # an earlier commit whose caller did not wait must not come after this one
             await asyncio.wait(self._commits)
         committing = beside(self._consumer.commit(positions), self._commits)
-        await asyncio.wait([committing])  # awaited by itself, it would be cancelled with its caller
+        await asyncio.wait([committing])  # not `await committing`: that would cancel it with the caller
         committing.result()
 
     # --------------------------------------------------------------------------------- rebalancing
 
     async def revoked(self) -> None:
-        """The group shares out its partitions anew: settle what is in hand, and drop what is not.
+        """A rebalance begins: wait for the name in hand and settle it; drop names that were not handed out.
 
-        The names in hand are waited for, so that they do not come again to the next owner.
+        Without that wait the next owner of the partition would get the name in hand again.
         """
         self._generation += 1
         self._joined.clear()
@@ -672,12 +677,12 @@ class KafkaSubscription(Subscription):
             await self._commit_settled(self._line._deadline())
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> None:
-        """Go on where this member was in the partitions that it has kept, or where another member was."""
+        """The rebalance is over: continue where this member was; in new partitions, at the committed offset."""
         consumer, batch = self._consumer, self._batch
-        consumer.pause(*partitions)  # nothing is fetched before it is clear from where
+        consumer.pause(*partitions)  # fetch nothing before the offsets are known
         self._missed |= bool(self._unwritten().keys() - partitions)
         if batch.source not in partitions:
-            batch.source = None  # its handler took too long: it comes again, to another member
+            batch.source = None  # its handler took too long: the name comes again, to another member
         self._positions = {one: offset for one, offset in self._positions.items() if one in partitions}
         self._committed.clear()
         self._heard.clear()
@@ -706,7 +711,7 @@ class KafkaSubscription(Subscription):
             await self._line._stop(self._consumer, deadline, self._commits)
 
     async def _settle_last(self, deadline: float, clean: bool) -> None:
-        """Commit, at a clean end also behind a rebalance, which this member may have caused by not answering."""
+        """Commit. At a clean end, also wait for a rebalance: this member may have caused it by its silence."""
         await self._commit_settled(deadline)
         if not clean:
             return
@@ -719,7 +724,7 @@ class KafkaSubscription(Subscription):
 
 
 class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
-    """What aiokafka calls when the group shares out its partitions anew."""
+    """aiokafka calls this when the group rebalances."""
 
     def __init__(self, member: KafkaSubscription) -> None:
         self._member = member
@@ -732,7 +737,7 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 def beside(work: Coroutine[Any, Any, None], kept: set[asyncio.Task[None]]) -> asyncio.Task[None]:
-    """Run `work` beside the caller, and keep it among `kept` until it ends."""
+    """Run `work` as a task in the background. `kept` refers to it until it ends."""
     task = asyncio.create_task(work)
     kept.add(task)
     task.add_done_callback(kept.discard)
@@ -741,13 +746,13 @@ def beside(work: Coroutine[Any, Any, None], kept: set[asyncio.Task[None]]) -> as
 
 
 def asked(future: asyncio.Future[Any]) -> None:
-    """As a callback of `future`: asyncio shall not print that nobody asks how it ended."""
+    """A callback for `future`, so that asyncio does not print "exception was never retrieved"."""
     if not future.cancelled():
         future.exception()
 
 
 async def eager() -> bool:
-    """Whether a task begins before whoever makes it goes on, as with `asyncio.eager_task_factory`."""
+    """Whether a new task runs before `create_task` returns, as with `asyncio.eager_task_factory`."""
 
     async def nothing() -> None: ...
 
@@ -763,7 +768,7 @@ def left(deadline: float) -> float:
 
 
 def _sum(results: Sequence[int | BaseException]) -> int:
-    """How many names were accepted; raises what went wrong, and of that the most uncertain."""
+    """How many names were accepted. If some failed, raise that error; a `PublishUnknown` before others."""
     accepted = sum(one if isinstance(one, int) else getattr(one, "accepted", 0) for one in results)
     failures = [one for one in results if isinstance(one, BaseException)]
     for failure in sorted(failures, key=lambda one: not isinstance(one, PublishUnknown)):
@@ -774,5 +779,5 @@ def _sum(results: Sequence[int | BaseException]) -> int:
 
 
 def _miscounted(error: Exception) -> bool:
-    """Whether the broker has lost count of numbered batches, so nobody can tell what it has."""
+    """Whether the broker has lost the sequence of an idempotent producer, so nobody can tell what it has."""
     return isinstance(error, OutOfOrderSequenceNumber | UnknownProducerId)

@@ -1,4 +1,4 @@
-"""The dead letters of Kafka: a topic of one partition, and a position up to which they were sent again."""
+"""The dead letters of Kafka: a topic with one partition. A committed offset says which were sent again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Graveyard:
-    """What the groups of a line's topic could not read as a name."""
+    """The messages that the groups of a line's topic could not read as a name."""
 
     def __init__(self, line: KafkaLine) -> None:
         self._line = line
@@ -25,18 +25,18 @@ class Graveyard:
         self._partition = TopicPartition(line._dead, 0)
 
     async def letters(self) -> list[DeadLetter]:
-        """Those that were not sent again, the oldest first."""
+        """The dead letters that were not sent again, the oldest first."""
         async with self._opened() as consumer:
             return [letter for _, letter in await self._read(consumer)]
 
     async def resend(self) -> int:
-        """Publish each once more; how many."""
+        """Publish each of them again; return how many."""
         sent = 0
         async with self._opened() as consumer:
             origins: set[str] = set()
             try:
                 for offset, letter in await self._read(consumer):
-                    if letter.origin not in origins:  # each group has kept a letter of its own
+                    if letter.origin not in origins:  # each group has kept its own copy
                         await self._line._send_bodies([letter.body], self._line._deadline())
                         origins |= {letter.origin} - {""}
                         sent += 1
@@ -59,13 +59,13 @@ class Graveyard:
             await self._line._stop(consumer, self._line._deadline())
 
     async def _read(self, consumer: AIOKafkaConsumer) -> list[tuple[int, DeadLetter]]:
-        """The letters with their offsets, from the position on up to which they were sent again."""
+        """The letters with their offsets, from the first one that was not sent again."""
         letters = []
         known = set()
         async with self._trouble("the dead letters cannot be read: "):
             await consumer.start()
             partition = self._partition
-            # First, as a topic that may not be seen is in no list.
+            # First: a topic that the user may not see is not listed.
             done = (await self._line._committed(self._topic, [partition]))[partition]
             if self._topic not in await consumer.topics():
                 return []
@@ -77,14 +77,14 @@ class Graveyard:
                 for record in (await consumer.getmany(partition, timeout_ms=1000)).get(partition, []):
                     headers = {key: value.decode(errors="replace") for key, value in record.headers}
                     group, origin, reason = (headers.get(key, "") for key in ("group", "origin", "reason"))
-                    # A member that died after it buried a letter left it to be buried once more.
+                    # If a member died after it had kept a letter, another member kept it again.
                     if not origin or (group, origin) not in known:
                         letters.append((record.offset, DeadLetter(record.value or b"", group, origin, reason)))
                     known.add((group, origin))
         return letters
 
     async def _sent_to(self, consumer: AIOKafkaConsumer, offset: int) -> None:
-        async with self._trouble("it is not written down up to where the dead letters were sent: "):
+        async with self._trouble("it could not be recorded which dead letters were sent: "):
             await consumer.commit({self._partition: offset})
 
     def _trouble(self, what: str) -> AbstractAsyncContextManager[None]:

@@ -1,9 +1,9 @@
-"""What every client of aiokafka is given: addresses, time-outs, TLS, SASL; and words for what goes wrong.
+"""The settings that every client of aiokafka gets (addresses, time-outs, TLS, SASL), and its errors.
 
 settings   the arguments of every client, from a URL
-words      why something failed: what is wrong, where, and what to do
-trouble    aiokafka's errors and a deadline, told as one of greet's errors
-insist     asked again, while a member of a cluster is gone or a broker is only just back
+words      the message for an error: what is wrong, where, and what to do
+trouble    raises aiokafka's errors and a missed deadline as one of greet's errors
+insist     repeats a call while a node of the cluster is down, or a broker has just started
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ DRIVER_ERRORS = (
     AssertionError,
     *UNPACKING,
 )
-"""What aiokafka raises, on purpose or not; a time-out is an OSError."""
+"""All that aiokafka raises, intended or not. A time-out is an OSError."""
 AWAY = (ConnectionError, TimeoutError, kafka.KafkaConnectionError, kafka.KafkaTimeoutError)
-"""What is raised when the member that was asked is gone."""
+"""Raised when the broker that was asked is down."""
 NOBODY = (kafka.NodeNotReadyError, kafka.StaleMetadata)
-"""What is raised when a broker answers and names no broker: it was silent, and is about to be let in again."""
+"""Raised when a broker's answer lists no brokers: it was silent, and has not rejoined the cluster yet."""
 UNREADABLE = (kafka.UnsupportedCodecError, kafka.CorruptRecordException, *UNPACKING)
-"""What is raised for messages that came, and cannot be unpacked."""
+"""Raised for messages that came and cannot be decompressed."""
 CLIENT = "greet-"
-"""What the `client_id` of each client begins with."""
+"""The prefix of the `client_id` of each client."""
 RETRY_SECONDS = 0.1
 QUIET_SECONDS = 10.0
 
@@ -69,14 +69,14 @@ if not default_records.DefaultRecordBatch.__module__.startswith("aiokafka.record
 
 
 def settings(address: Address) -> dict[str, Any]:
-    """The arguments that every client of aiokafka takes. A deadline has room for some requests."""
+    """The arguments of every client of aiokafka. Within a deadline, some requests can time out and be repeated."""
     options = address.options
     found: dict[str, Any] = {
         "bootstrap_servers": [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in address.hosts],
         "request_timeout_ms": max(500, int(address.timeout * 250)),  # a fetch may wait 200 ms for names
-        # Members are sorted by this when partitions are shared out: who came first keeps the first ones.
+        # Kafka sorts the members of a group by this when it assigns partitions: older members keep the first ones.
         "client_id": f"{CLIENT}{time.time_ns()}",
-        "metadata_max_age_ms": 3000,  # so soon is a partition noticed that was added to the topic
+        "metadata_max_age_ms": 3000,  # an added partition is noticed within this time
         "security_protocol": "SSL" if address.tls else "PLAINTEXT",
     }
     if address.tls:
@@ -92,7 +92,7 @@ def settings(address: Address) -> dict[str, Any]:
 
 
 def login(address: Address) -> str:
-    """The SASL mechanism; empty without a login. Raises `BadURL` for one that cannot be."""
+    """The SASL mechanism; empty without a login. Raises `BadURL` if the URL's keys do not fit together."""
     if "token_file" in address.options:
         return address.choice("sasl", "OAUTHBEARER")
     if address.user:
@@ -103,13 +103,13 @@ def login(address: Address) -> str:
 
 
 def codec(address: Address) -> str | None:
-    """How batches are compressed."""
+    """The compression of batches."""
     name = address.choice("compression", "none", "gzip", "snappy", "lz4", "zstd")
     return None if name == "none" else name
 
 
 def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
-    """Certificate and host name of the broker are verified, by `ca` or the system's authorities."""
+    """Verify the broker's certificate and host name, with the authority in `ca` or those of the system."""
     context = ssl.create_default_context(cafile=options.get("ca"))
     if "cert" in options:
         context.load_cert_chain(options["cert"], options.get("key"))
@@ -117,13 +117,13 @@ def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
 
 
 class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]
-    """Reads the token anew for each login, so who renews it only has to write the file."""
+    """Reads the token for each login, so to renew it, write a new one to the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     async def token(self) -> str:
-        """The token that the broker is shown."""
+        """The token for the broker."""
         return (await asyncio.to_thread(self._path.read_text)).strip()
 
 
@@ -132,7 +132,7 @@ class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]
 
 @dataclass
 class _Log:
-    """What the clients that were started together have logged."""
+    """What one call of the driver has logged."""
 
     reason: Exception | None = None
     """The last exception that says why something failed."""
@@ -143,10 +143,10 @@ _log: ContextVar[_Log | None] = ContextVar("_log", default=None)  # aiokafka's t
 
 
 def _listen(record: logging.LogRecord) -> bool:
-    """Whether a record of aiokafka's goes on to the application's log.
+    """Whether a log record of aiokafka is passed on to the application's log.
 
-    - The request that holds the password or token does not: at level DEBUG aiokafka logs it too.
-    - Of greet's own clients, the same warning does so once in ten seconds: during an outage they
+    - The request with the password or token is not: at level DEBUG aiokafka logs it too.
+    - The same warning of greet's own clients is passed on once in ten seconds. During an outage they
       would log a hundred a second.
     """
     arguments = record.args if isinstance(record.args, tuple) else ()
@@ -174,7 +174,7 @@ for _name in (
     "aiokafka.producer.sender",
 ):
     logging.getLogger(_name).addFilter(_listen)
-# Where no logging is set up, Python would print warnings to standard error: what matters is raised.
+# Without this, Python prints warnings to standard error if no logging is configured. Errors are raised anyway.
 logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 
 
@@ -182,7 +182,7 @@ logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 
 
 def _answer(number: int, name: str) -> type[Exception]:
-    """A code that Kafka answers and aiokafka 0.14 does not know; without this it is an `UnknownError` of code -1."""
+    """An error code of Kafka that aiokafka 0.14 does not know: without this it is an `UnknownError` with code -1."""
     kind: type[Exception] = type(name, (kafka.UnknownError,), {"errno": number})
     return kafka.kafka_errors.setdefault(number, kind)  # type: ignore[no-any-return]
 
@@ -194,29 +194,29 @@ ThrottlingQuotaExceeded = _answer(89, "ThrottlingQuotaExceeded")
 
 
 class NoKafka(ConnectionError):
-    """What was read is no answer of Kafka."""
+    """The answer is not one of Kafka."""
 
 
 class SilentCoordinator(kafka.KafkaError):  # type: ignore[misc]
-    """The broker answers, but for what it is asked of a group."""
+    """The broker answers, but not for this group."""
 
 
 _WORDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
-    # No connection, or none that can be used.
+    # No connection, or an unusable one.
     ((ssl.SSLCertVerificationError,), "the certificate of {address} is refused: correct it, or the URL's host or ca="),
     ((FileNotFoundError, PermissionError), "a file cannot be read: correct ca=, cert=, key= or token_file="),
     (
         (kafka.AuthenticationFailedError, kafka.SaslAuthenticationFailed),
         "{address} refuses the login: correct user and password, or the token, or sasl=",
     ),
-    ((kafka.UnsupportedSaslMechanismError,), "{address} knows other ways to log in: correct sasl="),
-    ((kafka.IllegalSaslStateError,), "{address} takes no login: leave user and password out"),
+    ((kafka.UnsupportedSaslMechanismError,), "{address} does not offer this SASL mechanism: correct sasl="),
+    ((kafka.IllegalSaslStateError,), "{address} does not accept a login: leave user and password out"),
     (
         (ConnectionRefusedError, kafka.NoBrokersAvailable, kafka.KafkaUnavailableError),
         "no connection to {address}: check that a broker runs there",
     ),
     ((NoKafka, kafka.CorrelationIdError), "what answers at {address} is not Kafka: check host and port"),
-    ((socket.gaierror,), "no host of that name is known: correct {address}"),
+    ((socket.gaierror,), "the host name is unknown: correct {address}"),
     ((SilentCoordinator,), "{address} answers, but not for {group}: restart the broker that coordinates this group"),
     (
         (
@@ -224,9 +224,9 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
             kafka.NotCoordinatorForGroupError,
             kafka.GroupLoadInProgressError,
         ),
-        "{address} has no coordinator ready for {group}: wait; where that does not end, restart the broker",
+        "{address} has no coordinator ready for {group}: wait; if that does not help, restart the broker",
     ),
-    # What may not be done.
+    # Missing rights.
     ((kafka.TopicAuthorizationFailedError,), "{user} may not {verb} topic {topic} at {address}: grant {right} on it"),
     (
         (kafka.GroupAuthorizationFailedError,),
@@ -236,22 +236,22 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
         (kafka.ClusterAuthorizationFailedError, kafka.TransactionalIdAuthorizationFailed),
         "{user} may not publish as DURABLE at {address}: grant WRITE on topic {topic}, or IDEMPOTENT_WRITE",
     ),
-    ((kafka.SecurityDisabled,), "{address} has no security switched on: leave the login out"),
+    ((kafka.SecurityDisabled,), "security is disabled at {address}: leave the login out"),
     # Topics.
     (
         (kafka.InvalidPartitionsError, kafka.InvalidReplicationFactorError, kafka.InvalidReplicationAssignmentError),
-        "{address} cannot make topic {topic} so: correct partitions= or replication=",
+        "{address} cannot create topic {topic} with these settings: correct partitions= or replication=",
     ),
     (
         (kafka.InvalidTopicError,),
         "{address} refuses the name of topic {topic}: Kafka takes a.b and a_b for the same; use another name",
     ),
-    ((kafka.PolicyViolationError,), "a policy of {address} forbids to make topic {topic} so: make it by hand"),
-    ((kafka.InvalidConfigurationError,), "{address} refuses the settings of topic {topic}: make it by hand"),
-    ((ThrottlingQuotaExceeded,), "{address} makes no more topics for {user} just now: wait, or raise the quota"),
+    ((kafka.PolicyViolationError,), "a policy of {address} forbids these settings of topic {topic}: create it by hand"),
+    ((kafka.InvalidConfigurationError,), "{address} refuses the settings of topic {topic}: create it by hand"),
+    ((ThrottlingQuotaExceeded,), "{address} creates no more topics for {user} now: wait, or raise the quota"),
     (
         (kafka.UnknownTopicOrPartitionError,),
-        "topic {topic} is not at {address}, or not any more: make it, and connect again",
+        "topic {topic} does not exist at {address}: create it, and connect again",
     ),
     # Publishing.
     (
@@ -260,36 +260,36 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ),
     (
         (InvalidRecord,),
-        "topic {topic} refuses messages without a key, as it is compacted: use one with cleanup.policy=delete",
+        "topic {topic} is compacted, so it refuses messages without a key: use one with cleanup.policy=delete",
     ),
     ((kafka.InvalidTimestampError,), "topic {topic} refuses the time of this machine: set its clock"),
     ((UnsupportedCompression,), "topic {topic} refuses this codec: correct compression="),
     (
         (kafka.NotEnoughReplicasError, kafka.NotEnoughReplicasAfterAppendError),
-        "topic {topic} has too few replicas in sync: start the brokers that are away",
+        "topic {topic} has too few replicas in sync: start the brokers that are down",
     ),
     ((kafka.InvalidRequiredAcksError,), "{address} does not know this kind of acknowledgement: use Kafka 2.1 or later"),
     (
         (kafka.OutOfOrderSequenceNumber, kafka.UnknownProducerId, kafka.ProducerFenced, kafka.InvalidProducerEpoch),
-        "{address} has lost count of what this publisher sent to topic {topic}: look there what has come",
+        "{address} has lost the sequence of this producer: read topic {topic} to see which names it has",
     ),
-    ((kafka.KafkaStorageError, kafka.LogDirNotFound), "a disk of {address} fails: mend it"),
+    ((kafka.KafkaStorageError, kafka.LogDirNotFound), "a disk of {address} fails: repair it"),
     (
         (kafka.LeaderNotAvailableError, kafka.NotLeaderForPartitionError, kafka.ReplicaNotAvailableError),
-        "a partition of topic {topic} has no leader: start the brokers that are away",
+        "a partition of topic {topic} has no leader: start the brokers that are down",
     ),
     # Reading.
     (
         (kafka.UnsupportedCodecError,),
-        "messages of topic {topic} are in a codec that cannot be read here: pip install cramjam",
+        "messages of topic {topic} have a codec that cannot be read here: pip install cramjam",
     ),
     (
         (kafka.CorruptRecordException, *UNPACKING),
-        "topic {topic} holds damaged messages: move {group} behind them, kafka-consumer-groups.sh --reset-offsets",
+        "topic {topic} has damaged messages: move {group} past them with kafka-consumer-groups.sh --reset-offsets",
     ),
     (
         (kafka.OffsetMetadataTooLargeError, kafka.InvalidCommitOffsetSizeError),
-        "{address} refuses to keep the position of {group}: raise its offset.metadata.max.bytes",
+        "{address} refuses the offsets of {group}: raise its offset.metadata.max.bytes",
     ),
     (
         (kafka.InvalidSessionTimeoutError,),
@@ -298,14 +298,14 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((GroupMaxSizeReached,), "{group} has as many members as {address} allows: raise group.max.size"),
     (
         (kafka.InconsistentGroupProtocolError,),
-        "{group} has members of another kind of client: use another name for this group",
+        "{group} has members of another client library: use another name for this group",
     ),
     ((kafka.InvalidGroupIdError,), "{address} refuses the name of {group}: use another one"),
     (
         (kafka.CommitFailedError, kafka.UnknownMemberIdError, kafka.IllegalGenerationError),
-        "{group} has gone on without this member, whose handler kept it from answering",
+        "{group} has removed this member, because its handler kept it from answering",
     ),
-    # Versions, and what is left.
+    # Versions, and the rest.
     (
         (kafka.UnsupportedVersionError, kafka.IncompatibleBrokerVersion, kafka.UnrecognizedBrokerVersion),
         "{address} is too old for aiokafka: use Kafka 2.1 or later",
@@ -313,18 +313,18 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((TimeoutError, kafka.RequestTimedOutError), "{address} has not answered in time"),
     (
         (EOFError, ConnectionResetError, kafka.KafkaConnectionError, *NOBODY),
-        "{address} hung up: correct its scheme, or the login (user and password, sasl=, token_file=)",
+        "{address} closed the connection: correct the scheme, or the login (user and password, sasl=, token_file=)",
     ),
 )
 _RIGHTS = {
-    "make": "CREATE, or DESCRIBE where it is there,",
+    "create": "CREATE, or DESCRIBE if it exists,",
     "write": "WRITE and DESCRIBE",
     "read": "READ and DESCRIBE",
 }
 
 
 def words(error: BaseException, address: Address, topic: str, group: str = "the group", verb: str = "write") -> str:
-    """What went wrong, where, and what to do."""
+    """The message for an error: what is wrong, where, and what to do."""
     user = f"user {address.user}" if address.user else "an anonymous user"
     known = {"address": address, "topic": topic, "group": group, "verb": verb, "right": _RIGHTS[verb], "user": user}
     error = _named(error)
@@ -338,7 +338,7 @@ def words(error: BaseException, address: Address, topic: str, group: str = "the 
 
 
 def _named(error: BaseException) -> BaseException:
-    """aiokafka wraps some answers in a `KafkaError` that only names them, and what ended a connection in another."""
+    """The error inside: aiokafka wraps some answers in a `KafkaError` that only has their name, and wraps `NoKafka`."""
     if isinstance(error.__cause__, NoKafka):
         return error.__cause__
     if type(error) is kafka.KafkaError and (found := re.search(r"(\w+)\(", str(error))):
@@ -352,9 +352,9 @@ def _named(error: BaseException) -> BaseException:
 async def trouble(
     ours: type[GreetError], deadline: float, address: Address, topic: str, *, what: str = "", **more: str
 ) -> AsyncIterator[None]:
-    """Raise `ours`, with the real reason and by the deadline, in place of the driver's errors.
+    """Raise `ours`, with the real reason, for errors of the driver and a missed deadline.
 
-    What came and cannot be read is `Unsupported`, as no line was lost.
+    Messages that cannot be decompressed raise `Unsupported` instead: the connection is not lost.
     """
     log = _Log()
     token = _log.set(log)
@@ -364,7 +364,7 @@ async def trouble(
     except GreetError:
         raise
     except DRIVER_ERRORS as error:
-        reason = _reason(error) if ours is ConnectFailed else error  # a line that worked is asked nothing new
+        reason = _reason(error) if ours is ConnectFailed else error  # only connecting can have a logged reason
         kind = Unsupported if isinstance(reason, UNREADABLE) else ours
         raise kind(what + words(reason, address, topic, **more)) from reason
     finally:
@@ -372,11 +372,11 @@ async def trouble(
 
 
 async def insist(address: Address, attempt: Callable[[], Awaitable[T]], passing: tuple[type[Exception], ...] = ()) -> T:
-    """The result of `attempt`, which is repeated until the caller's deadline while what is raised is `passing`.
+    """The result of `attempt`. While it raises `passing`, it is repeated, until the caller's deadline.
 
-    So it is while a member of a cluster is away: the others name one that has died for some seconds
-    more, and aiokafka asks it as readily as them. And while a broker names nobody, itself included;
-    but aiokafka reads the same out of the answer to a token that has expired.
+    With a cluster, errors of a node that is down pass too: the other nodes list it for some seconds
+    more, and aiokafka asks it as well. An answer that lists no brokers passes too, unless there is a
+    token: aiokafka raises the same for a token that has expired.
     """
     if "token_file" not in address.options:
         passing += NOBODY
@@ -392,7 +392,7 @@ async def insist(address: Address, attempt: Callable[[], Awaitable[T]], passing:
 
 
 def _reason(error: Exception) -> Exception:
-    """What aiokafka logged when it raised `error`; but what a broker has answered says more than an earlier log."""
+    """The exception that aiokafka logged before it raised `error`. The answer of a broker is preferred to it."""
     log = _log.get()
     if log is None or log.reason is None or (isinstance(error, kafka.BrokerResponseError) and not error.retriable):
         return error

@@ -1,37 +1,39 @@
-"""Apache Kafka's share groups (KIP-932): a topic that is dealt out like a queue. Driver: confluent-kafka.
+"""Apache Kafka's share groups (KIP-932): a topic that is consumed like a queue. Driver: confluent-kafka.
 
                                  ┌─► share group "names:hello:share"   ─► any of its members
     publish ─► topic "names" ────┤
                                  └─► share group "names:goodbye:share" ─► any of its members
                                                   │
-                        topic "names.dead" ◄──────┘ what is no name, and what came too often
+                        topic "names.dead" ◄──────┘ messages that are not names, or came too often
 
-A name stays in the log after it was read. Of each name the group's broker knows whether it waits, is
-lent to a member, or is settled. So any number of members share a partition; order is not kept.
+A name stays in the log after it was read. For each name, the broker of the group knows whether it is
+available, acquired by a member, or acknowledged. So any number of members share a partition. The names
+are not in order.
 
-- **Names are dealt out by batches.** A batch that the publisher has sent goes whole to one member. So a
-  line sends at most `?deal=20` names a batch, and a member asks for as many at once. More is faster and
-  less even: on two busy cores one member that does nothing with them read 300 a second dealt one by one,
-  5,000 by 20, 50,000 by 200. What waits longest waits for as many names as are dealt together.
-  What other publishers send, those of `kafka://` too, comes by their batches.
-- **A name is lent for a time**: as long as the broker allows, 60 s unless it says otherwise. Of a batch,
-  what is not handed out after three quarters of that is given back. What takes longer to handle comes
-  again to another member as well; the logger "greet" says so, and so does a clean end.
-- **It is lent a number of times**, each count, also when a member that had it left, and at most 10 unless
-  the broker says otherwise; then Kafka would drop it. So the last two are not for handlers: it goes
-  to the dead letters then. Where handlers are slow or die often, take `?deal=1`: a name that stands in a
-  batch behind one that kills its handler is lent as often as that one.
-- Where a broker is killed, what was settled and not confirmed comes again, as in the other designs.
+- **Names are delivered in batches.** All names of one publisher's batch go to the same member. So a
+  line sends at most `?deal=20` names a batch, and a member asks for as many at once. A larger number is
+  faster, but shares the work less evenly. On two busy cores, one member that only reads got 300 names
+  a second with `deal=1`, 5,000 with 20, and 50,000 with 200. The last name of a batch waits until its
+  member has handled the others. Names of other publishers, also those of `kafka://`, come in the
+  batches in which they were published.
+- **A member has a name for a limited time**, the acquisition lock: as long as the broker allows, by
+  default 60 s. Names that are not handed out after three quarters of it are given back. If handling
+  takes longer, another member gets the name too. Then the logger "greet" warns, and a clean end raises.
+- **A name is delivered a limited number of times**, by default 10; then Kafka drops it. Each delivery
+  counts, also if the member just left. So greet keeps the last two deliveries for itself: it moves the
+  name to the dead letters. If handlers are slow or die often, use `?deal=1`: otherwise the names that
+  follow in the batch are delivered again each time too.
+- If a broker is killed, names that were settled but not confirmed come again, as in the other designs.
 
-DURABLE waits for all in-sync replicas and numbers what it sends; AT_LEAST_ONCE waits for one;
-AT_MOST_ONCE for none, and settles a batch before it is handed out.
+DURABLE waits for all in-sync replicas, and its producer is idempotent. AT_LEAST_ONCE waits for the
+leader only. AT_MOST_ONCE does not wait, and settles a batch before it is handed out.
 
-The driver's consumer blocks, and is for one thread: each member has a thread of its own, which polls
-0.1 s at a time and is told by a queue what to settle. It holds one poll's names and no more.
+The driver's consumer blocks and belongs to one thread. So each member has its own thread, which polls
+for 0.1 s at a time, and gets the settlements through a queue. It holds the names of one poll at most.
 
-No client in Python can say where a share group begins, and left alone it begins at the end once its first
-member has joined, some seconds late. So `kafka_share_wire` makes two calls of Kafka's protocol by hand.
-A login is by PLAIN alone here.
+No Python client can set the start of a share group. By default, a share group starts at the end of the
+topic when its first member has joined, which takes some seconds. So `kafka_share_wire` makes two calls
+of Kafka's protocol itself. For that reason the only login here is PLAIN.
 """
 
 from __future__ import annotations
@@ -87,12 +89,12 @@ except ImportError as missing:
     raise Unsupported("kafka+share needs confluent-kafka 2.16 or later: pip install 'greet[share]'") from missing
 
 ACKS = {Guarantee.AT_MOST_ONCE: "0", Guarantee.AT_LEAST_ONCE: "1", Guarantee.DURABLE: "all"}
-POLL_SECONDS = 0.1  # so soon does a member's thread hear that it is to leave
-WORD_SECONDS = 1.0  # how long a thread waits for the broker's word
+POLL_SECONDS = 0.1  # a member's thread notices within this time that it must end
+WORD_SECONDS = 1.0  # how long a thread waits for an answer of the broker
 RETRY_SECONDS = 0.1
-LARGEST_BODY = 2**26  # a message that is no name may be larger than any name, and is kept as it is
-LEND_FOR = 0.75  # of the time for which the broker lends names: then those that were not handed out go back
-TO_BURY = 2  # deliveries that are kept for burying: a member may die in the first
+LARGEST_BODY = 2**26  # a message that is not a name may be larger than any name, and is kept unchanged
+LEND_FOR = 0.75  # after this part of the acquisition lock, names that were not handed out are given back
+TO_BURY = 2  # deliveries that are kept for moving a name to the dead letters: a member may die during the first
 NEVER_WRITTEN = {
     *(KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED),
     *(KafkaError.INVALID_RECORD, KafkaError.POLICY_VIOLATION, KafkaError.UNKNOWN_TOPIC_OR_PART),
@@ -111,9 +113,9 @@ log = logging.getLogger("greet")
 class KafkaShareLine(Line):
     """`kafka+share://host:9092,host:9092?partitions=1&replication=1&deal=20`, or `kafka+share+ssl://` for TLS.
 
-    `partitions` and `replication` count when the topic is made; `deal` is how many names are dealt out
-    together, at most. Besides: `compression=gzip`, snappy, lz4 or zstd; `ca=`, `cert=` and `key=`,
-    files for TLS; a user and password log in by PLAIN.
+    `partitions` and `replication` are used when the topic is created. `deal` is the largest number of
+    names that one member gets together. The other keys are `compression=gzip`, snappy, lz4 or zstd;
+    and `ca=`, `cert=` and `key=`, files for TLS. A user and password log in by PLAIN.
     """
 
     def __init__(self, design: Design, address: Address, topic: str, guarantee: Guarantee | None) -> None:
@@ -128,10 +130,10 @@ class KafkaShareLine(Line):
         self._producer: Any = None
         self._admin: Any = None
         self._ending = threading.Event()
-        self._made: dict[str, int] = {}  # topics that are there, with their partitions
+        self._made: dict[str, int] = {}  # topics that exist, with their number of partitions
         self._making = asyncio.Lock()
         async with self._trouble(ConnectFailed, deadline):
-            (await first(self.address)).close()  # it answers
+            (await first(self.address)).close()  # does a broker answer?
             self._admin = AdminClient(settings(self.address))
             count = await self._count(self.topic)
         if count and "partitions" in self.address.options and count != self._partitions:
@@ -143,7 +145,7 @@ class KafkaShareLine(Line):
         ends = [self._serving] if self._producer else []
         self._producer = None
         admin, self._admin = [self._admin], None
-        ends.append(in_thread(admin.clear))  # its end waits for the driver's own threads
+        ends.append(in_thread(admin.clear))  # deleting the client waits for the driver's own threads
         await ended(ends, deadline)
 
     # ------------------------------------------------------------------------------------- publishing
@@ -172,21 +174,21 @@ class KafkaShareLine(Line):
         if sending.error is None:
             return sending.accepted
         why, driver = words(KafkaException(sending.error), self.address), KafkaException(sending.error)
-        failure: GreetError = PublishUnknown(f"{why}; publish it again, if a double does no harm")
+        failure: GreetError = PublishUnknown(f"{why}; publish it again if a duplicate does no harm")
         if sending.error.code() in NEVER_WRITTEN:
-            failure = PublishFailed(f"{why}; publish it again then")
+            failure = PublishFailed(f"{why}; then publish it again")
         failure.accepted = sending.accepted
         raise failure from driver
 
     async def _ready_for(self, topic: str, deadline: float) -> Any:
-        """The producer, when `topic` is there."""
+        """The producer, once `topic` exists."""
         if topic not in self._made:
             async with self._trouble(PublishFailed, deadline):
                 await self._make(topic)
         return await self._started(deadline)
 
     async def _started(self, deadline: float) -> Any:
-        """The producer, and the thread in which it tells what became of messages: both begin with the first."""
+        """The producer. It is started on first use, and with it the thread that gets its delivery reports."""
         async with self._making:
             if self._producer is None:
                 given = {
@@ -194,14 +196,14 @@ class KafkaShareLine(Line):
                     "enable.idempotence": self.guarantee is Guarantee.DURABLE,
                     "batch.num.messages": self._deal,
                     "linger.ms": 0,
-                    "sticky.partitioning.linger.ms": 0,  # each batch goes to a partition of its own
+                    "sticky.partitioning.linger.ms": 0,  # each batch may go to another partition
                     "compression.type": self._codec,
                     "message.max.bytes": LARGEST_BODY,
                     "message.timeout.ms": int(self.timeout * 1000),
                     "queue.buffering.max.kbytes": 2 * LARGEST_BODY // 1024,
                 }
                 producer, ending = Producer(settings(self.address, given)), self._ending
-                # Without this, one that numbers its batches waits half a second for its first connection.
+                # Without this, an idempotent producer waits half a second for its first connection.
                 await ended([in_thread(lambda: producer.list_topics(self.topic, WORD_SECONDS))], deadline)
                 self._producer, self._serving = producer, in_thread(lambda: self._serve(producer, ending))
         return self._producer
@@ -211,12 +213,12 @@ class KafkaShareLine(Line):
             producer.poll(POLL_SECONDS)
         if producer.flush(self._seconds_left):
             producer.purge()
-            producer.poll(0)  # whoever waits is told
+            producer.poll(0)  # report the purged messages to those who wait
 
     # ----------------------------------------------------------------------------------------- topics
 
     async def _make(self, topic: str) -> int:
-        """See to it that `topic` is there and has leaders; how many partitions it has."""
+        """Create `topic` if it does not exist, wait for its leaders, and return the number of partitions."""
         async with self._making:
             if topic not in self._made:
                 if not (count := await self._count(topic)):
@@ -240,7 +242,7 @@ class KafkaShareLine(Line):
                 raise
 
     async def _count(self, topic: str) -> int:
-        """The partitions of `topic`; 0 where it is not there, or not ready."""
+        """The number of partitions of `topic`; 0 if it does not exist or is not ready."""
         asked = self._admin.describe_topics(TopicCollection([topic]), request_timeout=self.timeout)
         try:
             found = (await answer(asked[topic])).partitions
@@ -251,7 +253,7 @@ class KafkaShareLine(Line):
         return len(found) if all(one.leader and one.leader.id >= 0 for one in found) else 0
 
     async def _offsets(self, topic: str, spec: Any) -> dict[int, int]:
-        """The oldest or next offset of each partition of `topic`."""
+        """The oldest or the next offset of each partition of `topic`."""
         wanted = {TopicPartition(topic, number): spec for number in range(self._made[topic])}
         while True:
             asked = self._admin.list_offsets(wanted, request_timeout=self.timeout)
@@ -270,7 +272,7 @@ class KafkaShareLine(Line):
     # ------------------------------------------------------------------------------------ dead letters
 
     async def _bury(self, letter: DeadLetter, deadline: float) -> None:
-        """Keep `letter` in the topic of the dead letters, as `kafka://` does."""
+        """Keep `letter` in the topic of dead letters, as `kafka://` does."""
         headers = {key: str(getattr(letter, key)).encode() for key in ("group", "origin", "reason")}
         await self._publish(self._dead, [letter.body], deadline, headers)
 
@@ -283,12 +285,12 @@ class KafkaShareLine(Line):
         letters = await self._letters()
         try:
             for number, (offset, letter) in enumerate(letters, start=1):
-                if letter.origin not in origins:  # each group has kept a letter of its own
+                if letter.origin not in origins:  # each group has kept its own copy
                     await self._publish(self.topic, [letter.body], self._deadline())
                     origins |= {letter.origin} - {""}
                     sent += 1
                 done = self._end if number == len(letters) else offset + 1
-                async with self._trouble(ConnectionLost, self._deadline(), "it is not written down what was sent: "):
+                async with self._trouble(ConnectionLost, self._deadline(), "it could not be recorded what was sent: "):
                     place = ConsumerGroupTopicPartitions(self._dead, [TopicPartition(self._dead, 0, done)])
                     await answer(self._admin.alter_consumer_group_offsets([place])[self._dead])
         except GreetError as error:
@@ -297,7 +299,7 @@ class KafkaShareLine(Line):
         return sent
 
     async def _letters(self) -> list[tuple[int, DeadLetter]]:
-        """Those that were not sent again, with their offsets."""
+        """The dead letters that were not sent again, with their offsets."""
         deadline = self._deadline()
         async with self._trouble(ConnectionLost, deadline, "the dead letters cannot be read: "):
             if self._dead not in self._made and not await self._count(self._dead):
@@ -342,7 +344,7 @@ class KafkaShareLine(Line):
 
     @asynccontextmanager
     async def _trouble(self, ours: type[GreetError], deadline: float, what: str = "") -> AsyncIterator[None]:
-        """Failures and the deadline, told as `ours`."""
+        """Raise failures and a missed deadline as `ours`."""
         try:
             async with asyncio.timeout_at(deadline):
                 yield
@@ -350,7 +352,7 @@ class KafkaShareLine(Line):
             raise ours(what + words(error, self.address)) from error
 
     async def _asked(self, group: str, question: Callable[[Wire], Awaitable[T]]) -> T:
-        """What the broker that keeps a share group answers; asked again while one that is new takes over."""
+        """The answer of the coordinator of a share group; the question is repeated while another broker takes over."""
         while True:
             try:
                 async with coordinator(self.address, group) as wire:
@@ -362,22 +364,22 @@ class KafkaShareLine(Line):
 
 
 class KafkaShareSubscription(Subscription):
-    """A member of a share group. Its thread polls, and hands over what has come."""
+    """A member of a share group. Its thread polls, and passes the names on to the event loop."""
 
     _line: KafkaShareLine
 
     async def _join(self, deadline: float) -> None:
         line = self._line
-        self._id = f"{line.topic}:{self._group}:share"  # no topic and no group has a colon
-        self._orders: SimpleQueue[tuple[Any, int, Sequence[int]] | None] = SimpleQueue()  # for the thread
+        self._id = f"{line.topic}:{self._group}:share"  # topics and groups have no colon, so ids are unique
+        self._orders: SimpleQueue[tuple[Any, int, Sequence[int]] | None] = SimpleQueue()  # to the thread
         self._come: deque[Sequence[Batch | Poison]] = deque()  # from the thread
-        self._failed: Exception | None = None  # what the thread met
+        self._failed: Exception | None = None  # an error in the thread
         self._heard = asyncio.Event()
         self._told_of = asyncio.Event()
-        self._unanswered: set[Place] = set()  # settled, and the broker has not answered yet
-        self._missed: set[Place] = set()  # the broker did not take it as settled
+        self._unanswered: set[Place] = set()  # settled, but the broker has not answered yet
+        self._missed: set[Place] = set()  # the broker refused to settle these
         self._why = ""
-        self._part_of: tuple[Batch | None, int] = (None, 0)  # the batch of which so many were settled
+        self._part_of: tuple[Batch | None, int] = (None, 0)  # the last batch, and how many of it were settled
         self._back: asyncio.TimerHandle | None = None
         self._thread: asyncio.Future[None] | None = None
         self._deliveries, self._lent = 5, 30.0
@@ -388,10 +390,10 @@ class KafkaShareSubscription(Subscription):
         self._thread = in_thread(lambda: self._work(loop))
 
     async def _found_group(self) -> None:
-        """See to it that the group is there: then what is published reaches it, before it has a member too.
+        """Create the group if it does not exist: then names reach it even before it has a member.
 
-        The ends are read before it is asked whether the group is there. So where two members found it
-        at once, it begins no later than where the topic ended at the entry of either.
+        The ends of the partitions are read before it is checked whether the group exists. So if two
+        members create it at the same time, it does not start later than the entry of either of them.
         """
         line = self._line
         oldest = await line._offsets(line.topic, OffsetSpec.earliest())
@@ -405,15 +407,15 @@ class KafkaShareSubscription(Subscription):
         self._lent = int(config.get("share.record.lock.duration.ms", self._lent * 1000)) / 1000
         if new and (passed := sum(begin[one] - oldest[one] for one in begin)):
             log.warning(
-                "group %s is new to topic %s: it starts behind %s names that are kept; who wants them subscribes"
-                " as a new group, with replay=True",
+                "group %s is new to topic %s: it starts at the end and skips %s names that are kept;"
+                " to read them, subscribe as a new group with replay=True",
                 self._group,
                 line.topic,
                 f"{passed:,}",
             )
 
     async def _configure(self) -> None:
-        """Have names lent as often and as long as the broker allows; what an older Kafka does not know is left out."""
+        """Set the delivery limit and the lock to the largest values of the broker; skip what an older Kafka lacks."""
         line = self._line
         broker = (await answer(line._admin.describe_cluster(request_timeout=line.timeout))).nodes[0]
         bounds = await line._config(ConfigResource.Type.BROKER, str(broker.id))
@@ -421,7 +423,7 @@ class KafkaShareSubscription(Subscription):
             "share.delivery.count.limit": bounds.get("group.share.max.delivery.count.limit"),
             "share.record.lock.duration.ms": bounds.get("group.share.max.record.lock.duration.ms"),
             "share.assignment.interval.ms": bounds.get("group.share.min.assignment.interval.ms"),  # else joining waits
-            "share.auto.offset.reset": "earliest",  # of a partition that was added to the topic
+            "share.auto.offset.reset": "earliest",  # for partitions that are added to the topic later
             "share.isolation.level": "read_committed",
         }
         known = await line._config(ConfigResource.Type.GROUP, self._id)
@@ -436,13 +438,13 @@ class KafkaShareSubscription(Subscription):
     # ------------------------------------------------------------------------------- in the thread
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Poll, hand over, wait until all that is settled or given back, and poll again; until told to leave."""
+        """Poll, pass the names on, wait until all are settled or given back, and poll again; until told to leave."""
         topic = self._line.topic
         given = {
             "group.id": self._id,
             "share.acknowledgement.mode": "explicit",
             "max.poll.records": self._line._deal,
-            "max.poll.interval.ms": 86_400_000,  # a slow handler is no dead one: the lock says how slow it may be
+            "max.poll.interval.ms": 86_400_000,  # a slow handler is not a dead member: the lock limits its time
             "fetch.wait.max.ms": int(POLL_SECONDS * 1000),
         }
 
@@ -459,7 +461,7 @@ class KafkaShareSubscription(Subscription):
                     order = self._orders.get(block=bool(held), timeout=POLL_SECONDS)
                 except Empty:
                     if held:
-                        consumer.commit_async()  # of nothing: the callback hears of answers that came late
+                        consumer.commit_async()  # commits nothing, but runs the callback for late answers
                     else:
                         held = self._poll(consumer, loop)
                     continue
@@ -474,12 +476,12 @@ class KafkaShareSubscription(Subscription):
                         except RuntimeError as error:  # the driver has given it up
                             answered({TopicPartition(topic, partition): {offset}}, error)
                 if self._orders.empty():
-                    consumer.commit_sync(WORD_SECONDS)  # the callback hears of the answer
+                    consumer.commit_sync(WORD_SECONDS)  # the callback gets the answer
         finally:
-            consumer.close()  # what is held and not settled goes back to the group
+            consumer.close()  # names that are held and not settled go back to the group
 
     def _poll(self, consumer: Any, loop: asyncio.AbstractEventLoop) -> set[Place]:
-        """Hand over what comes; where it stands."""
+        """Pass the names of one poll on; return their places."""
         try:
             messages = consumer.poll(POLL_SECONDS)
         except KafkaException as error:
@@ -495,12 +497,12 @@ class KafkaShareSubscription(Subscription):
     # --------------------------------------------------------------------------------- in the loop
 
     def _hand_over(self, messages: Sequence[Any], failed: Exception | None) -> None:
-        """What a poll gave. A name that was lent too often goes to the dead letters: Kafka would drop it next."""
+        """Take the messages of a poll. A name that came too often goes to the dead letters before Kafka drops it."""
         found: list[Batch | Poison] = []
         fresh: dict[int, list[Any]] = defaultdict(list)
         for one in messages:
             if (one.delivery_count() or 1) > self._deliveries - TO_BURY and not self._early:
-                why = f"it came {one.delivery_count()} times and was not settled, and Kafka drops it after"
+                why = f"it came {one.delivery_count()} times and was not settled; Kafka drops it after"
                 reason = f"{why} {self._deliveries}"
                 found.append(Poison(one.value(), one.offset(), reason, one.partition()))
             else:
@@ -516,7 +518,7 @@ class KafkaShareSubscription(Subscription):
         self._heard.set()
 
     def _let_go(self) -> None:
-        """The time for which names are lent is soon over: give back those that were not handed out."""
+        """The acquisition lock ends soon: give back the names that were not handed out."""
         rest: list[Batch | Poison] = [*self._runs, *(one for some in self._come for one in some)]
         batch = self._batch
         if not self._early:
@@ -546,7 +548,7 @@ class KafkaShareSubscription(Subscription):
                 await self._ask(get_running_loop().time() + self._line.timeout - quiet)
 
     async def _ask(self, deadline: float) -> None:
-        """Nothing has come, and the driver does not tell why: ask the group's broker, until it answers."""
+        """No name has come, and the driver does not say why: ask the group's coordinator until it answers."""
         while not self._come:
             try:
                 starts = await self._starts(deadline)
@@ -557,12 +559,12 @@ class KafkaShareSubscription(Subscription):
             else:
                 if all(one < 0 for one in starts.values()):
                     raise ConnectionLost(
-                        f"group {self._group} is not at {self._line.address} any more: subscribe again"
+                        f"group {self._group} no longer exists at {self._line.address}: subscribe again"
                     )
                 return
 
     async def _starts(self, deadline: float) -> dict[int, int]:
-        """Up to where all is settled, in each partition."""
+        """For each partition, the offset up to which all names are settled."""
         line = self._line
         async with line._trouble(ConnectionLost, deadline):
             return await line._asked(self._id, self._known)
@@ -584,7 +586,7 @@ class KafkaShareSubscription(Subscription):
             self._orders.put((AcknowledgeType.ACCEPT, partition, offsets))
 
     def _answered(self, places: Mapping[Any, set[int]], error: Exception | None) -> None:
-        """The broker's word on what was settled or given back; called by the thread's consumer."""
+        """The broker's answer to names that were settled or given back; called by the thread's consumer."""
         answered = {(one.partition, offset) for one, offsets in places.items() for offset in offsets}
         mine = answered & self._unanswered
         self._unanswered -= mine
@@ -599,7 +601,7 @@ class KafkaShareSubscription(Subscription):
         self._why = why
         if not self._early:
             log.warning(
-                "group %s of topic %s: %s handled names may come again, as they could not be settled: %s",
+                "group %s of topic %s: %s handled names may come again, because they could not be settled: %s",
                 self._group,
                 self._line.topic,
                 f"{len(places):,}",
@@ -647,7 +649,7 @@ class KafkaShareSubscription(Subscription):
 
 
 class _Sending:
-    """Messages that were handed to the producer together, and what became of them."""
+    """Messages that were given to the producer together, and their results."""
 
     def __init__(self, count: int) -> None:
         self.accepted = 0
@@ -658,7 +660,7 @@ class _Sending:
         self._lock = threading.Lock()
 
     def begun(self, producer: Any, topic: str, body: bytes, headers: Mapping[str, bytes] | None) -> bool:
-        """Hand over one of them; False while the producer holds as much as it may."""
+        """Give one message to the producer; False while its buffer is full."""
         try:
             producer.produce(topic, body, headers=headers, on_delivery=self.told)
         except BufferError:
@@ -668,7 +670,7 @@ class _Sending:
         return True
 
     def told(self, error: Any, _: Any) -> None:
-        """Called for each, mostly in the producer's thread; the error that leaves most open is kept."""
+        """Called for each message, mostly in the producer's thread. An error that leaves the result open is kept."""
         with self._lock:
             self._left -= 1
             if error is None:
@@ -682,13 +684,13 @@ class _Sending:
 
 
 def settings(address: Address, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What every client of the driver is given. None writes to standard error: what matters is raised."""
+    """The settings of every client of the driver. They write nothing to standard error: errors are raised."""
     hosts = address.hosts
     found: dict[str, Any] = {
         "bootstrap.servers": ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts),
         "log_level": 0,
         "error_cb": lambda _: None,
-        "socket.timeout.ms": max(500, int(address.timeout * 500)),  # so long does a client wait that leaves
+        "socket.timeout.ms": max(500, int(address.timeout * 500)),  # also the longest wait of a client that leaves
         "reconnect.backoff.max.ms": 1000,
         "security.protocol": ("SASL_" if address.user else "") + ("SSL" if address.tls else "PLAINTEXT"),
     }
@@ -701,7 +703,7 @@ def settings(address: Address, more: Mapping[str, Any] | None = None) -> dict[st
 
 
 def words(error: BaseException, address: Address) -> str:
-    """Why something failed: what is wrong, where, and what to do."""
+    """The message for an error: what is wrong, where, and what to do."""
     if isinstance(error, Refused):
         error = KafkaException(KafkaError(error.code))
     if not isinstance(error, KafkaException):
@@ -710,35 +712,35 @@ def words(error: BaseException, address: Address) -> str:
     if code in _CODES:
         return _CODES[code].format(address)
     if "uthorization" in said:
-        return f"{said} at {address} for {address.user or 'who does not log in'}: grant the right"
-    return f"{address} says: {one_line(Exception(said))}: mend that, and try again"
+        return f"{said} at {address} for {address.user or 'an anonymous user'}: grant the right"
+    return f"{address} says: {one_line(Exception(said))}: fix that, and try again"
 
 
 _LATE = "{} has not answered in time: check the broker, or raise timeout="
-_LOGIN = "{} refuses the login: correct user and password, and let it take PLAIN"
+_LOGIN = "{} refuses the login: correct user and password, and enable PLAIN at the broker"
 _CODES = {
-    KafkaError.INVALID_RECORD_STATE: "names were in hand for longer than they are lent: take a smaller deal=",
+    KafkaError.INVALID_RECORD_STATE: "they were in hand for longer than the acquisition lock: use a smaller deal=",
     **dict.fromkeys((KafkaError._TIMED_OUT, KafkaError._MSG_TIMED_OUT, KafkaError.REQUEST_TIMED_OUT), _LATE),
     **dict.fromkeys((KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.UNSUPPORTED_SASL_MECHANISM), _LOGIN),
 }
 _WORDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
     (ssl.SSLCertVerificationError, "the certificate of {} is refused: correct it, or the URL's host or ca="),
     ((FileNotFoundError, PermissionError), "a file for {} cannot be read: correct ca=, cert= or key="),
-    (EOFError, "{} hangs up: it needs Kafka 4.2 or later, and TLS and login as there"),
+    (EOFError, "{} closed the connection: use Kafka 4.2 or later, and the TLS and login that it expects"),
     (TimeoutError, _LATE),
     (BaseException, "no connection to {}: check that a broker runs there"),
 )
 
 
 async def answer(future: Future[Any]) -> Any:
-    """What the driver's own threads answer; they go on by themselves when the caller is cancelled."""
+    """The result from the driver's own threads; they continue if the caller is cancelled."""
     mine = asyncio.wrap_future(future)
     mine.add_done_callback(lambda one: one.cancelled() or one.exception())
     return await asyncio.shield(mine)
 
 
 def in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
-    """Run `work` in a thread of its own; what is returned is done when that ends."""
+    """Run `work` in a new thread; the future is done when it ends."""
     loop = get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
     done.add_done_callback(lambda one: one.cancelled() or one.exception())
@@ -752,8 +754,8 @@ def in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
     def run() -> None:
         failed: Exception | None = None
         try:
-            todo.pop()()  # nothing of it is kept: the end of a client takes its time, in the thread too
-        except Exception as error:  # noqa: BLE001 - whoever waits is told
+            todo.pop()()  # no reference stays, so a client is deleted here, in the thread: that takes its time
+        except Exception as error:  # noqa: BLE001 - it is raised for those who wait
             failed = error
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(finish, failed)
@@ -763,7 +765,7 @@ def in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
 
 
 async def ended(threads: Sequence[Awaitable[None]], deadline: float) -> None:
-    """Wait until `threads` have ended or the deadline is over, also when the caller is cancelled meanwhile."""
+    """Wait until `threads` have ended, or for the deadline, even if the caller is cancelled in the meantime."""
     waiting = asyncio.gather(*threads, return_exceptions=True)
     cancelled: asyncio.CancelledError | None = None
     while not waiting.done() and (left := deadline - get_running_loop().time()) > 0:

@@ -1,8 +1,8 @@
-"""What no client in Python can ask Kafka of a share group: where it begins, and to begin there.
+"""Two calls of Kafka's protocol that no Python client offers: read and set the start offsets of a share group.
 
-Two calls of Kafka's protocol, and what leads to them: a connection, a login, and the way to the broker
-that keeps the group. Texts and lists are "compact" in them: their length plus one comes first, seven
-bits a byte. A zero byte ends each structure, which has no tagged fields then.
+And what they need: a connection, a login, and the search for the group's coordinator. Strings and
+arrays are "compact" in these calls: their length plus one comes first, as a varint, seven bits a byte.
+A zero byte ends each structure: it has no tagged fields.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from contextlib import asynccontextmanager
 from greet.address import Address
 
 FIND_COORDINATOR, SASL_HANDSHAKE, SASL_AUTHENTICATE, DESCRIBE_OFFSETS, ALTER_OFFSETS = 10, 17, 36, 90, 91
-HAS_MEMBERS = 68  # Kafka's code for a group that cannot be moved
-PASSING = (3, 5, 6, 14, 15, 16)  # and those of a topic that is not known yet or moves, or of a coordinator that does
+HAS_MEMBERS = 68  # Kafka's error code NON_EMPTY_GROUP: the offsets cannot be changed
+PASSING = (3, 5, 6, 14, 15, 16)  # errors that pass: the topic or the coordinator is new, or moves to another broker
 END = b"\0"
 LARGEST_ANSWER = 2**20
 
 
 class Refused(Exception):
-    """What was asked is refused, with this code of Kafka's."""
+    """Kafka refuses the call with this error code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"Kafka's error {code}")
@@ -38,7 +38,7 @@ def refuse(*codes: int) -> None:
 
 @asynccontextmanager
 async def coordinator(address: Address, group: str) -> AsyncIterator[Wire]:
-    """A connection to the broker that keeps `group`. Raises `OSError`, `EOFError` and `Refused`."""
+    """A connection to the coordinator of `group`. Raises `OSError`, `EOFError` and `Refused`."""
     wire = await first(address)
     try:
         broker, host, port = await wire.coordinator(group)
@@ -53,7 +53,7 @@ async def coordinator(address: Address, group: str) -> AsyncIterator[Wire]:
 
 
 async def first(address: Address) -> Wire:
-    """A connection to the first of the address's hosts that takes one."""
+    """A connection to the first of the address's hosts that accepts one."""
     *others, last = address.hosts
     for host, port in others:
         try:
@@ -64,10 +64,10 @@ async def first(address: Address) -> Wire:
 
 
 class Wire:
-    """A connection that speaks as much of Kafka's protocol as is needed here."""
+    """A connection that speaks the small part of Kafka's protocol that is needed here."""
 
     broker = -1
-    """The number of the broker at its other end, once that is known."""
+    """The id of the broker, once it is known."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -75,7 +75,7 @@ class Wire:
 
     @classmethod
     async def opened(cls, address: Address, host: str, port: int) -> Wire:
-        """Connect, by TLS and with a login where the address says so."""
+        """Connect, with TLS and a login if the address says so."""
         wire = cls(*await asyncio.open_connection(host, port, ssl=tls(address) if address.tls else None))
         try:
             if address.user:
@@ -86,24 +86,24 @@ class Wire:
         return wire
 
     def close(self) -> None:
-        """Close it, and wait for nothing."""
+        """Close the connection at once."""
         self._writer.transport.abort()
 
     async def coordinator(self, group: str) -> tuple[int, str, int]:
-        """Number, host and port of the broker that keeps `group`."""
+        """Id, host and port of the coordinator of `group`."""
         found = await self._ask(FIND_COORDINATOR, 0, short(group), old=True)
         refuse(found.number(2))
         return found.number(4), found.take(found.number(2)).decode(), found.number(4)
 
     async def starts(self, group: str, topic: str, partitions: Sequence[int]) -> dict[int, int]:
-        """Where `group` begins in each partition: all before is settled. -1 where that was never said."""
+        """The start offset of `group` in each partition: all before it is settled. -1 if there is none."""
         listed = length(len(partitions)) + b"".join(struct.pack(">i", one) for one in partitions)
         found = await self._ask(
             DESCRIBE_OFFSETS, 0, length(1) + text(group) + length(1) + text(topic) + listed + END * 3
         )
         codes: list[int] = []
         starts: dict[int, int] = {}
-        found.number(4)  # for how long it holds back who asks too often
+        found.number(4)  # the throttle time
         for _ in range(found.length()):
             found.text()
             for _ in range(found.length()):
@@ -120,7 +120,7 @@ class Wire:
         return starts
 
     async def begin(self, group: str, topic: str, starts: Mapping[int, int]) -> None:
-        """Make `group`, or move it, to `starts`; nothing is done if it has a member."""
+        """Create `group` at `starts`, or move it there. If it has a member, nothing is done."""
         places = length(len(starts)) + b"".join(struct.pack(">iq", *one) + END for one in starts.items())
         found = await self._ask(ALTER_OFFSETS, 0, text(group) + length(1) + text(topic) + places + END * 2)
         found.number(4)
@@ -157,7 +157,7 @@ class Wire:
 
 
 class Answer:
-    """What a broker has answered, read from the front."""
+    """The answer of a broker, read from its beginning."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -171,11 +171,11 @@ class Answer:
         return self._data[self._at - count : self._at]
 
     def number(self, size: int) -> int:
-        """Of so many bytes."""
+        """An integer of `size` bytes."""
         return int.from_bytes(self.take(size), "big", signed=True)
 
     def length(self) -> int:
-        """Of a list or text; 0 where there is none."""
+        """The length of an array or string; 0 if there is none."""
         value = shift = 0
         while True:
             (byte,) = self.take(1)
@@ -185,11 +185,11 @@ class Answer:
             shift += 7
 
     def text(self) -> bytes:
-        """A compact text."""
+        """A compact string."""
         return self.take(self.length())
 
     def failure(self) -> int:
-        """The code, text and end that close an entry."""
+        """The error code, error message and end of an entry."""
         code = self.number(2)
         self.text()
         self.take(1)
@@ -197,28 +197,28 @@ class Answer:
 
 
 def length(count: int) -> bytes:
-    """Of a compact list or text."""
+    """The length of a compact array or string."""
     value = count + 1
     return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + length((value >> 7) - 1)
 
 
 def text(value: str) -> bytes:
-    """A compact text."""
+    """A compact string."""
     return length(len(value.encode())) + value.encode()
 
 
 def short(value: str) -> bytes:
-    """A text of the older calls."""
+    """A string of the older calls."""
     return struct.pack(">h", len(value.encode())) + value.encode()
 
 
 def sized(data: bytes) -> bytes:
-    """A message, behind its size."""
+    """A message, preceded by its size."""
     return struct.pack(">i", len(data)) + data
 
 
 def tls(address: Address) -> ssl.SSLContext:
-    """Certificate and host name of the broker are verified, by `ca` or the system's authorities."""
+    """Verify the broker's certificate and host name, with the authority in `ca` or those of the system."""
     context = ssl.create_default_context(cafile=address.options.get("ca"))
     if "cert" in address.options:
         context.load_cert_chain(address.options["cert"], address.options.get("key"))

@@ -1,26 +1,27 @@
 """RabbitMQ: an exchange copies each name to one durable queue per group; the broker keeps them.
 
                                          ┌─► queue "names:hello"   ─► its members ─┐
-    publish ─► exchange "names" (fanout) ┤                                         ├ no name: rejected
+    publish ─► exchange "names" (fanout) ┤                                         ├ not a name: rejected
                                          └─► queue "names:goodbye" ─► its members ─┘
                                                                                    ▼
                                                                            queue "names.dead"
 
-A publisher knows the exchange and no group; a group is a queue bound to it. What a group has not
-settled waits in its queue on the broker, whether or not a member is there.
+A publisher knows only the exchange, not the groups. A group is a queue that is bound to the exchange.
+Names that a group has not settled wait in its queue on the broker, even while the group has no member.
+A message that is not a name is rejected, and the broker moves it to the queue of dead letters.
 
     guarantee      publish returns              message     a member acknowledges
-    AT_MOST_ONCE   when it is written           transient   what has come, before it is handed out
-    AT_LEAST_ONCE  when the broker confirms it  transient   names that are handled
-    DURABLE        when the broker confirms it  persistent  names that are handled
+    AT_MOST_ONCE   when it is written           transient   names before they are handed out
+    AT_LEAST_ONCE  when the broker confirms it  transient   names that were handled
+    DURABLE        when the broker confirms it  persistent  names that were handled
 
-AT_MOST_ONCE does without the broker's own automatic acknowledgement. That knows no limit: a million
-waiting names would be pushed into the memory of the first member that comes, and be lost with it.
-Here it is `prefetch` names at most.
+AT_MOST_ONCE does not use the broker's automatic acknowledgement (`no_ack`), because it ignores the
+prefetch limit. A million waiting names would be pushed into the memory of the first member, and would
+be lost with it. Here at most `prefetch` names are.
 
-This is the plain way, in aio-pika's terms. `greet.fast.rabbitmq` sends and receives the same faster.
-Only that one tells a publisher under AT_MOST_ONCE that no queue got its names, and that names were
-surely not sent where a connection ended: the plain way says that nobody can tell.
+This is the plain path, which uses only the documented API of aio-pika. `greet.fast.rabbitmq` is
+faster, and can tell two things more: under AT_MOST_ONCE, that no queue got a name; and after a lost
+connection, that a name was never sent. Here such a name raises `PublishUnknown`.
 """
 
 from __future__ import annotations
@@ -59,31 +60,35 @@ from greet.errors import BadURL, ConnectFailed, ConnectionLost, GreetError, Publ
 from greet.line import CLOSED, DEAD, Batch, DeadLetter, Guarantee, Line, Poison, State, Subscription, complaint, runs
 
 Declare = Callable[[AbstractChannel, bool], Awaitable[Any]]
-"""Declares something over a channel, or with True only looks whether it is there."""
+"""Declares something on a channel; with True it only checks that it exists (a passive declaration)."""
 REST = 0.1
-"""How many seconds a broker that failed is left alone: a cluster elects a leader meanwhile."""
+"""The pause in seconds before a broker that failed is tried again: a cluster elects a leader in that time."""
 ELECTION = 2.0
-"""How many seconds a member that was lost waits for the leader of its quorum queue, at most, before it consumes."""
+"""The longest time in seconds that a member which lost its connection waits for the leader of its quorum queue."""
 LOOK = 10.0
-"""How often, in seconds, a member looks whether exchange, queues and binding are still there."""
+"""The interval in seconds in which a member checks that exchange, queues and binding still exist."""
 REMEMBER = 5000
-"""How many of the names that it has handled a member knows again, at least."""
+"""How many handled names a member remembers at least, so that it can recognize a redelivery."""
 
 
 class RabbitMQLine(Line):
     """`amqp://user:password@host:port/vhost`, or `amqps://…` over TLS; several hosts are a cluster.
 
-    The keys of the query: `queue_type`: classic (the default), or quorum, which is kept by a
-    majority of a cluster; `prefetch`: how many unsettled names a member may hold (500);
-    `heartbeat`: in seconds (5); a connection is dead that is silent for three times a second more; `ca`:
-    the file of the authority that signed the broker's certificate; `cert` and `key`: the files of
-    our own certificate; `timeout`; `cleartext`; `path`.
+    The keys of the query:
+
+    - `queue_type`: `classic` (the default), or `quorum`, which a majority of the cluster's nodes keeps.
+    - `prefetch`: how many unsettled names a member may hold (500).
+    - `heartbeat`: in seconds (5). A connection counts as dead after three heartbeats and three seconds
+      without an answer.
+    - `ca`: the file with the authority that signed the broker's certificate.
+    - `cert` and `key`: the files with our own certificate and its key.
+    - `timeout`, `cleartext`, `path`: as for all designs.
     """
 
     ahead = 1
     _exchange: AbstractExchange | None
     _channel: AbstractChannel
-    """Of the exchange."""
+    """The channel of the exchange."""
 
     def __init__(self, design: Design, address: Address, topic: str, guarantee: Guarantee | None) -> None:
         super().__init__(design, address, topic, guarantee)
@@ -101,11 +106,11 @@ class RabbitMQLine(Line):
         self._time = asyncio.get_running_loop().time
         self._opening = asyncio.Lock()
         self._exchange = None
-        self._found = False  # it was there before
-        self._taken = 0  # bytes, up to which names are not sent alone
-        self._flying = 0  # names that are published and not confirmed yet
-        self._blamed = False  # a name was told why the broker has closed the channel
-        self._heard = 0.0
+        self._found = False  # the exchange existed before
+        self._taken = 0  # names of up to so many bytes are sent together; a longer one is sent alone
+        self._flying = 0  # names that were published and are not confirmed yet
+        self._blamed = False  # the reason why the broker closed the channel was raised already
+        self._heard = 0.0  # when the broker last answered
         try:
             await self._link.open(deadline)
         except DRIVER as error:
@@ -124,7 +129,7 @@ class RabbitMQLine(Line):
         bodies = [name.encode() for name in names]
         accepted = 0
         while accepted < len(bodies):
-            # As many as are no longer than what was taken before; one that is longer goes alone.
+            # All names that are not longer than those accepted before; a longer name is sent alone.
             sizes = map(len, bodies[accepted:])
             count = next((place for place, size in enumerate(sizes) if size > self._taken), len(bodies) - accepted) or 1
             part = bodies[accepted : accepted + count]
@@ -141,7 +146,7 @@ class RabbitMQLine(Line):
     async def _publish(
         self, exchange: AbstractExchange, body: bytes, deadline: float
     ) -> PublishFailed | PublishUnknown | None:
-        """Publish one name; what is returned is why it is not accepted."""
+        """Publish one name; return the reason if it was not accepted."""
         message = aio_pika.Message(body, delivery_mode=self._mode)
         failure: PublishFailed | PublishUnknown
         self._flying += 1
@@ -150,10 +155,10 @@ class RabbitMQLine(Line):
                 await exchange.publish(message, routing_key="", mandatory=True)
         except DRIVER as error:
             match error:
-                case PublishError():  # it came back
+                case PublishError():  # the broker returned it
                     failure = PublishFailed(nowhere(self.topic))
                 case DeliveryError():
-                    # RabbitMQ 3.10 may refuse for ever on a channel that it refused on once.
+                    # A channel on which RabbitMQ 3.10 refused one message may refuse all later ones too.
                     with suppress(*DRIVER):
                         async with within(deadline):
                             await self._channel.close()
@@ -174,7 +179,7 @@ class RabbitMQLine(Line):
         return None
 
     async def _open_exchange(self, deadline: float) -> AbstractExchange:
-        """The exchange, on a channel that confirms; on a new one where that was lost."""
+        """The exchange, on a channel with confirms. If the channel was lost, a new one is opened."""
         try:
             async with within(deadline), self._opening:
                 if not self._exchange or not self._usable():
@@ -186,15 +191,15 @@ class RabbitMQLine(Line):
             raise failed(PublishFailed, "not sent:", self.address, error) from error
 
     def _usable(self) -> bool:
-        """Whether a name can be published, and the broker has been heard lately: else it may have given us up."""
+        """Whether the channel is open, and the broker answered recently: if not, it may have closed the connection."""
         return self._is_open() and self._time() - self._heard < self._link.heartbeat
 
     def _is_open(self) -> bool:
         return self._exchange is not None and not self._channel.is_closed
 
     async def _find_exchange(self, deadline: float) -> AbstractExchange:
-        """Members of groups declare the exchange, publishers do not: it is there if a group ever was."""
-        if self._state is State.LEFT:  # meanwhile
+        """Members declare the exchange, publishers do not: so it exists only if the topic ever had a group."""
+        if self._state is State.LEFT:  # the line was left in the meantime
             raise PublishFailed(CLOSED)
         if self._exchange and self._is_open():
             with suppress(*DRIVER):
@@ -212,7 +217,7 @@ class RabbitMQLine(Line):
         try:
             exchange = await channel.get_exchange(self.topic)
         except ChannelNotFoundEntity as error:
-            if self._found:  # its members make it again
+            if self._found:  # it was deleted: its members declare it again
                 raise
             raise PublishFailed(nowhere(self.topic)) from error
         self._found = True
@@ -240,7 +245,7 @@ class RabbitMQLine(Line):
         sent = 0
 
         async def send(channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
-            # To the group that could not read it, not to the exchange: the others have had it.
+            # To the queue of the group that could not read it. Not to the exchange: the other groups have had it.
             nonlocal sent
             origin, _ = _origin(message)
             again = aio_pika.Message(message.body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
@@ -259,7 +264,7 @@ class RabbitMQLine(Line):
     async def _visit_dead_letters(
         self, visit: Callable[[AbstractChannel, AbstractIncomingMessage], Awaitable[None]]
     ) -> None:
-        """Get each of them once. What `visit` does not acknowledge goes back when the channel closes."""
+        """Get each dead letter once. Those that `visit` does not acknowledge go back when the channel closes."""
         link = Link(self.address, f"dead letters of {self.topic}")
         try:
             async with within(self._deadline()):
@@ -281,7 +286,7 @@ class RabbitMQLine(Line):
 
 
 class RabbitMQSubscription(Subscription):
-    """A member of a group: a consumer of its queue, on a connection of its own."""
+    """A member of a group: a consumer of the group's queue, on its own connection."""
 
     _line: RabbitMQLine
     _channel: AbstractChannel | None
@@ -293,16 +298,16 @@ class RabbitMQSubscription(Subscription):
 
     def _forget(self) -> None:
         super()._forget()
-        self._channel = None  # of the consumer; None while the connection is lost
+        self._channel = None  # the consumer's channel; None while the connection is lost
         self._lost_before = False
         self._looking: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
-        self._noted = Batch([]), 0  # how many names of which batch are among the handled
-        self._handled: deque[Any] = deque(maxlen=max(REMEMBER, self._line.prefetch))  # how their messages are known
-        self._known: set[str | None] = set()  # the ids of these, as long as they may come again
+        self._noted = Batch([]), 0  # the last batch that was added to `_handled`, and how many of its names
+        self._handled: deque[Any] = deque(maxlen=max(REMEMBER, self._line.prefetch))  # the last handled messages
+        self._known: set[str | None] = set()  # their ids, after a lost connection: the broker may redeliver them
         self._acknowledging: asyncio.Task[None] | None = None
         self._told_broker = False  # an acknowledgement was written
-        self._behind_broker = False  # one could not be written
+        self._behind_broker = False  # an acknowledgement could not be written
 
     async def _join(self, deadline: float) -> None:
         try:
@@ -313,7 +318,7 @@ class RabbitMQSubscription(Subscription):
         self._looking = asyncio.create_task(self._keep_looking())
 
     async def _begin_to_consume(self, deadline: float) -> None:
-        """Connect, make what is not there yet, and consume: when this returns, the group is live."""
+        """Connect, declare what is missing, and consume: when this returns, the group is live."""
         await self._link.open(deadline)
         await self._declare_all()
         channel = await self._link.channel()
@@ -330,17 +335,17 @@ class RabbitMQSubscription(Subscription):
         self._acknowledging = None
 
     async def _declare_all(self) -> None:
-        """See to it that exchange, queues and binding are there, with the settings of the line."""
+        """Declare exchange, queues and binding, with the settings of the line."""
         line = self._line
         kind: FieldTable = {"x-queue-type": line.queue_type}
         if line.queue_type == "quorum":
-            # Each time a member leaves, what it held counts as a failed delivery. RabbitMQ 4 gives a
-            # name up after twenty of them, and we never do.
+            # When a member leaves, each name that it held counts as a failed delivery. RabbitMQ 4 drops a
+            # message after 20 of them. This limit is never reached.
             kind["x-delivery-limit"] = 1_000_000_000
-            # RabbitMQ 4.3 keeps what was dealt to a consumer on a node that is gone: for a minute, or until the node
-            # is back, and deals out later names meanwhile. This gives it back at once, as RabbitMQ did before.
+            # If a consumer's node is down, RabbitMQ 4.3 keeps the messages of that consumer for a minute, or until the
+            # node is up again, and delivers later messages before them. With 0 it requeues them at once, as before 4.3.
             kind["x-consumer-disconnected-timeout"] = 0
-        # What is rejected goes to the exchange "", which hands it to the queue of that name.
+        # Rejected messages go through the default exchange "" to the queue of this name.
         rejected: FieldTable = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{line.topic}{DEAD}"}
 
         def queue(name: str, arguments: FieldTable) -> Declare:
@@ -359,7 +364,7 @@ class RabbitMQSubscription(Subscription):
             await self._declare(declare)
 
     async def _declare(self, declare: Declare) -> None:
-        """Declare something; who has no right to that may read where it is there."""
+        """Declare something. A user without the right to declare can still read if it exists already."""
         try:
             async with await self._link.channel() as channel:
                 await declare(channel, False)
@@ -371,10 +376,10 @@ class RabbitMQSubscription(Subscription):
                 raise refusal from None
 
     async def _await_leader(self, channel: AbstractChannel) -> None:
-        """Wait until the queue has a leader, and that has taken back what was dealt to us before.
+        """Wait until the queue has a leader, and the leader has requeued the names that we held before.
 
-        Who consumes sooner gets names that were published meanwhile, and then those. A queue without a leader
-        says that it has no consumers; a leader still counts those of a node that is gone, and ours among them.
+        A member that consumes earlier gets newer names first, and the requeued ones after them. A queue without
+        a leader reports no consumers. A leader still counts the consumers of a node that is down, ours too.
         """
         deadline = self._line._time() + ELECTION
         while self._line._time() < deadline:
@@ -385,7 +390,7 @@ class RabbitMQSubscription(Subscription):
         await asyncio.sleep(REST)
 
     async def _keep_looking(self) -> None:
-        """A consumer is not told that its exchange was deleted: it would wait on, bound to nothing."""
+        """Check the exchange regularly: nobody tells a consumer that it was deleted, and no name would come."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(LOOK, self._line.timeout / 3)):
@@ -399,7 +404,7 @@ class RabbitMQSubscription(Subscription):
                     self._lost(channel)
 
     async def _rejoin(self) -> None:
-        """The connection was lost: begin again, where the broker knows us to be."""
+        """The connection was lost: connect and consume again. The broker redelivers what was not acknowledged."""
         self._lost_before = True
         self._known = {self._id(one) for one in self._handled} - {None}
         deadline = self._line._deadline()
@@ -407,26 +412,26 @@ class RabbitMQSubscription(Subscription):
         try:
             await keep_trying(self._begin_to_consume, deadline)
         except BaseException as error:
-            self._channel = None  # a consumer that has not begun would be waited for in vain
+            self._channel = None  # the consumer has not started: nobody may wait for its messages
             if not isinstance(error, DRIVER):
                 raise
             raise self._failed(ConnectionLost, "the line was lost and is not back in time:", error) from error
 
     def _failed(self, kind: type[GreetError], what: str, error: BaseException) -> GreetError:
-        """As `failed`; a broker that let us in is none that does not answer."""
+        """As `failed`. A time-out after a successful login has another reason than a broker that does not answer."""
         if isinstance(error, TimeoutError) and self._link.usable():
             error = TimeoutError(
-                f"it let us in, and then said nothing of queue {self._queue} for {self._line.timeout:g} s:"
-                " the queue has no leader, or the broker stands still"
+                f"it accepted the login, but did not answer for queue {self._queue} within {self._line.timeout:g} s:"
+                " the queue has no leader, or the broker hangs"
             )
         return failed(kind, what, self._line.address, error)
 
     def _lost(self, channel: AbstractChannel) -> None:
-        """Forget what was not handed out yet: the broker delivers it again, to whoever reads."""
+        """Forget the names that were not handed out: the broker delivers them again, to any member."""
         if channel is self._channel:
             self._channel = None
             self._wake()
-            if self._early:  # what is in hand is settled
+            if self._early:  # the current batch is settled already, so it stays
                 self._runs.clear()
             else:
                 self._drop()
@@ -434,11 +439,11 @@ class RabbitMQSubscription(Subscription):
     # What the fast way replaces
 
     async def _consume(self, channel: AbstractChannel, queue: AbstractQueue) -> None:
-        come = self._come = asyncio.Queue[AbstractIncomingMessage | None]()  # the prefetch bounds it
+        come = self._come = asyncio.Queue[AbstractIncomingMessage | None]()  # bounded by the prefetch limit
 
         async def take(message: AbstractIncomingMessage) -> None:
             if message.redelivered and message.message_id in self._known:
-                # It was handled before the connection was lost, and the acknowledgement with it.
+                # It was handled, but its acknowledgement was lost with the connection.
                 with suppress(*DRIVER):
                     await message.ack()
             else:
@@ -465,7 +470,7 @@ class RabbitMQSubscription(Subscription):
         return message.message_id
 
     def _note(self, batch: Batch, count: int) -> None:
-        """Remember what is handled: it is known again, should it come once more."""
+        """Remember the handled messages, to recognize them if they are redelivered."""
         noted, before = self._noted
         self._handled.extend(batch.origins[before if noted is batch else 0 : count])
         self._noted = batch, count
@@ -475,7 +480,7 @@ class RabbitMQSubscription(Subscription):
         self._behind_broker = batch.source is not self._channel
         if not self._behind_broker:
             self._told_broker = True
-            # A task of its own: who is cancelled while it waits to be written has settled all the same.
+            # A separate task: if the caller is cancelled while it waits, the acknowledgement is still written.
             self._acknowledging = asyncio.create_task(batch.origins[count - 1].ack(multiple=True))
             self._acknowledging.add_done_callback(looked_at)
             await self._acknowledged(self._line._deadline())
@@ -494,8 +499,8 @@ class RabbitMQSubscription(Subscription):
         return not self._behind_broker
 
     async def _bury(self, poison: Poison, deadline: float) -> None:
-        """The broker moves what is rejected to the dead letters."""
-        if poison.source is self._channel:  # else it comes again
+        """Reject it: the broker moves it to the dead letters."""
+        if poison.source is self._channel:  # else it is redelivered
             with suppress(*DRIVER):
                 async with within(deadline):
                     await poison.origin.reject(requeue=False)
@@ -512,12 +517,12 @@ class RabbitMQSubscription(Subscription):
                 async with within(deadline):
                     if not channel:
                         raise ConnectionError
-                    await channel.set_qos(self._line.prefetch)  # the answer comes behind the last acknowledgement
+                    await channel.set_qos(self._line.prefetch)  # its answer proves that the acknowledgements arrived
             except DRIVER:
                 behind = True
-        await self._link.close(deadline)  # the broker takes back what is not settled, in its order
+        await self._link.close(deadline)  # the broker requeues unsettled names at their old positions
         if looking := self._looking:
-            # Not sooner: a call of the driver that is cancelled may end the connection, and what was settled with it.
+            # Not earlier: cancelling a call of the driver may close the connection, and lose acknowledgements.
             looking.cancel()
             await asyncio.wait([looking], timeout=CLOSING)
         if clean and behind:
@@ -525,14 +530,14 @@ class RabbitMQSubscription(Subscription):
 
 
 def short(what: str, text: str) -> str:
-    """`text`, if the name of a queue has room for it; else `BadURL`."""
+    """`text`, if it is short enough for the name of a queue; else raise `BadURL`."""
     if len(text) > 100:
         raise BadURL(f"{what} {text[:40]!a}… is too long for RabbitMQ: use up to 100 characters")
     return text
 
 
 def _origin(message: AbstractIncomingMessage) -> tuple[str, str]:
-    """The queue that a dead letter comes from and why the broker moved it, both as the broker says."""
+    """The queue that a dead letter comes from, and why the broker moved it, from the message's `x-death` header."""
     deaths = message.headers.get("x-death")
     first = deaths[0] if isinstance(deaths, list) and deaths else {}
     return (str(first.get("queue", "")), str(first.get("reason", ""))) if isinstance(first, dict) else ("", "")

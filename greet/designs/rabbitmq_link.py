@@ -1,4 +1,4 @@
-"""A connection to RabbitMQ, with deadlines: how it comes about, what it says when it does not, its end."""
+"""A connection to RabbitMQ, with deadlines: how it is opened and closed, and what its errors say."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ from yarl import URL
 from greet.address import Address
 from greet.errors import BadURL, GreetError, PublishFailed, PublishUnknown, one_line
 
-# What aio-pika raises when a connection fails: it does not wrap all of it in errors of its own.
+# What aio-pika raises when a connection fails: it does not wrap all of these in errors of its own.
 DRIVER = (*CONNECTION_EXCEPTIONS, TimeoutError, EOFError)
 HOPELESS = (ChannelAccessRefused, ChannelPreconditionFailed)
-"""What trying again does not mend."""
+"""Errors that trying again does not fix."""
 CLOSING = 5.0
-"""How many seconds a farewell may take."""
+"""The longest time in seconds that closing a connection may take."""
 STEP = 4096
-"""A name of more bytes, by such steps, than any that the broker has taken is sent alone: it may be refused."""
-MAYBE = "it may have been accepted, so publishing it again may double it"
-REFUSED = "the broker refused names, as a queue is full or without a leader,"
+"""A name that is longer, in steps of so many bytes, than all accepted before is sent alone: it may be refused."""
+MAYBE = "it may have been accepted, so publishing it again may make a duplicate"
+REFUSED = "the broker refused names, because a queue is full or has no leader,"
 T = TypeVar("T")
 
-# What goes wrong is raised; that the drivers also log it is shown only where logging is configured.
+# Errors are raised. The drivers also log them; that is shown only if the application configures logging.
 for _driver in ("aio_pika", "aiormq"):
     logging.getLogger(_driver).addHandler(logging.NullHandler())
 
 
 class Link:
-    """A connection to the broker: the publisher has one, and so has each member of a group.
+    """A connection to the broker: the publisher has one, and each member of a group has its own.
 
-    They do not share one, as a broker that runs out of memory stops reading from connections that
-    publish, and would not see the acknowledgements that free it.
+    They do not share one. A broker that runs out of memory stops reading from connections that
+    publish, so it would not see the acknowledgements that free its memory.
 
-    It is aio-pika's plain connection, not its robust one. That one restores itself in the
-    background, and hides from those who use it that their unsettled names come again. Here they
-    are told, and begin again with all of it.
+    This is aio-pika's plain connection (`connect`), not `connect_robust`. A robust connection restores
+    itself in the background, so its users do not notice that their unsettled names are redelivered.
+    Here they notice a lost connection, and open everything again.
     """
 
     def __init__(self, address: Address, name: str) -> None:
@@ -65,14 +65,14 @@ class Link:
         self._properties: FieldTable = {"connection_name": f"greet: {name}"}
         self._tls = tls(address)
         self._connection: AbstractConnection | None = None
-        self._opening = 0  # counts up: what was opened before is not wanted any more
+        self._opening = 0  # counts the calls of `close`: a connection that an older `open` made is closed again
 
     def usable(self) -> bool:
-        """Whether the connection is up, as far as is known."""
+        """Whether the connection is open, as far as we know."""
         return self._connection is not None and self._connection.connected.is_set()
 
     async def open(self, deadline: float) -> None:
-        """Connect to the first host that lets us, after a farewell to the last; each has its share of the time."""
+        """Close the old connection and connect to the first host that accepts. Each host gets its share of the time."""
         await self.close(deadline)
         mine = self._opening
         hosts = self.address.hosts
@@ -102,20 +102,20 @@ class Link:
         return await aio_pika.connect(url, ssl_context=self._tls, client_properties=self._properties)
 
     async def channel(self, *, confirms: bool = False) -> AbstractChannel:
-        """A channel of the connection."""
+        """Open a channel on the connection."""
         if not self._connection:
             raise ConnectionError("not connected")
         return await self._connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
 
     async def close(self, deadline: float) -> None:
-        """Say farewell, so that the broker has seen all that was written."""
+        """Close the connection by the protocol, so that the broker has read all that was written."""
         self._opening += 1
         connection, self._connection = self._connection, None
         if connection:
             await self._end(connection, deadline)
 
     async def _end(self, connection: AbstractConnection, deadline: float) -> None:
-        """A broker that does not answer does not hold us up: what is left of the farewell goes on beside us."""
+        """Close, and wait at most `CLOSING`: if the broker does not answer, closing goes on in the background."""
         farewell = asyncio.create_task(connection.close())
         _farewells.add(farewell)
         farewell.add_done_callback(_is_over)
@@ -123,26 +123,26 @@ class Link:
         await asyncio.wait([farewell], timeout=max(0.0, min(CLOSING, left)))
 
 
-_farewells: set[asyncio.Task[None]] = set()  # a task that nobody holds may disappear
+_farewells: set[asyncio.Task[None]] = set()  # a task without a reference may be garbage-collected
 
 
 def _is_over(farewell: asyncio.Task[None]) -> None:
     _farewells.discard(farewell)
-    looked_at(farewell)  # the connection is gone in any case
+    looked_at(farewell)  # an error does not matter: the connection is closed in any case
 
 
 def looked_at(task: asyncio.Task[None]) -> None:
-    """As a callback of `task`: asyncio shall not print that nobody asks how it ended."""
+    """A callback for `task`, so that asyncio does not print "exception was never retrieved"."""
     if not task.cancelled():
         task.exception()
 
 
 @asynccontextmanager
 async def within(deadline: float) -> AsyncIterator[None]:
-    """A deadline for calls of the drivers, which may end in `DRIVER`, and as cancelled only by who cancels us.
+    """A deadline for calls of the drivers. They raise `DRIVER`, or `CancelledError` only if our task is cancelled.
 
-    When a connection has been silent for too long, aiormq cancels its own reader, and all who wait
-    for an answer with it; others it fails with a bare `Exception`.
+    When a connection has been silent for too long, aiormq cancels its reader, and with it all tasks
+    that wait for an answer. Some other calls fail with a bare `Exception`. Both are translated here.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
@@ -160,9 +160,9 @@ async def within(deadline: float) -> AsyncIterator[None]:
 
 
 async def keep_trying(attempt: Callable[[float], Awaitable[T]], deadline: float) -> T:
-    """The result of the first `attempt` that succeeds; at the deadline, what the last failed with.
+    """The result of the first `attempt` that succeeds; at the deadline, raise the last error.
 
-    What no second attempt mends is raised at once.
+    Errors that a second attempt does not fix are raised at once.
     """
     now = asyncio.get_running_loop().time
     failure: BaseException | None = None
@@ -175,48 +175,48 @@ async def keep_trying(attempt: Callable[[float], Awaitable[T]], deadline: float)
         except HOPELESS:
             raise
         except DRIVER as error:
-            # An attempt for which little time was left says nothing by not being done.
+            # A time-out of an attempt that had less than a second says nothing: keep the error before it.
             if not failure or not isinstance(error, TimeoutError) or now() - began > 1:
                 failure = error
-        pause = min(2 * pause, 2) * uniform(0.5, 1)  # noqa: S311 - so that not all come back at once
+        pause = min(2 * pause, 2) * uniform(0.5, 1)  # noqa: S311 - so that not all clients reconnect at once
         if now() + pause >= deadline:
             raise failure
         await asyncio.sleep(pause)
 
 
-# What RabbitMQ answers to what greet asks, and what to do then: the first whose beginning fits.
-# Each is a reply code of AMQP 0-9-1, or of that code a case that has another remedy.
+# The replies of RabbitMQ, and what to do then. The first entry whose beginning matches is taken.
+# Each is a reply code of AMQP 0-9-1, or one case of it that needs another action.
 REPLIES = (
     ("ACCESS_REFUSED - Login was refused", "it refuses this user and password: check them"),
-    ("ACCESS_REFUSED", "the user has not that right: give it with `rabbitmqctl set_permissions`, or use another user"),
+    ("ACCESS_REFUSED", "the user lacks this permission: `rabbitmqctl set_permissions` grants it, or use another user"),
     ("NOT_FOUND - no exchange", "no group has ever read the topic, or its exchange was deleted: subscribe first"),
     ("NOT_FOUND - no queue", "the queue was deleted: subscribe again"),
     ("NOT_FOUND - home node", "the member of the cluster that keeps the queue is down: start it again"),
-    ("NOT_FOUND", "what keeps it is not there or not running: look into the broker's log"),
-    ("RESOURCE_LOCKED", "another client has the queue for itself: stop that, or use another topic or group"),
-    ("PRECONDITION_FAILED - message size", "the name is larger than the broker takes: raise its max_message_size"),
+    ("NOT_FOUND", "it was deleted, or the node that keeps it is down: look into the broker's log"),
+    ("RESOURCE_LOCKED", "another client uses the queue exclusively: stop it, or use another topic or group"),
+    ("PRECONDITION_FAILED - message size", "the name is larger than the broker allows: raise its max_message_size"),
     ("PRECONDITION_FAILED - inequivalent arg", "use another topic, or the settings that this one was made with"),
     ("PRECONDITION_FAILED - delivery acknowledgement", "a handler took longer than the broker's consumer_timeout"),
-    ("PRECONDITION_FAILED - unknown delivery tag", "the broker was told twice that a name is handled: report this"),
-    ("PRECONDITION_FAILED", "the broker does not allow it: change what it names"),
-    ("CONTENT_TOO_LARGE", "the name is larger than the broker takes: raise its max_message_size"),
-    ("CONNECTION_FORCED", "the broker closed the connection, as it stops or its operator wants: connect again"),
-    ("INVALID_PATH", "it does not let this user into the virtual host: check both"),
-    ("NOT_ALLOWED", "it does not let this user into the virtual host: check both, and their limits"),
-    ("RESOURCE_ERROR", "the broker has not what that takes: close other connections, or give it more"),
+    ("PRECONDITION_FAILED - unknown delivery tag", "a name was acknowledged twice: please report this"),
+    ("PRECONDITION_FAILED", "the broker does not allow it: change the setting that it names"),
+    ("CONTENT_TOO_LARGE", "the name is larger than the broker allows: raise its max_message_size"),
+    ("CONNECTION_FORCED", "the broker stopped, or its operator closed the connection: connect again"),
+    ("INVALID_PATH", "this user may not use the virtual host: check both"),
+    ("NOT_ALLOWED", "this user may not use the virtual host: check both, and their limits"),
+    ("RESOURCE_ERROR", "the broker lacks the resources: close other connections, or raise its limits"),
     ("INTERNAL_ERROR", "the broker failed: look into its log"),
     ("NOT_IMPLEMENTED", "the broker cannot do that: use a current RabbitMQ"),
-    ("FRAME_ERROR", "it does not understand us: check that RabbitMQ listens there, and nothing stands between"),
-    ("SYNTAX_ERROR", "it does not understand us: check that RabbitMQ listens there, and nothing stands between"),
-    ("COMMAND_INVALID", "it does not understand us: check that RabbitMQ listens there, and nothing stands between"),
-    ("CHANNEL_ERROR", "it does not understand us: check that RabbitMQ listens there, and nothing stands between"),
-    ("UNEXPECTED_FRAME", "it does not understand us: check that RabbitMQ listens there, and nothing stands between"),
+    ("FRAME_ERROR", "it rejects the protocol: check that RabbitMQ listens there, without a proxy between"),
+    ("SYNTAX_ERROR", "it rejects the protocol: check that RabbitMQ listens there, without a proxy between"),
+    ("COMMAND_INVALID", "it rejects the protocol: check that RabbitMQ listens there, without a proxy between"),
+    ("CHANNEL_ERROR", "it rejects the protocol: check that RabbitMQ listens there, without a proxy between"),
+    ("UNEXPECTED_FRAME", "it rejects the protocol: check that RabbitMQ listens there, without a proxy between"),
 )
 _reply = re.compile(r"\b[A-Z]+_[A-Z_]+ - .*", re.DOTALL)
 
 
 def remedy(error: BaseException) -> str:
-    """What RabbitMQ replied, if `error` holds a reply, with what to do; else an empty text."""
+    """The reply of RabbitMQ in `error`, with what to do; an empty text if there is none."""
     text = next((one for one in reversed(error.args) if isinstance(one, str)), "")
     if found := _reply.search(text):
         reply = one_line(Exception(found[0]))
@@ -227,10 +227,10 @@ def remedy(error: BaseException) -> str:
 
 
 def why(address: Address, error: BaseException) -> str:  # noqa: PLR0911 - a table
-    """What to say of a driver's error: what is wrong, and what to do next."""
+    """The message for a driver's error: what is wrong, and what to do next."""
     if reply := remedy(error):
         return reply
-    cause: BaseException | None = error  # aiormq says "connection problem", and hides which in the cause
+    cause: BaseException | None = error  # aiormq only says "connection problem"; the reason is in the cause
     while cause and not isinstance(cause, (ssl.SSLError, ConnectionRefusedError, socket.gaierror)):
         cause = cause.__cause__
     match cause or error:
@@ -239,15 +239,15 @@ def why(address: Address, error: BaseException) -> str:  # noqa: PLR0911 - a tab
         case ConnectionRefusedError():
             return "nothing listens there: start the broker, or check host and port"
         case socket.gaierror():
-            return "no host of that name is known: correct the URL"
+            return "the host name is unknown: correct the URL"
         case ssl.SSLCertVerificationError() as refused:
-            return f"its certificate is refused ({refused.verify_message}); ?ca=FILE names an authority to trust"
+            return f"its certificate is not trusted ({refused.verify_message}): name its authority with ?ca=FILE"
         case ssl.SSLError():
             return f"TLS fails, so check the port and the certificates: {one_line(error)}"
         case ProbableAuthenticationError() | AuthenticationError():
             return "it refuses this user and password: check them"
         case InvalidFrameError() if "Connection.Close" in str(error):  # the answer to Connection.Open
-            return f"it does not let this user into the virtual host {address.path or '/'}: check both"
+            return f"this user may not use the virtual host {address.path or '/'}: check both"
         case ProtocolSyntaxError() | PAMQPException():
             return "what answers there does not speak AMQP 0-9-1 as RabbitMQ does: check host and port"
         case AMQPConnectionError() if "Connect call failed" in str(error) or "Multiple exceptions" in str(error):
@@ -258,28 +258,28 @@ def why(address: Address, error: BaseException) -> str:  # noqa: PLR0911 - a tab
 
 
 def failed(kind: type[GreetError], what: str, address: Address, error: BaseException) -> GreetError:
-    """`kind`, with the words for a driver's error; chain it to that."""
+    """An error of `kind` with the message for a driver's error; raise it from that error."""
     return kind(f"{what}{' ' if what else ''}cannot use {address}: {why(address, error)}")
 
 
 def refused(error: BaseException, *, certain: bool) -> PublishFailed | PublishUnknown:
-    """What to say of a name whose channel the broker closed; `certain` if no other was on its way there."""
+    """The error of a name whose channel the broker closed; `certain` if it was the only one being published."""
     reason = remedy(error) or one_line(error)
     return PublishFailed(f"not accepted: {reason}") if certain else PublishUnknown(f"{reason}; {MAYBE}")
 
 
 def nowhere(topic: str) -> str:
-    """Why a name was not accepted that no queue would get."""
+    """Why a name was not accepted that no queue would have got."""
     return f"no group has ever read {topic}, so it has nowhere to go: subscribe first"
 
 
 def rounded(size: int) -> int:
-    """The bytes that are taken from now on, as a name of `size` was."""
+    """`size` in whole steps: names of up to so many bytes are sent together from now on."""
     return -(-size // STEP) * STEP
 
 
 def tls(address: Address) -> ssl.SSLContext | None:
-    """How to encrypt: with verification of the broker's certificate and host name, always."""
+    """How to encrypt. The broker's certificate and host name are always verified."""
     if not address.tls:
         return None
     files = address.options
@@ -293,7 +293,7 @@ def tls(address: Address) -> ssl.SSLContext | None:
 
 
 def whole(address: Address, key: str, default: int) -> int:
-    """The option `key`, where 0 would mean to AMQP that there is no limit."""
+    """The option `key`, from 1 on: in AMQP, 0 would mean that there is no limit."""
     value = address.number(key, default)
     if not 1 <= value <= 65_535:
         raise BadURL(f"{key}={value:g} in the URL is not from 1 to 65,535")

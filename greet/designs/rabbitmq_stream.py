@@ -1,32 +1,33 @@
-"""RabbitMQ the other way round: a stream keeps all names, and a group is its place in it. Driver: aio-pika.
+"""A RabbitMQ stream: it keeps all names, and a group is a position in it. Driver: aio-pika.
 
                                                        ┌─► the active member of "hello"   ◄─ queue "names:hello:place"
     publish ─► exchange "names" ─► stream "names.stream" ┤
                                                        └─► the active member of "goodbye" ◄─ queue "names:goodbye:place"
 
-A stream is a log: a name stays in it after it was read. The exchange is that of the design `rabbitmq`:
-what its publishers send to the same topic is in the stream too, and what is published here reaches
-its groups.
+A stream is a log: a name stays in it after it was read. The exchange is the same as in the design
+`rabbitmq`. So names that its publishers send to the same topic are in the stream too, and names that
+are published here also reach its groups.
 
-A group's place is a message in a queue of its own: the offset of its next name. The queue has a
-single active consumer, so who holds that message is the group's active member and reads the stream;
-the others stand by. When its connection closes, the broker gives the message to the next of them.
-To move on, the active member publishes the new place, and acknowledges the old one when the new
-one came. Of two places the first counts, so an interrupted move is no move.
+A group's place is the offset of its next name. It is kept as a message in a queue of its own. That
+queue has a single active consumer: the member that holds the message is the active member and reads
+the stream, and the others stand by. If its connection closes, the broker gives the message to the
+next member. To move on, the active member publishes the new place, waits until it receives it, and
+acknowledges the old one. If the queue has two places, the first one counts, so a move that was
+interrupted has no effect.
 
-A new group's place is behind a mark, an empty message that its first member publishes to the
-stream, since AMQP has no other way to ask for the offset of the end. Readers pass over marks.
+AMQP cannot ask for the offset at the end of a stream. So the first member of a new group publishes a
+mark, an empty message, to the stream; the group's place is the offset after it. Readers skip marks.
 
-What is lost or doubled, when:
+What can be lost or duplicated:
 - A stream keeps all names on disk, so AT_LEAST_ONCE and DURABLE are the same here: publish returns
-  when the broker confirms the name. AT_MOST_ONCE waits for no confirm, and moves a group's place on
-  before names are handed out.
-- The place is written behind the handling, at most 0.1 s later, so names of the last 0.1 s come
-  again when a member is killed; none do when it leaves.
-- What the stream's retention deletes is gone, read or not; the logger "greet" warns of names that a
-  group has missed. There is no retention unless a policy sets `max-age` or `max-length-bytes`.
-- RabbitMQ 3.10 may not find a stream or a quorum queue again that was made within the second before
-  it was killed.
+  when the broker confirms the name. AT_MOST_ONCE does not wait for a confirm, and writes the group's
+  place before names are handed out.
+- Otherwise the place is written at most 0.1 s after names were handled. If a member is killed, the
+  names of the last 0.1 s come again. If it leaves, none come again.
+- The stream's retention deletes names, read or not; the logger "greet" warns of names that a group
+  has missed. There is no retention unless a policy sets `max-age` or `max-length-bytes`.
+- If RabbitMQ 3.10 is killed within a second after a stream or quorum queue was created, it may not
+  find that queue again.
 """
 
 from __future__ import annotations
@@ -51,27 +52,29 @@ from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFaile
 from greet.line import CLOSED, DEAD, Batch, DeadLetter, Poison, State, runs
 
 MARK = "greet.mark"
-"""The type of a message that is no name: it stands where a group began."""
+"""The type of a mark, the message in the stream at which a group started."""
 FIRST = "first"
-"""The place of a group that is to begin with the oldest name that is kept."""
+"""The place of a group that starts at the oldest name that is kept."""
 STREAM: FieldTable = {"x-queue-type": "stream"}
 PLACES = 100
-"""How many places a member may hold: the current one, the next one, and what others left."""
+"""How many places a member may hold: the current one, the next one, and those that others left."""
 ANSWER = 5.0
-"""How many seconds a stream has until it gives the message before a group's place, which it must have."""
+"""The longest wait in seconds for the message before a group's place, which must be in the stream."""
 HOLE = 10
-"""Offsets that may be missing between two messages, as RabbitMQ has records of its own in a stream."""
+"""So many offsets may be missing between two messages: RabbitMQ has its own records in a stream."""
 log = logging.getLogger("greet")
 
 
 class StreamLine(RabbitMQLine):
     """`rabbitmq+stream://user:password@host:port/vhost`, or `rabbitmq+stream+ssl://…` over TLS.
 
-    The keys of the query: `queue_type`: classic (the default), or quorum, for the places of groups and
-    the dead letters: in a cluster they outlive the loss of a member then, as a stream does in any case;
-    `prefetch`: how many names come ahead of those that are handed out (500), and the rest of what the
-    stream has stored together with them; `heartbeat`, `ca`, `cert`, `key`, `timeout`, `cleartext`,
-    `path` as of the design `rabbitmq`.
+    The keys of the query:
+
+    - `queue_type`: `classic` (the default), or `quorum`, for the groups' places and the dead letters.
+      Quorum queues survive the loss of a node of the cluster; the stream itself always does.
+    - `prefetch`: how many names the broker sends ahead (500); it sends whole chunks of the stream, so
+      it may send a few more.
+    - `heartbeat`, `ca`, `cert`, `key`, `timeout`, `cleartext`, `path`: as in the design `rabbitmq`.
     """
 
     @property
@@ -82,7 +85,7 @@ class StreamLine(RabbitMQLine):
     # Publishing
 
     async def _find_exchange(self, deadline: float) -> AbstractExchange:
-        if self._state is State.LEFT:  # meanwhile
+        if self._state is State.LEFT:  # the line was left in the meantime
             raise PublishFailed(CLOSED)
         if not self._is_open():
             if not self._link.usable():
@@ -99,7 +102,7 @@ class StreamLine(RabbitMQLine):
             with suppress(*DRIVER):
                 async with within(deadline):
                     await make_topic(self._link, self)
-            failure = PublishFailed(f"{self.stream} was deleted, and is made anew: publish again")
+            failure = PublishFailed(f"{self.stream} was deleted, and was created again: publish again")
             failure.accepted = error.accepted
             raise failure from error
 
@@ -112,7 +115,7 @@ class StreamLine(RabbitMQLine):
         letters: dict[tuple[str, str], DeadLetter] = {}
 
         async def read(_: AbstractChannel, message: AbstractIncomingMessage) -> None:
-            if letter := _letter(message):  # a member that died may have left it to be buried once more
+            if letter := _letter(message):  # a member that died may have left it, so that it was kept twice
                 letters.setdefault((letter.group, letter.origin), letter)
 
         await self._visit_dead_letters(read)
@@ -123,8 +126,8 @@ class StreamLine(RabbitMQLine):
 
         async def send(channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
             if not (letter := _letter(message)):
-                return  # of the design `rabbitmq`, which knows whose it is
-            if letter.origin not in sent:  # each group has kept a letter of its own
+                return  # it is of the design `rabbitmq`, which knows its group
+            if letter.origin not in sent:  # each group has kept its own copy
                 again = aio_pika.Message(message.body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
                 await channel.default_exchange.publish(again, self.stream, mandatory=True)
                 sent.add(letter.origin)
@@ -148,7 +151,7 @@ class Record:
 
 
 class StreamSubscription(RabbitMQSubscription):
-    """A member of a group: a consumer of its place, and while it holds that, of the stream."""
+    """A member of a group: a consumer of the group's place and, while it holds the place, of the stream."""
 
     _line: StreamLine
 
@@ -159,36 +162,36 @@ class StreamSubscription(RabbitMQSubscription):
     def _forget(self) -> None:
         super()._forget()
         self._come = asyncio.Queue[AbstractIncomingMessage | None]()
-        self._credit: asyncio.Task[None] | None = None  # lets the broker send more
-        self._called = asyncio.Event()  # to read, or to rejoin
-        self._held: list[AbstractIncomingMessage] = []  # places; there are some once we are the active member
-        self._starting: asyncio.Task[None] | None = None  # begins to read
+        self._credit: asyncio.Task[None] | None = None  # the acknowledgement that lets the broker send more
+        self._called = asyncio.Event()  # set to read, or to rejoin
+        self._held: list[AbstractIncomingMessage] = []  # the places that we hold; if any, we are the active member
+        self._starting: asyncio.Task[None] | None = None  # starts to read
         self._reading = False
-        self._first: list[Record] = []  # what came when that began
+        self._first: list[Record] = []  # the records that came when reading started
         self._expected = 0  # the offset that comes next; 0 before the first
         self._done = 0  # all offsets before this one are handled,
-        self._written = 0  # and the broker knows that of those before this one
+        self._written = 0  # and those before this one are written as the group's place
         self._writing = asyncio.Lock()
-        self._own: tuple[str, asyncio.Future[None]] | None = None  # the place that is under way
+        self._own: tuple[str, asyncio.Future[None]] | None = None  # the place that is being written
 
     # The group's place
 
     async def _join(self, deadline: float) -> None:
         try:
-            await keep_trying(self._begin_to_consume, deadline)  # just after a start there is no stream for a moment
+            await keep_trying(self._begin_to_consume, deadline)  # just after its start, a broker may lack the stream
         except DRIVER as error:
             raise failed(ConnectFailed, "", self._line.address, error) from error
         self._looking = asyncio.create_task(self._keep_looking())
 
     async def _begin_to_consume(self, deadline: float) -> None:
-        """Connect, make what is not there yet, and stand by: when this returns, the group has its place."""
+        """Connect, declare what is missing, and stand by: when this returns, the group has its place."""
         await self._link.open(deadline)
         await self._declare_all()
         channel = await self._link.channel(confirms=True)
         await channel.set_qos(PLACES)
         queue = await channel.get_queue(self._queue)
         found = queue.declaration_result
-        if not found.message_count and not found.consumer_count:  # several may find that: the first place counts
+        if not found.message_count and not found.consumer_count:  # true for several members: the first place counts
             start = str(self._done or (FIRST if self._replay else await keep_trying(self._end, deadline)))
             await channel.default_exchange.publish(_persistent(start.encode()), self._queue, mandatory=True)
         held: list[AbstractIncomingMessage] = []
@@ -208,13 +211,13 @@ class StreamSubscription(RabbitMQSubscription):
         await make_topic(self._link, self._line)
         kind: FieldTable = {"x-queue-type": self._line.queue_type}
         if self._line.queue_type == "quorum":
-            # Each time a member leaves, the place that it held counts as a failed delivery: it is never given up.
+            # When a member leaves, the place that it held counts as a failed delivery. This limit is never reached.
             kind["x-delivery-limit"] = 1_000_000_000
         await _declare(self._link, _queue(f"{self._line.topic}{DEAD}", kind))
         await _declare(self._link, _queue(self._queue, kind | {"x-single-active-consumer": True}))
 
     async def _watch(self, channel: AbstractChannel, main: AbstractChannel) -> None:
-        """Begin anew when `channel` closes, or its queue is deleted."""
+        """Start again when `channel` closes, or its queue is deleted."""
         underlay = await channel.get_underlay_channel()
         channel.close_callbacks.add(lambda *_: self._lost(main))
         underlay.on_consumer_cancel_callbacks.add(lambda _: self._lost(main))
@@ -224,11 +227,11 @@ class StreamSubscription(RabbitMQSubscription):
     def _lost(self, channel: AbstractChannel) -> None:
         if channel is self._channel and self._own and not self._own[1].done():
             self._own[1].set_exception(ConnectionError("the connection was lost"))
-            self._own[1].exception()  # looked at: it may be that nobody waits for it any more
+            self._own[1].exception()  # mark it as retrieved: perhaps nobody waits for it any more
         super()._lost(channel)
 
     async def _end(self, deadline: float) -> int:
-        """The offset behind all that is in the stream: that behind a mark which we put there."""
+        """The offset at the end of the stream: publish a mark, and return the offset after it."""
         mark = aio_pika.Message(b"", message_id=uuid4().hex, type=MARK)
         async with await self._link.channel(confirms=True) as channel:
             found = await self._look_for(channel, "next", lambda one: one.message_id == mark.message_id)
@@ -238,11 +241,11 @@ class StreamSubscription(RabbitMQSubscription):
     async def _look_for(
         self, channel: AbstractChannel, start: int | str, wanted: Callable[[AbstractIncomingMessage], bool]
     ) -> asyncio.Future[AbstractIncomingMessage]:
-        """Read the stream from `start` on; the future has the first message that is wanted."""
+        """Read the stream from `start` on; the future gets the first message that is wanted."""
         found: asyncio.Future[AbstractIncomingMessage] = asyncio.get_running_loop().create_future()
 
         async def look(message: AbstractIncomingMessage) -> None:
-            with suppress(*DRIVER):  # nobody waits for more once the channel is closed
+            with suppress(*DRIVER):  # after the channel was closed, nobody waits for more
                 await message.ack()
             if wanted(message) and not found.done():
                 found.set_result(message)
@@ -252,7 +255,7 @@ class StreamSubscription(RabbitMQSubscription):
         return found
 
     async def _write(self, deadline: float) -> None:
-        """Move the group's place on to what is handled; raises `DRIVER`."""
+        """Write the group's place: the offset after the last handled name. Raises `DRIVER`."""
         async with within(deadline), self._writing:
             done, channel, held = self._done, self._channel, self._held
             if done <= self._written:
@@ -277,16 +280,16 @@ class StreamSubscription(RabbitMQSubscription):
             await channel.set_qos(self._line.prefetch)
             queue = await channel.get_queue(self._line.stream)
             await queue.consume(take, arguments={"x-stream-offset": start})
-        except ChannelPreconditionFailed as error:  # so it is just after a start: try again
+        except ChannelPreconditionFailed as error:  # the broker has just started: try again
             raise ConnectionError(*error.args) from error
 
     async def _read_on(self) -> None:
-        """Begin to read the stream at the group's place."""
+        """Start to read the stream at the group's place."""
         try:
             await keep_trying(self._open_stream, self._line._deadline())
         except DRIVER as error:
             raise failed(ConnectionLost, "the stream cannot be read:", self._line.address, error) from error
-        await self._confirm(self._line._deadline())  # what was handled before the line was lost
+        await self._confirm(self._line._deadline())  # names that were handled before the connection was lost
 
     async def _open_stream(self, deadline: float) -> None:
         main = self._channel
@@ -298,7 +301,7 @@ class StreamSubscription(RabbitMQSubscription):
         self._first = []
         try:
             await self._receive_from(channel, start - 1 if start else FIRST)
-            if start:  # what stands there, or the oldest that is kept, comes at once
+            if start:  # the message there, or the oldest that is kept, comes at once
                 with suppress(TimeoutError):
                     async with asyncio.timeout(ANSWER):
                         self._first = await self._take()
@@ -309,8 +312,8 @@ class StreamSubscription(RabbitMQSubscription):
         if start and not self._first:
             await channel.close()
             raise ConnectionError(
-                f"{self._line.stream} does not reach up to offset {start - 1}, where group {self._group} is:"
-                f" if the stream was made anew, delete the queue {self._queue} too"
+                f"{self._line.stream} ends before offset {start - 1}, where group {self._group} is:"
+                f" if the stream was created again, delete the queue {self._queue} too"
             )
         if start and self._first[0].offset > start:
             self._tell_missed(start, self._first[0].offset)
@@ -329,7 +332,7 @@ class StreamSubscription(RabbitMQSubscription):
                 if fresh and channel is self._channel:
                     return runs([one.body for one in fresh], [one.offset for one in fresh])
             elif self._held:
-                # A task of its own: to cancel a call of aio-pika breaks the connection.
+                # A separate task: cancelling a call of aio-pika breaks the connection.
                 starting = self._starting = self._starting or asyncio.create_task(self._read_on())
                 await asyncio.wait([starting])
                 self._starting = None
@@ -338,7 +341,7 @@ class StreamSubscription(RabbitMQSubscription):
                 await self._called.wait()
 
     def _is_new(self, record: Record) -> bool:
-        """Whether it comes to the group now, and is no mark."""
+        """Whether the group has not had this record yet, and it is not a mark."""
         if record.offset < self._expected:
             return False
         if self._expected and record.offset - self._expected > HOLE:
@@ -364,7 +367,7 @@ class StreamSubscription(RabbitMQSubscription):
         await self._consume_stream(channel, start, take)
 
     async def _take(self) -> list[Record]:
-        """Wait for what comes; nothing once the connection is lost. The broker may send more then."""
+        """Wait for records, and let the broker send more; an empty list if the connection is lost."""
         if self._credit:
             await asyncio.wait([self._credit])
         messages = [await self._come.get()]
@@ -375,8 +378,8 @@ class StreamSubscription(RabbitMQSubscription):
         return [Record(one.body, _offset(one), mark=one.type == MARK) for one in messages if one]
 
     async def _acknowledge(self, last: AbstractIncomingMessage) -> None:
-        """Of a stream, that is leave to send more."""
-        with suppress(*DRIVER):  # that the connection is lost is told elsewhere
+        """Acknowledge: with a stream, this only gives the broker credit to send more."""
+        with suppress(*DRIVER):  # a lost connection is noticed elsewhere
             async with within(self._line._deadline()):
                 await last.ack(multiple=True)
 
@@ -399,7 +402,7 @@ class StreamSubscription(RabbitMQSubscription):
         return True
 
     async def _confirm(self, deadline: float) -> None:
-        """Where the line is lost, the place is written when it is back."""
+        """Write the place. While the connection is lost, this waits until it is back."""
         if self._channel and self._held:
             channel = self._channel
             try:
@@ -410,7 +413,7 @@ class StreamSubscription(RabbitMQSubscription):
     async def _bury(self, poison: Poison, deadline: float) -> None:
         line = self._line
         if not (channel := self._channel):
-            return  # it comes again
+            return  # the connection is lost: it comes again
         origin = f"stream {line.stream}, offset {poison.origin}"
         headers: FieldTable = {"group": self._group, "origin": origin, "reason": poison.reason}
         letter = _persistent(poison.body or b"", headers)
@@ -429,7 +432,7 @@ class StreamSubscription(RabbitMQSubscription):
             except DRIVER as error:
                 lost = error
         self._channel = None
-        await self._link.close(deadline)  # which ends what these tasks wait for
+        await self._link.close(deadline)  # this also ends what the following tasks wait for
         if tasks := [task for task in (self._looking, self._starting, self._credit) if task]:
             for task in tasks:
                 task.cancel()
@@ -439,18 +442,18 @@ class StreamSubscription(RabbitMQSubscription):
 
 
 Declare = Callable[[AbstractChannel, bool], Awaitable[Any]]
-"""Declares something over a channel, or with True only looks whether it is there."""
+"""Declares something on a channel; with True it only checks that it exists (a passive declaration)."""
 
 
 async def make_topic(link: Link, line: StreamLine) -> None:
-    """See to it that exchange and stream are there, and bound. What is there stays as its operator made it."""
+    """Declare exchange and stream, and bind them. If they exist, their settings stay as they are."""
 
     def exchange(channel: AbstractChannel, passive: bool) -> Awaitable[Any]:
         return channel.declare_exchange(line.topic, "fanout", durable=True, passive=passive)
 
     await _declare(link, exchange)
     await _declare(link, _queue(line.stream, STREAM))
-    with suppress(ChannelAccessRefused):  # who may not bind it publishes where it is bound
+    with suppress(ChannelAccessRefused):  # a user without this right publishes to a stream that is bound already
         async with await link.channel() as channel:
             await (await channel.get_queue(line.stream)).bind(line.topic)
 
@@ -478,6 +481,6 @@ def _offset(message: AbstractIncomingMessage) -> int:
 
 
 def _letter(message: AbstractIncomingMessage) -> DeadLetter | None:
-    """The dead letter that a group of a stream has kept."""
+    """The dead letter that a group of a stream has kept; None for one of another design."""
     group, origin, reason = (str(message.headers.get(key, "")) for key in ("group", "origin", "reason"))
     return DeadLetter(message.body, group, origin, reason) if origin else None

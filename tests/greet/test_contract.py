@@ -290,14 +290,14 @@ async def test_a_subscription_is_for_one_task(line: Line) -> None:
         waiting = asyncio.create_task(anext(names))
         await asyncio.sleep(0.02)
         for asking in (anext(names), anext(names.batches())):
-            with pytest.raises(greet.WrongUse, match="let each task subscribe itself"):
+            with pytest.raises(greet.WrongUse, match="let each task subscribe to the same group"):
                 await asking
         await line.publish("Ada")
         assert await waiting == "Ada"
         await line.publish_many(NAMES[1:3])
         got = await take(names, 1)
         other = asyncio.create_task(anext(names))
-        with pytest.raises(greet.WrongUse, match="let each task subscribe itself"):
+        with pytest.raises(greet.WrongUse, match="let each task subscribe to the same group"):
             await other
         assert sorted(got + await take(names, 1)) == sorted(NAMES[1:3])
 

@@ -753,7 +753,7 @@ def test_no_answer_of_a_broker_is_told_as_a_broker_that_does_not_run(kind: type[
         (kafka.for_code(81)(), "group.max.size"),
         (kafka.InvalidTopicError("it collides"), "it collides"),
         (kafka.CorrelationIdError(), "is not Kafka"),
-        (socket.gaierror(-2, "not known"), "no host of that name"),
+        (socket.gaierror(-2, "not known"), "the host name is unknown"),
         (kafka.UnsupportedCodecError(), "cramjam"),
         (kafka.CorruptRecordException(), "--reset-offsets"),
         (kafka.MessageSizeTooLargeError(), "max.message.bytes"),
@@ -875,7 +875,9 @@ async def test_a_right_that_is_missing_is_named_at_once(walled: tuple[str, str],
     async with greet.connect(all_may, topic) as line, line.subscribe("first"):
         await line.publish("Ada")
     start = monotonic()
-    with pytest.raises(greet.ConnectFailed, match=f"user bob may not make topic {topic} .*: grant CREATE, or DESCRIBE"):
+    with pytest.raises(
+        greet.ConnectFailed, match=f"user bob may not create topic {topic} .*: grant CREATE, or DESCRIBE"
+    ):
         async with greet.connect(bob, topic):
             pass
     assert monotonic() - start < 4
@@ -888,7 +890,7 @@ async def test_a_right_that_is_missing_is_named_at_once(walled: tuple[str, str],
         async with line.subscribe("hello") as names:
             async with AIOKafkaProducer(bootstrap_servers=servers(all_may)) as producer:
                 await producer.send_and_wait(topic, b"\xff")
-            with pytest.raises(greet.PublishFailed, match=rf"user bob may not make topic {topic}\.dead"):
+            with pytest.raises(greet.PublishFailed, match=rf"user bob may not create topic {topic}\.dead"):
                 await take(names, 1)
         with pytest.raises(greet.ConnectionLost, match=rf"user bob may not read as group {topic}\.dead"):
             await line.dead_letters()

@@ -636,7 +636,7 @@ async def test_nothing_listens(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_host_that_nobody_knows() -> None:
     error = AMQPConnectionError("[Errno -2] Name or service not known")
     error.__cause__ = socket.gaierror(-2, "Name or service not known")
-    assert why(greet.connect("amqp://localhost").address, error) == "no host of that name is known: correct the URL"
+    assert why(greet.connect("amqp://localhost").address, error) == "the host name is unknown: correct the URL"
 
 
 async def test_another_host_of_the_cluster_answers(rabbitmq_url: str, topic: str) -> None:
@@ -715,7 +715,7 @@ async def test_over_tls(ours: Ours, certificates: Certificates, topic: str) -> N
 
 
 async def test_an_unknown_authority(ours: Ours, caplog: pytest.LogCaptureFixture) -> None:
-    assert re.search(r"certificate is refused .*\?ca=FILE", await refusal(ours.tls, caplog))
+    assert re.search(r"certificate is not trusted .*\?ca=FILE", await refusal(ours.tls, caplog))
 
 
 async def test_a_wrong_host_name(ours: Ours, certificates: Certificates, caplog: pytest.LogCaptureFixture) -> None:
@@ -1019,8 +1019,8 @@ async def test_a_half_open_connection_is_noticed(broker: Broker, topic: str) -> 
         ("RESOURCE_ERROR - no", "close other connections"),
         ("INTERNAL_ERROR - no", "look into its log"),
         ("NOT_IMPLEMENTED - no", "current RabbitMQ"),
-        *((f"{code} - no", "does not understand us") for code in ("FRAME_ERROR", "SYNTAX_ERROR", "COMMAND_INVALID")),
-        *((f"{code} - no", "does not understand us") for code in ("CHANNEL_ERROR", "UNEXPECTED_FRAME")),
+        *((f"{code} - no", "rejects the protocol") for code in ("FRAME_ERROR", "SYNTAX_ERROR", "COMMAND_INVALID")),
+        *((f"{code} - no", "rejects the protocol") for code in ("CHANNEL_ERROR", "UNEXPECTED_FRAME")),
     ],
 )
 def test_each_reply_of_the_broker_has_its_words(reply: str, words: str) -> None:
@@ -1121,7 +1121,7 @@ async def test_a_clean_end_on_a_silent_broker_says_what_it_could_not_tell(
 @pytest.mark.parametrize("path", ["fast", "plain"])
 async def test_a_handler_that_blocks_too_long_is_told_so(rabbitmq_url: str, topic: str, path: str) -> None:
     async with line_to(rabbitmq_url, topic, heartbeat=1, path=path) as line:
-        with pytest.raises(greet.ConnectionLost, match=r"come again.*stood still for"):
+        with pytest.raises(greet.ConnectionLost, match=r"come again.*was blocked for"):
             async with line.subscribe("hello") as names:
                 await line.publish_many(["Ada", "Zoë"])
                 assert await take(names, 2) == ["Ada", "Zoë"]
@@ -1206,7 +1206,7 @@ async def test_a_queue_that_gives_no_answer_is_told_of(
 
     monkeypatch.setattr(RabbitMQSubscription, "_declare_all", silence)
     async with line_to(rabbitmq_url, topic, timeout=2, path=path) as line:
-        with pytest.raises(greet.ConnectFailed, match=f"said nothing of queue {topic}:hello for 2 s"):
+        with pytest.raises(greet.ConnectFailed, match=f"did not answer for queue {topic}:hello within 2 s"):
             async with line.subscribe("hello"):
                 pass
 

@@ -195,10 +195,10 @@ async def test_a_stream_that_was_made_anew_is_told(rabbitmq_url: str, topic: str
             await line.publish_many(NAMES[:10])
             await take(names, 10)
         await channel.queue_delete(f"{topic}.stream")
-        with pytest.raises(greet.PublishFailed, match="made anew: publish again"):
+        with pytest.raises(greet.PublishFailed, match="created again: publish again"):
             await line.publish("Ada")
         await line.publish("Ada")
-        with pytest.raises(greet.ConnectionLost, match=f"made anew, delete the queue {topic}:hello:place too"):
+        with pytest.raises(greet.ConnectionLost, match=f"created again, delete the queue {topic}:hello:place too"):
             async with line.subscribe("hello") as names:
                 await anext(names)
 
