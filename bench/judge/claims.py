@@ -1,9 +1,9 @@
-"""What is usually said of the three designs: each claim as data, how it is judged, and its verdict on a run.
+"""What people say about the three designs: each claim as data, how it is judged, and its verdict on a run.
 
-A claim is judged by the figures of one run. A difference counts only where the 95 % interval over the rounds
-excludes that there is none, and it is wider than the noise that the run found in itself. What a run did not
-measure is "not measurable here", with the reason: a quick run leaves many claims open. At the end stands what
-to ask before choosing a design.
+A claim is judged by the figures of one run. A difference counts only if the 95 % interval over the rounds
+excludes "no difference", and if it is larger than the noise of the run. Claims that a run did not measure are
+"not measurable here", with the reason: a quick run leaves many claims open. At the end of this file are the
+questions to ask before you choose a design.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from greet.designs import DESIGNS, RABBITMQ, Design
 
 HOLDS, FAILS, DEPENDS, UNKNOWN = "holds", "does not hold", "depends", "not measurable here"
 WIDE = 0.25
-"""The least difference that settles something, also where a run's noise floor is lower: runs differ by as much."""
+"""The smallest difference that counts, even if the noise of a run is lower: two runs can differ by that much."""
 CALL_US = 0.1
-"""What costs less is no overhead: to call a function takes Python about half of it."""
+"""Less than this is not an overhead: a function call of Python takes about half of it."""
 LIGHT = 100.0
-"""Messages a second at which none has to wait for another."""
+"""A rate in messages a second at which no message has to wait for another."""
 BEYOND = 1.05
-"""Of the most that a design carried in a warm-up: the highest load that is tried of it."""
+"""The highest load that is tried, as a share of the highest rate that the design carried in a warm-up."""
 GIVEN_UP = 30.0
-"""Seconds without service, after which a client of greet gives up: its own time-out."""
+"""Seconds without service after which a client of greet gives up: its time-out."""
 ONE_OF_THREE = "cluster: leader killed"
-"""The fault that a cluster is made for."""
+"""The fault that a cluster should survive."""
 HIGH = 100
-"""Publishers, and members, that are many at once."""
+"""From so many publishers and members on, concurrency is high."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One of the four words, and the figures that say so."""
+    """One of the four words, and the figures behind it."""
 
     word: str
     evidence: str
@@ -46,7 +46,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence that people say of a design, and how it is tried."""
+    """A sentence that people say about a design, and how it is judged."""
 
     design: str
     statement: str
@@ -64,10 +64,10 @@ class Missing(Exception):
 class Figures:
     """The rows of a run, asked for medians, counts and ratios.
 
-    A cell is told by question, design, contender (greet, if it is left out) and what else tells it from others.
+    A cell is named by question, design, contender (by default greet) and further parameters.
 
     Raises:
-        Missing: by any method, when nothing of that was measured.
+        Missing: any method raises this if the figure was not measured.
     """
 
     def __init__(self, rows: pd.DataFrame) -> None:
@@ -87,7 +87,7 @@ class Figures:
             column = key if key == "guarantee" else f"params.{key}"
             kept &= rows[column].eq(value) if column in rows else False
         if not kept.any():
-            raise Missing(f"this run did not ask it of {design}: `--questions {question}` does")
+            raise Missing(f"this run did not measure it for {design}: `--questions {question}` does")
         return rows[kept]
 
     def rounds(self, column: str, question: str, design: str, *contender: str, **params: Any) -> pd.Series[float]:
@@ -107,42 +107,42 @@ class Figures:
         return self.median("messages_per_s", *cell, **params)
 
     def times(self, column: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> stats.Ratio:
-        """How many times as much one cell has of a column as another, paired by round.
+        """The ratio of a column between two cells, paired by round.
 
-        Fewer than four rounds settle nothing, so the figure is missing.
+        With fewer than four rounds there is no interval, so the figure is missing.
         """
         both = pd.concat([self.rounds(column, **one), self.rounds(column, **other)], axis=1).dropna()
         if len(both) < 4:
-            raise Missing(f"fewer than four rounds settle nothing: `--questions {one['question']}` has more")
+            raise Missing(f"fewer than four rounds are not enough: `--questions {one['question']}` has more")
         return stats.ratio(*both.to_numpy().T.tolist())
 
     def more(self, times: stats.Ratio) -> bool:
-        """Whether it is surely more, and by more than this run's noise, which is taken as `WIDE` at least."""
+        """Whether it is certainly more, and by more than this run's noise (at least `WIDE`)."""
         return stats.verdict(times, self.noise) == "more"
 
     def less(self, times: stats.Ratio) -> bool:
-        """The same downwards."""
+        """Whether it is certainly less, and by more than this run's noise (at least `WIDE`)."""
         return stats.verdict(times, self.noise) == "less"
 
     def best(self, **cell: Any) -> dict[str, Any]:
-        """The cell of the client that carried most messages a second: a verdict on a design is about the design.
+        """The cell of the client that carried the most messages a second: a verdict is about the design, not a client.
 
-        The cells of a design differ by contender alone: greet, a plain client, a C client, the broker's own tool.
+        These cells differ only by contender: greet, a plain client, a C client, the broker's own tool.
         """
         return self._client(max, "messages_per_s", cell)
 
     def quickest(self, **cell: Any) -> dict[str, Any]:
-        """The same of the client over which a message that comes alone takes least."""
+        """The cell of the client with which a message that comes alone takes the shortest time."""
         return self._client(min, ALONE, cell)
 
     def _client(self, choose: Callable[..., str], column: str, cell: Mapping[str, Any]) -> dict[str, Any]:
         found = {one: self.median(column, **cell, contender=one) for one in self.measured(**cell)}
         if not found:
-            raise Missing(f"this run did not ask it of {cell['design']}: `--questions {cell['question']}` does")
+            raise Missing(f"this run did not measure it for {cell['design']}: `--questions {cell['question']}` does")
         return {**cell, "contender": choose(found, key=found.__getitem__)}
 
     def measured(self, **cell: Any) -> list[str]:
-        """The contenders of which there are rows of the cell."""
+        """The contenders for which the cell was measured."""
         found = []
         for contender in self._rows["contender"].unique() if len(self._rows) else ():
             with suppress(Missing):
@@ -151,7 +151,7 @@ class Figures:
         return found
 
     def clients(self, *cells: Mapping[str, Any], column: str = "messages_per_s") -> str:
-        """Whose figures these are, if not greet's, and what greet has beside them: " (aiormq; greet 0.7 times)"."""
+        """The clients of these figures, if not greet, with greet's share beside them: " (aiormq; greet 0.7 times)"."""
         said = []
         for cell in cells:
             if (name := cell.get("contender", "greet")) != "greet":
@@ -162,14 +162,14 @@ class Figures:
         return f" ({', '.join(said)})" if said else ""
 
     def above(self, least: float, **cell: Any) -> bool:
-        """Whether messages a second are surely more than `least`."""
+        """Whether the messages a second are certainly more than `least`."""
         speeds = self.rounds("messages_per_s", **cell).tolist()
         if len(speeds) < 4:
-            raise Missing(f"fewer than four rounds settle nothing: `--questions {cell['question']}` has more")
+            raise Missing(f"fewer than four rounds are not enough: `--questions {cell['question']}` has more")
         return stats.ratio(speeds, [least] * len(speeds)).low > 1
 
     def lost(self, design: str, **params: Any) -> tuple[int, int]:
-        """Messages lost, and messages due, over all groups and repetitions of some faults."""
+        """Messages lost, and messages expected, over all groups and repetitions of some faults."""
         rows = self.rows("faults", design, **params)
         return int(rows["lost"].sum()), int((rows["accepted"] * rows["params.groups"]).sum())
 
@@ -185,26 +185,26 @@ def _times(found: stats.Ratio) -> str:
 
 
 def _two(value: float) -> str:
-    """Two digits, or as many as stand before the point."""
+    """Two digits, or all digits before the decimal point."""
     return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
 def _many(design: str, way: str = "many") -> dict[str, Any]:
-    """Throughput at the strongest guarantee that brokers have, with publishers and consumers at work together."""
+    """Throughput with the strongest guarantee of brokers, while publishers and consumers work at the same time."""
     return {"question": "throughput", "design": design, "way": way, "guarantee": "DURABLE", "phase": "together"}
 
 
 ALONE = "service_p50"
-"""From its actual send, where a message comes alone: that its publisher woke up late is not the queue's."""
+"""The clock for a message that comes alone: from its actual send. That a publisher woke late does not count."""
 
 
 def _lightly(design: str, rate: float = LIGHT) -> dict[str, Any]:
-    """Latency at few messages a second."""
+    """Latency at a low rate."""
     return {"question": "wake_up", "design": design, "rate": rate, "guarantee": "AT_LEAST_ONCE"}
 
 
 def _alone(run: Figures, *designs: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Of each design the cell of its quickest client, and how long a message takes there: "0.93 ms (aiormq)"."""
+    """For each design the cell of its quickest client, and how long a message takes with it: "0.93 ms (aiormq)"."""
     cells, told = [run.quickest(**_lightly(design)) for design in designs], []
     for design, cell in zip(designs, cells, strict=True):
         by = run.clients(cell, column=ALONE) if len(run.measured(**_lightly(design))) > 1 else " by greet"
@@ -217,25 +217,25 @@ def _overhead(run: Figures) -> Verdict:
     ways = {"contender": "bare queue", "way": "name"}, {"contender": "greet", "way": "many"}
     one, lists = (1e6 / run.speed(**cell, **way) for way in ways)
     avoided = run.times("messages_per_s", cell | ways[1], cell | ways[0])
-    evidence = f"{one:.2f} µs a message of a bare queue one by one, {lists:.2f} µs of greet's in lists of 100"
+    evidence = f"a message costs {one:.2f} µs in a bare queue one by one, {lists:.2f} µs with greet in lists of 100"
     if one < CALL_US:
         return Verdict(FAILS, evidence)
-    return _settled(evidence, True, not run.more(avoided), on="how messages are put")
+    return _settled(evidence, True, not run.more(avoided), on="whether messages are put one by one or in lists")
 
 
 def _sleeping(run: Figures) -> Verdict:
-    """Whoever sleeps has to be woken: does that take longer than where a hundred a second keep them awake?"""
+    """Sleeping processes must be woken up: is that slower than at 100 messages a second, which keep them awake?"""
     longer = run.times(ALONE, _lightly("asyncio", 1.0), _lightly("asyncio"))
-    evidence = f"{_idle_and_busy(run, 'asyncio')} ms where {LIGHT:g} do"
+    evidence = f"a message takes {_idle_and_busy(run, 'asyncio')} ms at {LIGHT:g} a second"
     for design, called in (("rabbitmq", "RabbitMQ"), ("kafka", "Kafka")):
         with suppress(Missing):
-            evidence += f"; {called} {_idle_and_busy(run, design)}"
+            evidence += f"; {called} {_idle_and_busy(run, design)} ms"
     return _settled(evidence, run.more(longer))
 
 
 def _idle_and_busy(run: Figures, design: str) -> str:
     idle, busy = (run.median(ALONE, **_lightly(design, rate)) for rate in (1.0, LIGHT))
-    how = " ms where one comes a second" if design == "asyncio" else ""
+    how = " ms at 1 message a second" if design == "asyncio" else ""
     return f"{_two(idle)}{how} and {_two(busy)}"
 
 
@@ -243,7 +243,7 @@ def _nothing_survives(run: Figures) -> Verdict:
     survived = set(run.rows("throughput", "asyncio")["survives"].dropna()) - {"nothing", "a consumer's death"}
     if survived:
         return Verdict(FAILS, f"a message survives {', '.join(sorted(survived))}")
-    return Verdict(HOLDS, "DURABLE is refused; the notebook kills a process, and all that waited in it is gone")
+    return Verdict(HOLDS, "DURABLE is refused; the notebook kills a process, and all waiting messages are gone")
 
 
 def _one_to_one_and_many(design: str) -> Callable[[Figures], Verdict]:
@@ -251,12 +251,12 @@ def _one_to_one_and_many(design: str) -> Callable[[Figures], Verdict]:
         shared = run.rows("work_sharing", design).query("`params.members` > 1")
         copied = run.rows("fan_out", design).query("`params.groups` > 1")
         if shared.empty or copied.empty:
-            raise Missing(f"this run did not ask it of {design}: `--questions fan_out,work_sharing` does")
+            raise Missing(f"this run did not measure it for {design}: `--questions fan_out,work_sharing` does")
         wrong = int(sum(rows[what].sum() for rows in (shared, copied) for what in ("lost", "duplicates")))
         received = int(shared["received"].sum() + copied["received"].sum())
         groups, members = int(copied["params.groups"].max()), int(shared["params.members"].max())
         evidence = f"copied to {groups} groups, shared by {members} members: of {stats.short(received)} messages"
-        return Verdict(FAILS if wrong else HOLDS, f"{evidence} {wrong} lost or doubled")
+        return Verdict(FAILS if wrong else HOLDS, f"{evidence} {wrong} lost or duplicated")
 
     return judge
 
@@ -265,9 +265,7 @@ def _persistent_and_transient(run: Figures) -> Verdict:
     kept, of = run.lost("rabbitmq", guarantee="DURABLE", fault="broker killed")
     gone, all_of = run.lost("rabbitmq", guarantee="AT_LEAST_ONCE", fault="broker killed")
     word = HOLDS if not kept and gone else FAILS
-    evidence = (
-        f"over kill -9 of the broker {kept} of {of:,} persistent ones were lost, {gone:,} of {all_of:,} transient"
-    )
+    evidence = f"kill -9 of the broker lost {kept} of {of:,} persistent messages, {gone:,} of {all_of:,} transient ones"
     return Verdict(word, evidence)
 
 
@@ -278,13 +276,13 @@ def _thousands(run: Figures) -> Verdict:
         broker, client = (_microseconds(run, side, _many("rabbitmq")) for side in ("broker", "client"))
         evidence += f"; a message keeps the broker busy for {broker:.0f} µs and the clients for {client:.0f}"
         plain = _microseconds(run, "client", _many("rabbitmq", "name") | {"contender": "aio-pika"})
-        evidence += f"; plain aio-pika is busy for {plain:.0f} µs"
+        evidence += f"; with plain aio-pika the clients are busy for {plain:.0f} µs"
     best = run.best(**_many("rabbitmq", "name"))
     return _settled(evidence + run.clients(best), run.above(1000, **best))
 
 
 def _microseconds(run: Figures, side: str, cell: Mapping[str, Any]) -> float:
-    """CPU time of client or broker for a message."""
+    """The CPU time of the clients or the broker for one message."""
     return 1e6 * run.median(f"cpu_s.{side}", **cell) / run.median("accepted", **cell)
 
 
@@ -307,15 +305,15 @@ def _millions(run: Figures) -> Verdict:
     evidence = f"{stats.short(many)} a second in batches, from end to end, {stats.short(one)} one by one"
     evidence += run.clients(*ways)
     with suppress(Missing):
-        evidence += f", {stats.short(run.speed(**_many('kafka'), contender='aiokafka'))} over plain aiokafka"
+        evidence += f", {stats.short(run.speed(**_many('kafka'), contender='aiokafka'))} with plain aiokafka"
     return _settled(evidence, *(run.above(1e6, **way) for way in ways), on="how they are sent")
 
 
 def _low_latency(run: Figures) -> Verdict:
-    """At few messages a second, and at the highest rate that was tried of RabbitMQ, where Kafka is given more to do."""
+    """At a low rate, and at the highest rate that was tried with RabbitMQ, where Kafka gets at least the same rate."""
     cells, (ours, theirs) = _alone(run, "kafka", "rabbitmq")
     light = run.times(ALONE, *cells)
-    evidence = f"at {LIGHT:g} messages a second the median is {ours}, RabbitMQ's {theirs}"
+    evidence = f"at {LIGHT:g} messages a second Kafka's median is {ours}, RabbitMQ's {theirs}"
     full = {"question": "latency", "design": "rabbitmq", "guarantee": "AT_LEAST_ONCE", "load": BEYOND}
     try:
         rate = run.median("target_rate", **full)
@@ -330,45 +328,47 @@ def _low_latency(run: Figures) -> Verdict:
         "median {} ms and p99 {} ms".format(*(_two(run.median(f"latency_ms.{p}", **cell)) for p in ("p50", "p99")))
         for cell in (busy, full)
     )
-    evidence += f"; at {stats.short(rate)}, the most that was tried of RabbitMQ one by one by greet, its {there}, "
-    evidence += f"Kafka's {here} at {stats.short(loads[load])}"
+    evidence += f"; with greet one by one, at the highest rate that was tried: RabbitMQ {there} at "
+    evidence += f"{stats.short(rate)} a second, Kafka {here} at {stats.short(loads[load])}"
     return _settled(evidence, not run.more(light), run.less(loaded), run.less(tail), on="the load")
 
 
 def _fault_tolerant(run: Figures) -> Verdict:
-    """Nothing is lost, nothing comes twice where that is promised, and a cluster that loses one member goes on."""
+    """Nothing is lost, nothing comes twice if that is promised, and a cluster that loses one member goes on."""
     rows = run.rows("faults", "kafka", guarantee="DURABLE")
     lost, of = run.lost("kafka", guarantee="DURABLE")
-    with suppress(Missing):  # most of those messages were poured out only to fill buffers
+    with suppress(Missing):  # most of those messages were only sent to fill the buffers
         of -= run.lost("kafka", guarantee="DURABLE", fault="full buffers")[1]
     promised = ~rows["params.allowed"].fillna("").str.contains("duplicates")
     twice, unallowed = int(rows["duplicates"].sum()), int(rows.loc[promised, "duplicates"].sum())
     kinds, times = rows["params.fault"].nunique(), int(rows["params.times"].sum())
-    evidence = f"{kinds} kinds of fault, {times} of them: {lost} of {of:,} messages lost, {twice:,} came twice"
+    evidence = f"{times} faults of {kinds} kinds: {lost} of {of:,} messages lost, {twice:,} came twice"
     settled = [not lost, not unallowed]
     with suppress(Missing):
         gaps = {one: run.median("params.gap_s", "faults", one, fault=ONE_OF_THREE) for one in ("kafka", "rabbitmq")}
         settled.append(gaps["kafka"] <= GIVEN_UP)
         evidence += "; one of three brokers killed: {:.1f} s without service, RabbitMQ {:.1f} s".format(*gaps.values())
-    return Verdict(FAILS, evidence) if lost else _settled(evidence, *settled, on="what is asked")
+    return Verdict(FAILS, evidence) if lost else _settled(evidence, *settled, on="what you need")
 
 
 def _scalable(run: Figures) -> Verdict:
-    """Whether members of a group that wait for something handle more; and where the cores are shared, only a speed-up
-    of what computes all the time says something."""
+    """Whether four members handle more than one: of messages with work that waits, and of messages without work.
+
+    Without work, only a speed-up says something, because the members share the cores.
+    """
     shared = {"question": "work_sharing", "design": "kafka", "guarantee": "AT_LEAST_ONCE", "publishers": 1}
     found = run.times("messages_per_s", shared | {"members": 4}, shared | {"members": 1})
-    evidence = f"{{}}four members of four partitions carry {_times(found)} what one does{{}}"
-    limits = ", where broker, publisher and members share the cores of one machine"
+    evidence = f"{{}}four members with four partitions carry {_times(found)} as much as one{{}}"
+    limits = ", while broker, publisher and members share the cores of one machine"
     try:
         work = {"question": "work", "design": "kafka", "guarantee": "AT_LEAST_ONCE", "rung": "5 ms", "partitions": 4}
         waiting = run.times("messages_per_s", work | {"members": 4}, work | {"members": 1})
     except Missing:
         return Verdict(HOLDS if run.more(found) else UNKNOWN, evidence.format("", limits))
-    handled = f"with 5 ms of work a message, four members of four partitions handle {_times(waiting)} what one does; "
-    evidence = evidence.format(f"{handled}without work ", f"{limits}; more brokers were not tried")
+    handled = f"with 5 ms of work a message, four members with four partitions handle {_times(waiting)} as much as one"
+    evidence = evidence.format(f"{handled}; without work ", f"{limits}; more brokers were not tried")
     if run.more(waiting) and run.less(found):
-        return Verdict(DEPENDS, f"on what limits it: {evidence}")
+        return Verdict(DEPENDS, f"on the work for each message: {evidence}")
     return Verdict(HOLDS if run.more(waiting) else FAILS, evidence)
 
 
@@ -380,17 +380,17 @@ def _concurrent(run: Figures) -> Verdict:
     evidence = (
         f"{publishers} publishers or {members} members at once: of {stats.short(rows['received'].sum())} messages"
     )
-    evidence += f" {wrong} lost or doubled"
+    evidence += f" {wrong} lost or duplicated"
     shared = {"question": "work_sharing", "design": "kafka", "guarantee": "AT_LEAST_ONCE"}
     slowed = run.times(
         "messages_per_s", shared | {"publishers": publishers, "members": 1}, shared | {"publishers": 1, "members": 1}
     )
-    evidence += f"; {publishers} publishers carry {_times(slowed)} what one does"
+    evidence += f"; {publishers} publishers carry {_times(slowed)} as much as one"
     if wrong or slowed.high < 1 / 2:
         return Verdict(FAILS, evidence)
     if min(publishers, members) >= HIGH:
         return Verdict(HOLDS, evidence)
-    return Verdict(UNKNOWN, f"{evidence}; a few processes on a few cores are no high concurrency")
+    return Verdict(UNKNOWN, f"{evidence}; a few processes on a few cores are not high concurrency")
 
 
 def _tweaks(run: Figures) -> Verdict:
@@ -413,35 +413,37 @@ def _simple(run: Figures) -> Verdict:
     quicker = [run.times(ALONE, cell, last) for cell in cells]
     smaller = run.times("rss_mb.broker", _many("rabbitmq"), _many("kafka"))
     sizes = [run.median("rss_mb.broker", **_many(design)) for design in ("rabbitmq", "kafka")]
-    evidence = "a message takes asyncio {}, RabbitMQ {}, Kafka {}; ".format(*waits)
-    evidence += "RabbitMQ's broker holds {:.0f} MB, Kafka's {:.0f} MB (with the heap of 1 GB that is usual)".format(
-        *sizes
-    )
-    return _settled(evidence, *map(run.less, (*quicker, smaller)), on="what is asked")
+    evidence = "a message takes {} with asyncio, {} with RabbitMQ, {} with Kafka; ".format(*waits)
+    evidence += "the broker uses {:.0f} MB (RabbitMQ) or {:.0f} MB (Kafka, with its usual heap of 1 GB)".format(*sizes)
+    return _settled(evidence, *map(run.less, (*quicker, smaller)), on="what you need")
 
 
 def _volumes(run: Figures) -> Verdict:
-    """Many messages, and many bytes: the larger they are, the less does it matter how many go at a time."""
+    """Many messages, and many bytes: the larger the messages are, the less it matters how many go together."""
     ours, theirs = ({"question": "backlog", "design": design, "rung": "alone"} for design in ("kafka", "rabbitmq"))
     more = run.times("messages_per_s", ours, theirs)
     reading = [run.speed("backlog", design, phase="consume") for design in ("kafka", "rabbitmq")]
     evidence = (
-        f"of many messages, with nobody asleep, it carries {_times(more)} as many a second as RabbitMQ; of those "
+        f"of a million short messages Kafka carries {_times(more)} as many a second as RabbitMQ, while all groups read"
     )
-    evidence += "that wait its readers take {} a second, RabbitMQ's {}".format(*map(stats.short, reading))
+    evidence += "; from a backlog, readers get {} a second from Kafka, {} from RabbitMQ".format(
+        *map(stats.short, reading)
+    )
     settled = [run.more(more)]
     with suppress(Missing):  # a quick run leaves payload out
         large = [run.best(**_large(design)) for design in ("kafka", "rabbitmq")]
         if not all(len(run.measured(**_large(design))) > 1 for design in ("kafka", "rabbitmq")):
-            raise Missing("greet alone says nothing of a broker: `--questions payload --contenders all` does")
+            raise Missing(
+                "with greet alone this says nothing about a broker: use `--questions payload --contenders all`"
+            )
         times = run.times("messages_per_s", *large)
         settled.append(run.more(times))
-        evidence += f"; of messages of 64 KiB {times} times as many{run.clients(*large)}"
+        evidence += f"; of messages of 64 KiB it carries {times} times as many{run.clients(*large)}"
     return _settled(evidence, *settled, on="the size of a message")
 
 
 def _large(design: str) -> dict[str, Any]:
-    """Throughput of the largest messages."""
+    """The throughput of the largest messages."""
     return {"question": "payload", "design": design, "size": 65_536, "phase": "together"}
 
 
@@ -450,15 +452,15 @@ def _faster(run: Figures) -> Verdict:
     many, one = (run.times("messages_per_s", *pair) for pair in cells)
     alone, _ = _alone(run, "kafka", "rabbitmq")
     slower = run.times(ALONE, *alone)
-    evidence = f"it carries {_times(many)} as many messages of 18 bytes a second as RabbitMQ in batches"
-    evidence += f"{run.clients(*cells[0])}, {_times(one)} one by one{run.clients(*cells[1])}; "
+    evidence = f"of messages of 18 bytes Kafka carries {_times(many)} as many a second as RabbitMQ in batches"
+    evidence += f"{run.clients(*cells[0])}, {_times(one)} as many one by one{run.clients(*cells[1])}; "
     evidence += f"a message that comes alone takes {_times(slower)} as long"
     evidence += run.clients(*alone, column=ALONE)
-    return _settled(evidence, run.more(many), run.more(one), run.less(slower), on="what is asked")
+    return _settled(evidence, run.more(many), run.more(one), run.less(slower), on="what you need")
 
 
 def _shown(word: str, evidence: str) -> Callable[[Figures], Verdict]:
-    """A claim that no figure decides: a notebook shows it, and its cells are run as tests."""
+    """A claim that no figure decides. A notebook shows it, and its cells are run as tests."""
     return lambda _: Verdict(word, evidence)
 
 
@@ -472,7 +474,7 @@ CLAIMS = (
     ),
     Claim(
         "asyncio",
-        "A message is delayed when all consumers sleep as it arrives.",
+        "A message is delayed if all consumers sleep when it arrives.",
         "the median time from the send to the receipt, at 1 and at 100 messages a second",
         _sleeping,
         "05_latency",
@@ -481,28 +483,28 @@ CLAIMS = (
     Claim(
         "rabbitmq",
         "One to one, and one to many.",
-        "nothing lost or doubled",
+        "nothing lost or duplicated",
         _one_to_one_and_many("rabbitmq"),
         "02_rabbitmq",
     ),
     Claim(
         "rabbitmq",
         "Messages are persistent or transient.",
-        "messages lost over kill -9 of the broker",
+        "messages lost by kill -9 of the broker",
         _persistent_and_transient,
         "06_when_things_break",
     ),
     Claim(
         "rabbitmq",
         "Thousands of messages a second.",
-        "messages carried one by one, and who is busy",
+        "messages carried one by one, and the CPU time of each side",
         _thousands,
         "04_throughput",
     ),
     Claim(
         "kafka",
         "One to many, and also one to one.",
-        "nothing lost or doubled",
+        "nothing lost or duplicated",
         _one_to_one_and_many("kafka"),
         "03_kafka",
     ),
@@ -523,7 +525,7 @@ CLAIMS = (
     Claim(
         "kafka",
         "Low latency.",
-        "the median against RabbitMQ's: at few messages a second, and at the most that was tried of RabbitMQ",
+        "the median against RabbitMQ's: at a low rate, and at the highest rate that was tried with RabbitMQ",
         _low_latency,
         "05_latency",
     ),
@@ -533,19 +535,19 @@ CLAIMS = (
     Claim(
         "kafka",
         "Management and monitoring are incomplete.",
-        "six questions to three tools of each broker, while a member is stuck and a group has none",
+        "six questions to three tools of each broker, while one member is stuck and one group has no member",
         _shown(
             DEPENDS,
-            "on the tool: its command-line tools and admin API tell lag, rates, members, who is stuck and the oldest "
-            "message's age, but not the room left; JMX tells rates of topics and names no group; RabbitMQ's tools tell "
-            "all but the age, which the publisher has to write",
+            "on the tool: Kafka's command-line tools and admin API show the lag, rates, members, the stuck member and "
+            "the age of the oldest message, but not the free disk space; JMX shows the rates of topics but no groups; "
+            "RabbitMQ's tools show all except the age, for which the publisher must add a timestamp",
         ),
         "08_see_inside",
     ),
     Claim(
         "kafka",
         "Tweaking messages costs performance.",
-        "headers, JSON and compression against a bare name",
+        "headers, JSON and compression against a plain name",
         _tweaks,
         "04_throughput",
     ),
@@ -553,7 +555,7 @@ CLAIMS = (
         "kafka",
         "Topics cannot be selected by wildcard.",
         "a pattern that matches two topics",
-        _shown(FAILS, "aiokafka subscribes by a pattern, and reads both topics; RabbitMQ has topic exchanges"),
+        _shown(FAILS, "aiokafka subscribes to a pattern, and reads both topics; RabbitMQ has topic exchanges"),
         "03_kafka",
     ),
     Claim(
@@ -575,7 +577,7 @@ CLAIMS = (
 
 
 SHOWN = frozenset(("Management and monitoring are incomplete.", "Topics cannot be selected by wildcard."))
-"""The claims that no figure decides: a notebook shows them, and its cells are run as tests."""
+"""The claims that no figure decides. A notebook shows them, and its cells are run as tests."""
 
 
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
@@ -595,7 +597,7 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Need:
-    """A question to ask before one chooses, and which designs are left where the answer is yes."""
+    """A question to ask before you choose, and the designs that are left if the answer is yes."""
 
     asked: str
     left: Callable[[Design], bool]
@@ -605,25 +607,25 @@ class Need:
 
 NEEDS = (
     Need("Must it run without a server?", lambda one: one.in_process, "01_asyncio"),
-    Need("Are producer and consumer programs of their own?", lambda one: not one.in_process, "02_rabbitmq"),
+    Need("Are producer and consumer separate programs?", lambda one: not one.in_process, "02_rabbitmq"),
     Need(
-        "Must what waits survive the program, or a crash?",
+        "Must waiting messages survive the end of a program, or a crash?",
         lambda one: one.survives_a_kill,
         "06_when_things_break",
     ),
-    Need("Is it to be read again, or by someone who joins later?", lambda one: one.replays, "03_kafka"),
+    Need("Must messages be read again, or by readers that join later?", lambda one: one.replays, "03_kafka"),
     Need(
-        "Must equal keys keep their order while many consumers share the work?",
+        "Must messages with the same key stay in order while many consumers share the work?",
         lambda one: one.partitioned and one.orders_by_key,
         "03_kafka",
     ),
-    Need("Does work go, one by one, to whichever consumer is free?", lambda one: one.deals_out, "02_rabbitmq"),
-    Need("Does a pattern in each message decide who gets it?", lambda one: one.product is RABBITMQ, "02_rabbitmq"),
+    Need("Must each message go to any consumer that is free?", lambda one: one.deals_out, "02_rabbitmq"),
+    Need("Must a pattern in each message decide who gets it?", lambda one: one.product is RABBITMQ, "02_rabbitmq"),
 )
 
 
 def guide() -> pd.DataFrame:
-    """Each question, with a tick for each design that is left where the answer is yes."""
+    """Each question, with a tick for each design that is left if the answer is yes."""
     lines = [
         {"if yes …": need.asked} | {one.title: "✓" if need.left(one) else "–" for one in DESIGNS} for need in NEEDS
     ]
@@ -631,7 +633,7 @@ def guide() -> pd.DataFrame:
 
 
 def fast_enough(rows: pd.DataFrame, rate: float, way: str = "name") -> list[str]:
-    """The designs that carried twice `rate` messages a second, at their strongest guarantee, the given `way`.
+    """The designs that carried more than twice `rate` messages a second, with their strongest guarantee, in this `way`.
 
     Raises:
         Missing: the run did not measure that of some design.

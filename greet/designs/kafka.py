@@ -200,7 +200,7 @@ class KafkaLine(Line):
             await asyncio.wait([beside(admin.close(), _stopping)], timeout=RETRY_SECONDS)
 
     async def _committed(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """The committed offset of `group` in each of `partitions`; -1 if there is none. Waits until the broker knows it.
+        """The committed offset of `group` in each of `partitions`, or -1. Waits until the broker knows it.
 
         After a restart, a broker first loads the groups. Until then its answer is an error, without any
         partition. aiokafka 0.14 ignores that error: then `consumer.committed` says that nothing is
