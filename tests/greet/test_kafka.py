@@ -676,7 +676,7 @@ async def test_a_clean_end_says_when_nothing_could_be_settled(own: Broker, topic
 
 
 def loads(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """From now on, positions are answered as by a broker that still loads its groups after a start: by an error alone."""
+    """From now on, offsets are answered as by a broker that still loads its groups after a start: by an error."""
     send, ready = AIOKafkaClient.send, monotonic() + seconds
 
     async def answer(client: AIOKafkaClient, node: int, request: Any, **more: Any) -> Any:
@@ -702,7 +702,7 @@ async def test_a_group_goes_on_where_it_was_though_its_broker_still_loads_the_gr
             assert await take(names, 2) == ["Di", "Ed"]
         loads(monkeypatch, 2 * JOIN_SECONDS)  # longer than entering waits for a share of the partitions
         with monkeypatch.context() as soon:
-            soon.setattr(KafkaSubscription, "_write_start", lambda self: asyncio.sleep(0))  # known before it loads
+            soon.setattr(KafkaSubscription, "_write_start", lambda _: asyncio.sleep(0))  # known before it loads
             await line.publish("Flo")
             async with line.subscribe("hello") as names:
                 assert await take(names, 1) == ["Flo"]
