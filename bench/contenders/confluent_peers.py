@@ -12,7 +12,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,15 +131,26 @@ class _Taking:
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
+        self._asked = False
         self.commits = Commits(lambda: asyncio.to_thread(consumer.commit, asynchronous=False))
 
     async def one(self) -> str:
+        self._asked = True
         if self.commits.due:
             await self.commits.settle()
         while (message := self._consumer.poll(LOOK_S)) is None:  # noqa: ASYNC110, it is the poll that waits
             await asyncio.sleep(0)
-        self.commits.open = True
+        self._asked, self.commits.open = False, True
         return _name(message)
+
+    def revoked(self, *_: Any) -> None:
+        """Commit before another member goes on: where the next is asked for, all before it is handled."""
+        from confluent_kafka import KafkaException  # noqa: PLC0415
+
+        if self._asked and self.commits.open:
+            self.commits.open = False
+            with suppress(KafkaException):  # the group has gone on without this member: it comes again
+                self._consumer.commit(asynchronous=False)
 
     async def several(self) -> list[str]:
         return [await self.one(), *map(_name, self._consumer.consume(LIST, 0))]
@@ -148,6 +159,9 @@ class _Taking:
 @dataclass(frozen=True)
 class Confluent(Contender):
     """https://docs.confluent.io/kafka-clients/python: `produce`, `consume` and `poll`."""
+
+    settings: tuple[tuple[str, Any], ...] = ()
+    """What its consumer is told besides."""
 
     @asynccontextmanager
     async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
@@ -170,15 +184,32 @@ class Confluent(Contender):
         from confluent_kafka import Consumer  # noqa: PLC0415
 
         await make_topic(place)
-        consumer = Consumer(_consuming(place, group))
+        consumer = Consumer(_consuming(place, group) | dict(self.settings))
+        taking = _Taking(consumer)
         try:
-            consumer.subscribe([place.topic])
-            taking = _Taking(consumer)
+            consumer.subscribe([place.topic], on_revoke=taking.revoked)
             following: Any = Following(taking.several if self.way == "many" else taking.one)
             yield following
             await taking.commits.settle()
         finally:
+            taking.revoked()
             await asyncio.to_thread(consumer.close)
+
+
+@dataclass(frozen=True)
+class Member(Confluent):
+    """The same in a group of several, read by `async for`."""
+
+    @asynccontextmanager
+    async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
+        """As its parent."""
+        async with super().consumer(place, group) as names:
+            yield _each(names)
+
+
+async def _each(names: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    while True:
+        yield await names.__anext__()
 
 
 class _Futures(Publisher):
@@ -316,3 +347,20 @@ CONTENDERS: list[Contender] = [
         only_full=True,
     ),
 ]
+
+CLASSIC = (("group.protocol", "classic"), ("session.timeout.ms", 6000), ("heartbeat.interval.ms", 250))
+"""The session and heartbeat that greet has: by default 45 s and 3 s."""
+NEW = (("group.protocol", "consumer"),)
+"""KIP-848: the broker says how long a session is, and how often a heartbeat comes; by default 45 s and 5 s."""
+MEMBERS: list[Contender] = [
+    Member(
+        *("kafka", "name", 20_000, "as confluent-kafka; session and heartbeat as greet's"),
+        name=f"confluent-kafka, {protocol} protocol",
+        window=1_000,
+        needs="confluent_kafka",
+        guarantees=COMMITTED,
+        settings=settings,
+    )
+    for protocol, settings in (("classic", CLASSIC), ("new", NEW))
+]
+"""By the two protocols of a group: only where groups are compared."""

@@ -20,6 +20,7 @@ FULL = (
     "fan_out",
     "work_sharing",
     "work",
+    "takeover",
     "payload",
     "durability",
     "backlog",
@@ -33,7 +34,7 @@ NAMES = (*FULL, "faults")
 """All; "faults" takes half an hour of its own, so it is asked by its name alone."""
 
 
-WIDE = ("throughput", "latency", "payload", "work")
+WIDE = ("throughput", "latency", "payload", "work", "takeover")
 """Those that are asked of all designs; where none is named, the others are asked of the usual ones."""
 
 
