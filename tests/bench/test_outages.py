@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,25 @@ async def test_kafka_deletes_what_a_group_has_not_read_and_its_lag_still_counts_
         assert told.keys() == {"admin", "jmx"}
         (line_,) = (one.split() for one in (await tools._said(groups)).splitlines() if one.startswith(GROUP))
         assert line_[5] == "2000"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """64 MiB of memory, as a disk of its own."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk can be made by root alone, and not in every container")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+async def test_a_disk_without_room_ends_kafkas_broker(small_disk: Path) -> None:
+    async with brokers.kafka(config={"log.dirs": str(small_disk / "data")}) as broker:
+        with pytest.raises(GreetError):
+            async with greet.connect(f"{broker.url}?partitions=1&timeout=5", TOPIC) as line:
+                for _ in range(64):
+                    await line.publish_many(["Ada" * 1000] * 500)
+        node = broker.nodes[0]
+        assert node.process
+        await asyncio.to_thread(node.process.wait, 30)
+        assert "No space left on device" in node.text()
