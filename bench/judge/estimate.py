@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,9 +46,30 @@ class Estimate:
         return not self.unable and self.room is not None and self.room >= 1
 
 
-def estimates(rows: pd.DataFrame, workload: Workload) -> list[Estimate]:
-    """One for each design, in the order of their table."""
-    run = Figures(rows)
+class Remembered(Figures):
+    """The figures of a run, each cell looked for once: a form asks for the same ones at each change."""
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        super().__init__(rows)
+        self._cells: dict[tuple[object, ...], pd.DataFrame | Missing] = {}
+
+    def rows(self, question: str, design: str, contender: str = "greet", **params: Any) -> pd.DataFrame:
+        """As of `Figures`."""
+        cell = (question, design, contender, *sorted(params.items()))
+        if cell not in self._cells:
+            try:
+                self._cells[cell] = super().rows(question, design, contender, **params)
+            except Missing as missing:
+                self._cells[cell] = missing
+        found = self._cells[cell]
+        if isinstance(found, Missing):
+            raise found
+        return found
+
+
+def estimates(run: pd.DataFrame | Figures, workload: Workload) -> list[Estimate]:
+    """One for each design, in the order of their table, from the rows of a run or its figures."""
+    run = run if isinstance(run, Figures) else Remembered(run)
     return [_estimate(run, workload, one) for one in DESIGNS]
 
 

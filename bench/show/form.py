@@ -40,11 +40,11 @@ def form(rows: pd.DataFrame) -> widgets.HBox:
     }
     for name, value in START.items():
         keys[name].value = value
-    answer = widgets.HTML()
+    answer, run = widgets.HTML(), estimate.Remembered(rows)
 
     def follow(_: object = None) -> None:
         workload = Workload(**{name: one.value for name, one in keys.items()})
-        lines = estimate.said(workload, estimate.estimates(rows, workload))
+        lines = estimate.said(workload, estimate.estimates(run, workload))
         answer.value = "".join(f"<p>{escape(line)}</p>" for line in lines)
 
     lines = []

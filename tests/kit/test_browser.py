@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from platformdirs import user_cache_path
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -221,3 +221,54 @@ async def _photograph(page: Page, folder: Path, name: str) -> None:
             await page.evaluate(SCROLL, place / 5)
             await page.wait_for_timeout(500)
             await page.screenshot(path=folder / f"{name}-{theme.split()[1].lower()}-{place}.png")
+
+
+# One cell after the other, each when the one before is done.
+RUN = """async words => {
+    const notebook = window.jupyterapp.shell.currentWidget.content;
+    for (const [index, cell] of notebook.widgets.entries()) {
+        if (words.some(one => cell.model.sharedModel.source.includes(one))) {
+            notebook.activeCellIndex = index;
+            await window.jupyterapp.commands.execute('notebook:run-cell');
+        }
+    }
+}"""
+
+
+async def test_the_answer_follows_the_form_of_a_workload(lab: str, browser: Browser) -> None:
+    page = await browser.new_page(viewport={"width": 1280, "height": 1600})
+    await page.goto(lab.replace("workspaces/{0}", "workspaces/form").format("07_choose"))
+    await expect(page.locator(".jp-Notebook").first).to_be_visible(timeout=60_000)
+    await _idle(page)
+    await page.evaluate(RUN, ["bench.latest()", "form(rows)"])
+    answer = page.locator(".widget-html").last
+
+    async def answers(text: str) -> None:
+        await expect(answer).to_contain_text(text, timeout=30_000)
+
+    def field(label: str, what: str) -> Locator:
+        row = page.locator(".widget-hbox").filter(has=page.get_by_text(label, exact=True)).last
+        return row.locator(what)
+
+    async def enter(label: str, value: int) -> None:
+        await field(label, "input").fill(str(value))
+        await field(label, "input").press("Enter")
+
+    await answers("Take RabbitMQ")
+    await enter("messages a second", 5000)
+    await answers("None of them")
+    await answers("the work of 3 readers at a time")
+    await enter("readers in a group", 64)
+    await answers("Take ")
+    await answers("--rate 5000 --members 64")
+    await field("read again later", "input").check()
+    await answers("Take Kafka")
+    await answers("Not RabbitMQ: it keeps no message that was read")
+    await field("read again later", "input").uncheck()
+    await enter("messages a second", 100)
+    await field("survives the kill of", "select").select_option("nothing")
+    await answers("Take asyncio")
+    assert (await _state(page))["errors"] == []
+    if SCREENSHOTS:
+        await page.screenshot(path=Path(SCREENSHOTS) / "07_choose-form.png")
+    await page.close()
