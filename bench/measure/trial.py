@@ -37,8 +37,8 @@ STEP_S = 1.5
 STEP_MESSAGES = 400
 """In a step of the search, if that takes no longer than `LONGEST_STEP_S`."""
 LONGEST_STEP_S = 4.0
-SEARCH_S = 20.0
-"""How long a search goes on; the step that has begun is finished."""
+SEARCH_S = 60.0
+"""How long a search goes on that does not get close: a step takes 3 s, and most searches five or six of them."""
 CLOSE = 1.2
 """A search ends when the least that was too much is no more than so many times the most that was carried."""
 MOST_RATE = 200_000.0

@@ -53,5 +53,5 @@ def form(rows: pd.DataFrame) -> widgets.HBox:
         one.observe(follow, "value")
         lines.append(widgets.HBox([widgets.Label(ASKED[name], layout=widgets.Layout(width="12rem")), one]))
     follow()
-    answer.layout = widgets.Layout(min_width="20rem", margin="0 0 0 2rem")
+    answer.layout = widgets.Layout(flex="1 1 20rem", width="auto", margin="0 0 0 2rem")
     return widgets.HBox([widgets.VBox(lines), answer], layout=widgets.Layout(flex_flow="row wrap"))

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -25,9 +25,9 @@ from bench.judge import workload as judge
 from bench.judge.workload import Answer
 from bench.measure.account import SHIFT
 from bench.measure.carry import Nothing, Outcome, Run
-from bench.measure.trial import enough, figures, gap, pile
+from bench.measure.trial import Ground, Trial, enough, figures, gap, pile
 from bench.measure.workload import Misread, Workload, example, from_file, from_flag, lines_of, meaning, points
-from bench.model import Place
+from bench.model import Figures, Place
 from bench.results import MEASUREMENTS
 from bench.show import workload as show
 from greet import Guarantee
@@ -303,6 +303,36 @@ async def test_the_load_alone_is_counted_message_by_message(publish: str, read: 
     assert counted.fields["lost"] == counted.fields["duplicates"] == 0
     assert counted.fields["error"] is None
     assert counted.params["in_time"] is True
+
+
+@dataclass(frozen=True)
+class Searching(Trial):
+    """A search over a design that carries so many times the load, and of which each step takes so many seconds."""
+
+    carries: float = 1.0
+    made: bool = True
+    clock: list[float] = field(default_factory=lambda: [0.0])
+
+    async def _step(self, factor: float) -> Figures:
+        self.clock[0] += 8.0
+        return Figures({"error": None, "sent": 1}, {"in_time": factor <= self.carries, "late": 1.0, "made": True})
+
+    async def _can_be_made(self, factor: float) -> bool:
+        return self.made
+
+
+@pytest.mark.parametrize("carries", [0.2, 0.7, 0.99, 1.0, 1.15, 3.9, 4.0, 7.5, 30.0, 300.0])
+async def test_a_search_ends_close_to_what_is_carried_also_where_steps_are_slow(
+    monkeypatch: pytest.MonkeyPatch, carries: float
+) -> None:
+    nobody = Nothing("asyncio", "name", 0, "")
+    trial = Searching("r", cast("Ground", None), nobody, nobody, Workload(rate=100), carries=carries)
+    monkeypatch.setattr("bench.measure.trial.time.monotonic", lambda: trial.clock[0])
+    found = (await trial._room(await trial._step(1.0))).params
+    assert found["room"] <= carries < found["too_much"] <= 1.2 * found["room"]
+    assert found["capped"] is False
+    unmade = replace(trial, made=False, clock=trial.clock)
+    assert (await unmade._room(await unmade._step(1.0))).params["capped"] is (carries != 0.99)
 
 
 # ---------------------------------------------------------------------------------------- can it at all
