@@ -1,10 +1,10 @@
-"""The questions that a reader asks, a file each.
+"""The questions that a reader asks, one file each.
 
-A file has a docstring, whose first line is the question in plain words; `cells(settings)`, its work as
-data; `table(rows)`, its answer as a DataFrame of at most ten columns; `picture(rows)`, its figure.
-`rows` is what `bench.load(run, details=True)` gives, of this question only. Those of `FIRST` also have
-`first(settings)`: the few cells that a first look of three minutes has time for. To add a question, add
-its file and its name here.
+A file has a docstring, whose first line is the question; `cells(settings)`, its work as data;
+`table(rows)`, its answer as a DataFrame of at most ten columns; and `picture(rows)`, its figure. `rows` are
+the rows of this question from `bench.load(run, details=True)`. The questions in `FIRST` also have
+`first(settings)`: the few cells for which the default run of three minutes has time. To add a question,
+add its file, and its name here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 FIRST = ("throughput", "latency", "wake_up", "payload", "backlog", "fan_out", "work_sharing", "tweaking")
-"""What is asked where no question is named and the profile is quick: enough for all three conclusions."""
+"""The questions of the default run, if none is named: enough for all three conclusions."""
 FULL = (
     "throughput",
     "latency",
@@ -31,11 +31,11 @@ FULL = (
     "start_up",
 )
 NAMES = (*FULL, "faults")
-"""All; "faults" takes half an hour of its own, so it is asked by its name alone."""
+"""All questions. "faults" takes half an hour, so it must be named to be measured."""
 
 
 WIDE = ("throughput", "latency", "payload", "work", "takeover")
-"""Those that are asked of all designs; where none is named, the others are asked of the usual ones."""
+"""The questions that are measured for all designs; if no design is named, the others are for the usual designs only."""
 
 
 def question(name: str) -> Any:

@@ -1,9 +1,9 @@
 """What happens when nobody reads?
 
-Messages by the million (ten in the full profile; RabbitMQ one) are published from a generator with nobody
-reading, then read and let go: the speed over the backlog, and how much memory and disk that takes of whom.
-asyncio's queue is bounded, so there the publisher would wait for ever: a reader stands beside it. And a
-group that does not read at all beside one that does: what the reader loses by it.
+Millions of messages (in the full profile ten, for RabbitMQ one) are published from a generator while nobody
+reads; then they are read and dropped. Measured are the speed as the backlog grows, and the memory and disk
+that each process uses. asyncio's queue is bounded, so its publisher would wait for ever: there, a reader
+reads at the same time. Also measured: how much slower a group is beside another group that does not read.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from greet.designs import named
 FULL, QUICK = 10_000_000, 1_000_000
 FULL_SLOW, QUICK_SLOW = 1_000_000, 20_000
 FAST = 100_000
-"""A design that carries fewer a second than this has the smaller numbers."""
+"""A design that carries fewer messages a second than this gets the smaller numbers."""
 ASLEEP = 10
-"""The share of them that is published beside a group that sleeps: one in so many."""
+"""Beside a sleeping group, one in so many of these messages is published."""
 FIRST_NAMES, FIRST_SLOW = 200_000, 20_000
 
 
 def first(settings: Settings) -> list[Cell]:
-    """A small backlog of each broker, and as many messages with a reader at work."""
+    """A small backlog for each broker, and as many messages while a reader works."""
     found = []
     for one in settings.of(name="greet", way="many"):
         if not named(one.design).in_process:
@@ -38,7 +38,7 @@ def first(settings: Settings) -> list[Cell]:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """All of it at once; and with a group that sleeps, and without it."""
+    """The whole backlog; and messages beside a sleeping group, and without one."""
     found = []
     for one in settings.of(name="greet", way="many"):
         slow, unread = one.guess < FAST, not named(one.design).in_process
@@ -53,12 +53,12 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 async def beside_a_sleeper(session: Session, cell: Cell, names: int) -> list[Figures]:
-    """A second group is there and does not read until the first has everything."""
+    """A second group exists, but does not read until the first has everything."""
     return await session.deliver(replace(cell, groups=2), names, sleepers=1)
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages a second, at the end beside the beginning, and what was held meanwhile."""
+    """Messages a second, the speed at the end beside that at the beginning, and the memory and disk in between."""
     found = tables.summary(rows, "params.rung").drop(columns=["min–max", "CPU s/M, client + broker"])
     more = [
         {
@@ -78,7 +78,7 @@ PHASES = {"together": "beside a reader", "publish": "publishing", "consume": "re
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """How fast it was over the messages so far, publishing and reading."""
+    """The speed of publishing and reading, over the number of messages so far."""
     rows = tables.in_order(pictures.measured(rows[rows["params.rung"].eq("")]))
     said = pictures.ranked(pictures.steadiness(rows[rows["params.phase"].eq("publish")]))
     piled = "As messages pile up with nobody reading, publishing ends so many times as fast as it began"

@@ -1,7 +1,7 @@
-"""What does it cost that a message survives?
+"""How much speed does each guarantee cost?
 
-Every guarantee of each design, and for RabbitMQ classic against quorum queues (one node: what replication
-costs over a network is not in it). A quorum queue is written to disk before it confirms.
+Every guarantee of each design, and for RabbitMQ classic and quorum queues. There is one node, so the cost of
+replication over a network is not included. A quorum queue writes to disk before it confirms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from greet.designs import named
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """greet's fast way, each guarantee."""
+    """greet's fast way with each guarantee."""
     found = [
         Cell(one, each)
         for one in settings.of(name="greet", way="many")
@@ -30,7 +30,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def _option(said: str) -> tuple[str, str]:
-    """Of the query of a URL: "queue_type=quorum"."""
+    """The part of a URL's query, such as "queue_type=quorum"."""
     key, _, value = said.partition("=")
     return key, value
 
@@ -42,7 +42,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """What each guarantee leaves of the speed of the weakest one, a row for each."""
+    """The speed with each guarantee, as a share of that with the weakest one; one row each."""
     rows = pictures.measured(rows)
     weakest = rows["guarantee"].eq(Guarantee.AT_MOST_ONCE.name)
     others = rows[~weakest]

@@ -1,7 +1,7 @@
-"""What does a message cost when more groups want it?
+"""What does a message cost when more groups read it?
 
-1, 2, 4 and 8 groups, each of which gets every message; published and read many at a time. In the full profile
-beside the peers, with 1 and 8 groups.
+1, 2, 4 and 8 groups, each of which gets every message. Messages are published and read many at a time. The full
+profile also measures the peers, with 1 and 8 groups.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PEERS = ("bare queue", "aio-pika", "aiormq", "aiokafka", "confluent-kafka")
 
 
 def first(settings: Settings) -> list[Cell]:
-    """Two groups of each broker, once: does each get everything?"""
+    """Two groups with each broker, once: does each group get everything?"""
     return [
         Cell(one, guarantee, groups=2, names=one.guess, rounds=1)
         for one in settings.of(way="many", name="greet")
@@ -28,7 +28,7 @@ def first(settings: Settings) -> list[Cell]:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """The fast ways over each design."""
+    """The fast ways of each design."""
     return [
         Cell(one, guarantee, groups=groups, seconds=settings.brief)
         for one in settings.of(way="many")
@@ -44,7 +44,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """What a message of greet costs in time with so many groups, beside what it costs with one."""
+    """greet's time for each message with so many groups, relative to one group."""
     rows = pictures.measured(rows[rows["contender"].eq("greet")])
     rows = rows.assign(value=1e6 / rows["value"], x=rows["params.groups"], line=rows["design"].map(title_of))
     most, one = rows["x"].max(), rows[rows["x"].eq(1)]

@@ -1,20 +1,21 @@
-"""What becomes of the messages when things break?
+"""What happens to messages when things break?
 
-Publishers and two groups of consumers, processes of their own, carry 40 messages a second for each guarantee
-through private brokers, while a fault is injected into all of them at once: kill -9, SIGSTOP, a broken
-network, no memory, and of a cluster of three its members one by one. When all is over, end markers follow,
-and each group is counted, so a message may be lost twice: lost is what was accepted and never handled; twice is
-what was handled again; the gap is the longest time without a message after the harm. In the full profile a
-single broker and all who use it are killed 20 times, a cluster's leader 5 times, and each of its members
-restarted twice, as that takes longer; all else is tried 3 times, and a soak takes 10 minutes. A single Kafka
-lets a broker in again 4 s after its kill (`broker.session.timeout.ms`, by default 9 s); a cluster's clients
-give up after 10 s and not 30; all else is as it is by default. To fill buffers, one more publisher pours out
-messages as fast as it can.
+Publishers and two groups of consumers run as separate processes. They send 40 messages a second for each
+guarantee through private brokers, while a fault is injected into all of them at the same time: kill -9,
+SIGSTOP, a broken network, no memory; and in a cluster of three brokers, one member after another. At the end
+come end markers, and each group is counted, so the same message can be lost twice. "Lost" was accepted and
+never handled, "twice" was handled again, and the gap is the longest time without a message after the fault.
+
+In the full profile, a single broker and all its clients are killed 20 times. A cluster's leader is killed 5
+times, and each of its members restarted twice, because that takes longer. All other faults are tried 3 times,
+and a soak takes 10 minutes. A single Kafka broker can register again 4 s after its kill
+(`broker.session.timeout.ms`, by default 9 s). The clients of a cluster give up after 10 s, not 30. All other
+settings are the defaults. To fill buffers, one more publisher sends messages as fast as it can.
 
 The journals of all processes are kept with the run (their format is in bench/faults/journal.py, and
-bench/faults/recount.py counts again). Three of the trials and the accountant are controls that must find a
-loss: where one finds nothing, the run is invalid. asyncio has no process to kill but its own: there a task is
-cancelled, or raises.
+bench/faults/recount.py counts them again). Three of the trials and the accountant are controls that must find
+a loss: if one finds none, the run is invalid. asyncio has no process to kill except its own, so a task is
+cancelled there, or raises.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ ACCOUNTANT = "control: the accountant"
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """For each fault a campaign, and a cell for each design and guarantee in it; quick: the short ones, once each."""
+    """For each fault a campaign, with a cell for each design and guarantee. Quick: only the short faults, once each."""
     greets = {one.design: one for one in settings.of(name="greet", way="name")}
     found = []
     for fault, what in FAULTS.items():
@@ -73,7 +74,7 @@ async def _try(
     campaign: Campaign,
     trial: Trial,
 ) -> list[Figures]:
-    """A trial's part in its campaign; the first one that is asked for fights it."""
+    """One trial's part of its campaign. The first one that is asked for runs the campaign."""
     found, elapsed_s = await session.kept(f"faults {campaign.fault}", lambda: _fought(session, campaign))
     verdict = found[trial]
     if isinstance(verdict, str):
@@ -83,7 +84,7 @@ async def _try(
 
 @asynccontextmanager
 async def _fought(session: Session, campaign: Campaign) -> AsyncIterator[tuple[dict[Trial, Verdict | str], float]]:
-    """The campaign's verdicts, and how long it took; the journals stay with the run, if that is kept."""
+    """The campaign's verdicts, and how long it took. The journals stay with the run, if the run is kept."""
     began = time.monotonic()
     ground = await session.kept("faults", arenas)
     with TemporaryDirectory() as aside:
@@ -117,7 +118,7 @@ def _params(campaign: Campaign, trial: Trial) -> dict[str, Any]:
 
 
 async def _tamper(session: Session, cell: Cell, names: int) -> list[Figures]:  # noqa: ARG001
-    """The accountant is fed a dropped, a doubled, an altered and a swapped name, and has to notice each."""
+    """The accountant gets a dropped, a duplicate, an altered and a swapped name, and must notice each."""
     handled = [f"tamp{lane:02d}{number:010d}" for number in range(1000) for lane in range(4)]
     seen = tampered(handled, handled)
     blind = ", ".join(what for what, noticed in seen.items() if not noticed)
@@ -126,7 +127,7 @@ async def _tamper(session: Session, cell: Cell, names: int) -> list[Figures]:  #
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages lost / handled twice / the longest gap, for each fault and design; "–" is not applicable.
+    """Messages lost / handled twice / the longest gap, for each fault and design; "–" means not applicable.
 
     Where a "*" stands, a publisher or member ended with an error that says so, and another took its place.
     """
@@ -152,12 +153,12 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _fault(what: str) -> str:
-    """The fault of a line, which for a control has the contender behind it."""
+    """The fault of a line; for a control, followed by its contender."""
     return what if what in FAULTS else what.rpartition(": ")[0]
 
 
 def _none(what: str, design: str, guarantee: str) -> str:
-    """What stands where there is no row."""
+    """The text for a field without a row."""
     return "not tried" if what in FAULTS and (design, guarantee) in FAULTS[what].means else "–"
 
 
@@ -168,7 +169,7 @@ def _place(what: str) -> float:
 
 
 def outcome(part: pd.DataFrame) -> str:
-    """What became of the messages of some rows: lost / twice / longest gap."""
+    """The result of some rows: lost / twice / longest gap."""
     if part["received"].isna().all():
         return "failed"
     lost, twice = (int(part[what].sum()) for what in ("lost", "duplicates"))
@@ -178,7 +179,7 @@ def outcome(part: pd.DataFrame) -> str:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """A field for each fault, design and guarantee, of the faults that cost most."""
+    """A field for each fault, design and guarantee, for the faults that cost most."""
     own = rows[rows["params.fault"].ne(ACCOUNTANT) & rows["contender"].eq("greet")]
     harm = own.assign(bad=own["lost"].gt(0), again=own["duplicates"].gt(0)).groupby("params.fault")
     cost = harm.agg({"bad": "sum", "again": "sum", "params.gap_s": "max"})

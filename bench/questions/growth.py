@@ -1,7 +1,8 @@
-"""Does it stay as fast when there is more of everything?
+"""Does the speed stay the same in long runs, and with many groups?
 
-A run ten times as long as the usual one, second by second; and one after many groups were made on another
-topic, which stay. How it is with messages that nobody reads is a question of its own (backlog).
+One run is ten times as long as the usual one, and is measured second by second. Another one comes after many
+groups were created on another topic, and still exist. Messages that nobody reads are another question
+(backlog).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ AFTER = f"after {GROUPS} groups"
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Message by message; asyncio's groups go with their process, so there nothing is left of them."""
+    """Message by message. asyncio's groups end with their process, so there are none left to measure."""
     found = []
     for one in settings.of(name="greet", way="name"):
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE):
@@ -36,7 +37,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 async def after_groups(session: Session, cell: Cell, _: int) -> list[Figures]:
-    """The same as usual, when the groups are there."""
+    """The usual run, after the groups were created."""
     names = await session.names_for(replace(cell, rung=USUAL, measure=None))
     await session.kept(f"groups of {cell.contender.design}", partial(_groups, session, cell))
     return await session.deliver(cell, names)
@@ -49,7 +50,7 @@ async def _groups(session: Session, cell: Cell) -> AsyncIterator[None]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages a second, beside the usual, and at the end of a repetition beside its beginning."""
+    """Messages a second, beside the usual run, and the end of a repetition beside its beginning."""
     found = tables.summary(rows, "params.rung").drop(columns=["CPU s/M, client + broker", "MB, client + broker"])
     parts = list(tables.lines(rows, "params.rung"))
     usual = {line["contender"]: part for line, part in parts if line["rung"] == USUAL}
@@ -64,7 +65,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """How fast the long runs were over their seconds."""
+    """The speed of the long runs, second by second."""
     rows = tables.in_order(pictures.measured(rows[rows["params.rung"].eq(LONG)]))
     said = pictures.ranked(pictures.steadiness(rows))
     begun = f"At the end of a run of {rows['elapsed_s'].median():.0f} s, so many times as fast as at its beginning"

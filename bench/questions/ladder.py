@@ -1,7 +1,7 @@
-"""How fast can Python go over each design, and what does each step up give away?
+"""How fast can Python be with each design, and what does each step give up?
 
-From the loop that a first tutorial shows to the fast path. Each rung is one change to another one, most
-often to that above it. The last rung of asyncio is the same loop with nothing of this instrument around it.
+The steps lead from the loop of a first tutorial to the fast path. Each step changes one thing of another step,
+mostly of the one above it. The last step of asyncio is the same loop without the bench's own code around it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bench.pictures import Dots, Picture
 
 
 class Rung(NamedTuple):
-    """A step: who, how, and what it is called: what it gives away."""
+    """A step: which client, how, and its name with what it gives up."""
 
     design: str
     contender: str
@@ -29,7 +29,7 @@ class Rung(NamedTuple):
     said: str
     loop: str = LOOP
     above: int = 1
-    """How far above it stands the rung of which it is a change."""
+    """How many steps above it is the step that it changes."""
 
 
 LISTS = "lists of 100: acknowledged by the hundred"
@@ -58,14 +58,14 @@ RUNGS = (
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """The rungs that can be had, at the strongest guarantee of each design."""
+    """The available steps, with the strongest guarantee of each design."""
     found = [
         Cell(one, guarantee, window=rung.window, loop=rung.loop, rung=rung.said, seconds=settings.brief)
         for rung in RUNGS
         for one in settings.of(design=rung.design, name=rung.contender, way=rung.way)
         for guarantee in settings.guarantees(one, one.guarantees[-1])
     ]
-    if settings.full:  # what the instrument costs is little: it is looked for often
+    if settings.full:  # the cost of the bench's own code is small: it is measured more often
         long: dict[str, Any] = {"names": 3 * MOST_NAMES, "rounds": 2 * settings.rounds}
         found = [replace(one, **long) if one.rung in (LISTS, BARE) else one for one in found]
     return [replace(one, measure=_bare) if one.rung == BARE else one for one in found]
@@ -90,7 +90,7 @@ async def _bare(session: Session, cell: Cell, names: int) -> list[Figures]:
 
 
 def _place(rows: pd.DataFrame) -> pd.Series[int]:
-    """Which rung a row is of."""
+    """The step of a row."""
     order = {(rung.design, rung.said): place for place, rung in enumerate(RUNGS)}
     return pd.Series(
         [order.get(key, len(RUNGS)) for key in zip(rows["design"], rows["params.rung"], strict=True)], rows.index
@@ -98,7 +98,7 @@ def _place(rows: pd.DataFrame) -> pd.Series[int]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each rung: messages a second, how many times as many as the rung that it is a change of, what it gives away."""
+    """For each step: messages a second, how many times as many as the step that it changes, and what it gives up."""
     places = _place(rows)
     parts = {place: rows[places == place] for place in sorted(set(places))}
     found = pd.concat([tables.summary(part, "params.rung") for part in parts.values()], ignore_index=True)
@@ -120,7 +120,7 @@ def _medians(rows: pd.DataFrame) -> dict[int, float]:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """In times the first rung of its design: that one, the fastest, and the rungs that change most."""
+    """Relative to the first step of the design: the first step, the fastest, and the steps that change most."""
     rows = pictures.measured(rows[rows["params.rung"].ne(BARE)])
     rows = rows.assign(place=_place(rows)).sort_values("place", kind="stable")
     rows = rows[rows["place"].lt(len(RUNGS))]

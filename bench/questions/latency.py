@@ -1,11 +1,12 @@
 """How long does a message take from its publisher to its consumer?
 
-Open loop: message i is due at `start + i / rate`, whatever became of the one before, at shares of the most that
-the same contender carried, paced, in a warm-up of half a second. Latency counts from when a message was due
-(what a user waits); from the actual send, and the publish delay, are in the details. At 1.05 more is due than
-the warm-up carried: where that was all that the design can, messages pile up. In the full profile greet and the
-plain clients are also asked for the same rate, a tenth of what a plain client carries over that broker on two
-cores, and so is RabbitMQ's PerfTest, which counts from the actual send.
+Open loop: message i is due at `start + i / rate`, even if the messages before it are late. The rates are shares
+of the highest paced rate that the same contender carried in a warm-up of half a second. Latency counts from the
+time when a message was due, because this is how long a user waits. The latency from the actual send and the
+publish delay are in the details. At a load of 1.05, more messages are due than the warm-up carried: if that was
+the limit, messages pile up. In the full profile, greet and the plain clients are also measured at the same rate:
+a tenth of what a plain client carries with that broker on two cores. So is RabbitMQ's PerfTest, which counts from
+the actual send.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ OTHERS = ("FastStream", "aio-pika single acks", "confluent-kafka", "confluent-ka
 from a thread: at thousands of single messages a second they are late, probably by that thread and not by the client.
 `wake_up` asks them at a hundred a second."""
 RATES = {RABBITMQ: 500.0, KAFKA: 7_000.0}
-"""Messages a second at which all contenders of a product can be compared."""
+"""A rate in messages a second at which all contenders of a product can be compared."""
 
 
 FIRST_RATE = 1_000.0
-"""Messages a second of a first look, the same over all designs."""
+"""The rate of the default run in messages a second, the same for all designs."""
 
 
 def first(settings: Settings) -> list[Cell]:
-    """greet over each design at the same rate, with the thousand messages that a p99 takes."""
+    """greet with each design at the same rate, with the thousand messages that a p99 needs."""
     return [
         Cell(one, guarantee, rate=FIRST_RATE, names=1_120, rounds=3)
         for one in settings.of(way="name", name="greet")
@@ -45,7 +46,7 @@ def first(settings: Settings) -> list[Cell]:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Every contender, message by message: a message that waits for others to make a batch is not this question."""
+    """Every contender, message by message: a message that waits for a batch is not measured here."""
     seconds = max(settings.seconds, 1.0)
     all_of_them = [
         (one, guarantee)
@@ -79,13 +80,13 @@ def _loads(settings: Settings, one: Contender) -> tuple[float, ...]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Percentiles in milliseconds: the median over the repetitions of each."""
+    """Percentiles in milliseconds, each the median over the repetitions."""
     asked = rows["params.load"].map("{:g}".format, na_action="ignore").fillna("same rate")
     return tables.latencies(rows.assign(load=asked), "load")
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """greet's p50 and p99 over the load of each design; where all had the same rate, a row for each."""
+    """greet's p50 and p99 over the load of each design; if all had the same rate, a row for each design."""
     own = rows[rows["contender"].eq("greet")]
     middle, slowest = (pictures.measured(own, f"latency_ms.{name}") for name in ("p50", "p99"))
     if (loaded := middle["params.load"].notna()).any():

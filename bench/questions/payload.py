@@ -1,7 +1,7 @@
-"""What does the size of a message do?
+"""How does the size of a message change the speed?
 
-16 bytes to 64 KiB, which is the longest name; many at a time. In the full profile beside the peers, and publishing
-and reading apart too.
+16 bytes to 64 KiB, the longest name, many at a time. The full profile also measures the peers, and publishing and
+reading separately.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from greet.designs import named
 SIZES = (16, 256, 1024, 4096, 16_384, 65_536)
 QUICK = (16, 256, 4096, 65_536)
 APART = (1024, 65_536)
-"""The sizes at which publishing and reading are timed apart."""
+"""The sizes at which publishing and reading are timed separately."""
 PEERS = ("bare queue", "aio-pika", "aiormq", PERFTEST, "aiokafka", "confluent-kafka", JAVA)
 FIRST = ("aiormq", "confluent-kafka")
-"""The peers of a first look: greet alone says nothing of a broker."""
+"""The peers of the default run: greet alone says nothing about a broker."""
 
 
 def first(settings: Settings) -> list[Cell]:
-    """The largest messages over the brokers, of greet and a peer."""
+    """The largest messages with the brokers, by greet and a peer."""
     return [
         Cell(one, guarantee, size=SIZES[-1], seconds=settings.brief)
         for one in settings.of(way="many")
@@ -35,7 +35,7 @@ def first(settings: Settings) -> list[Cell]:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """The fast ways over each design."""
+    """The fast ways of each design."""
     found = [
         Cell(one, guarantee, size=size, seconds=settings.brief, phase="publish" if one.name == JAVA else "together")
         for one in settings.of(way="many")
@@ -49,7 +49,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def _sizes(settings: Settings, one: Contender) -> tuple[int, ...]:
-    """A tool of a broker takes long to start, and designs that are not the usual ones are asked at fewer sizes."""
+    """Fewer sizes for the brokers' own tools, which take long to start, and for designs that are not usual."""
     if settings.full and one.name in (JAVA, PERFTEST):
         return (SIZES[0], *APART)
     return SIZES if settings.full and named(one.design).usual else QUICK
@@ -61,9 +61,9 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Megabytes a second over the size: of each design the client that is the fastest at that size."""
+    """Megabytes a second over the size: for each design the client that is the fastest at that size."""
     rows = pictures.measured(rows[rows["params.phase"].eq("together")])
-    copied = ~rows["design"].map(pictures.in_process).astype(bool)  # who passes a reference has no megabytes a second
+    copied = ~rows["design"].map(pictures.in_process).astype(bool)  # a reference has no megabytes
     rows = rows[copied] if copied.any() else rows
     rows = rows.assign(value=rows["value"] * rows["params.size"] / 1e6, hollow=rows["contender"].ne("greet"))
     sizes = sorted(set(rows["params.size"]))
@@ -94,7 +94,7 @@ def picture(rows: pd.DataFrame) -> Picture:
 
 
 def _said(fastest: pd.DataFrame) -> str:
-    """How many times as much the one broker carries as the other, of the smallest and of the largest messages."""
+    """The ratio of the two brokers, for the smallest and for the largest messages."""
     sizes = sorted(set(fastest["params.size"]))
     of = {one: pictures.medians(fastest[fastest["params.size"].eq(one)]) for one in sizes}
     both = [one for one in sizes if len(pictures.brokers(of[one])) > 1]

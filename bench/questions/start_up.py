@@ -1,7 +1,7 @@
-"""How long is it from nothing to the first greeting?
+"""How long does it take from nothing to the first greeting?
 
 `python -m greet run --via DESIGN Ada`, until its first line: the interpreter, the library, the connection,
-and where no broker is up, a private one from an empty folder.
+and a private broker from an empty folder if none is running.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DEADLINE_S = 90
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """One message through each design, with a broker that is up; in the full profile also with one to be started."""
+    """One message through each design, with a running broker; in the full profile also with one to be started."""
     found = []
     for one in settings.of(name="greet", way="name"):
         for guarantee in settings.guarantees(one, one.guarantees[-1]):
@@ -37,7 +37,7 @@ async def first_greeting(session: Session, cell: Cell, names: int) -> list[Figur
     """Run the application as a user does."""
     design = cell.contender.design
     if cell.rung and await by_default(design):
-        return []  # greet would take that one, and start none
+        return []  # greet would use that broker, and start none
     environment = dict(os.environ)
     if design in VARIABLES:
         environment.pop(VARIABLES[design], None)
@@ -73,7 +73,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Seconds, a row for each design, and for each broker that has to be started."""
+    """Seconds, a row for each design, and for each broker that must be started."""
     rows = pictures.measured(rows, "elapsed_s")
     up = rows["params.rung"].eq("")
     said = pictures.across(pictures.medians(rows[up]), " s")

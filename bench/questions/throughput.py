@@ -1,8 +1,8 @@
 """How many messages a second does each design carry?
 
-Closed loop: as fast as it goes, with a bounded number of messages unconfirmed. The clock runs from the
-first publish to the last receipt. One publisher, one consumer, messages of 18 bytes. "name" is `publish`
-and `async for`; "many" is `publish_many` and `batches`. Charts compare at one guarantee only.
+Closed loop: as fast as possible, with a limited number of unconfirmed messages. The clock runs from the first
+publish to the last receipt. One publisher, one consumer, messages of 18 bytes. "name" is `publish` and
+`async for`; "many" is `publish_many` and `batches`. Each chart compares one guarantee only.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from greet import Guarantee
 from greet.designs import named
 
 FIRST = {"bare queue": "name", "aio-pika": "name", "aiormq": "many", "aiokafka": "many", "confluent-kafka": "many"}
-"""The peers of a first look, each in one way."""
+"""The peers of the default run, each in one way."""
 
 
 def first(settings: Settings) -> list[Cell]:
-    """greet and a few peers at the strongest guarantee of each design, and A/A over the brokers."""
+    """greet and a few peers with the strongest guarantee of each design; and A/A with the brokers."""
     asked = [one for one in settings.of() if one.name == "greet" or FIRST.get(one.name) == one.way]
     found = [Cell(one, each) for one in asked for each in settings.guarantees(one, one.guarantees[-1])]
     own = [one for one in found if one.contender.name == "greet" and one.contender.way == "name"]
@@ -50,7 +50,7 @@ def cells(settings: Settings) -> list[Cell]:
     by_name = [one for one in own if one.contender.way == "name" and named(one.contender.design).usual]
     matched = [one for one in by_name if one.guarantee is Guarantee.AT_LEAST_ONCE] or by_name
     apart: list[Cell] = []
-    if settings.full:  # what tells the noise is measured more often
+    if settings.full:  # the cells that show the noise are measured more often
         more: dict[str, Any] = {"rounds": 2 * settings.rounds}
         apart = apart_of(settings, [one for one in [*own, *peers] if one.guarantee is Guarantee.DURABLE])
         own = [replace(one, **more) if one in matched else one for one in own]
@@ -60,11 +60,11 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 APART = ("greet", "aio-pika", "aiormq", PERFTEST, "aiokafka", "confluent-kafka", "confluent-kafka aio")
-"""Whose publishing and reading are timed apart too, where a broker keeps what nobody reads."""
+"""The peers whose publishing and reading are also timed separately, if a broker keeps messages that nobody reads."""
 
 
 def apart_of(settings: Settings, together: list[Cell]) -> list[Cell]:
-    """Publishing with nobody reading, and reading what waits.
+    """Publishing while nobody reads, and reading the backlog.
 
     How fast a log is read depends on the batches in which it was written, as with Kafka, so there all read what
     greet's `publish_many` has written.
@@ -78,7 +78,7 @@ def apart_of(settings: Settings, together: list[Cell]) -> list[Cell]:
             found.append(replace(one, phase="apart"))
         else:
             supply = settings.of(design=design.name, way="many", name="greet")[0]
-            # A second's worth of them is over too soon.
+            # The messages of one second are read too fast.
             long = replace(one, seconds=2 * (one.seconds or settings.seconds))
             found.append(replace(long, phase="publish"))
             found.append(replace(long, phase="consume", supply=supply))
@@ -86,12 +86,12 @@ def apart_of(settings: Settings, together: list[Cell]) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages a second: median and spread of the repetitions, beside what a million messages cost."""
+    """Messages a second: median and spread of the repetitions, beside the CPU time of a million messages."""
     return tables.summary(rows)
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Each design at its strongest guarantee: greet, and the fastest of its peers, one at a time and in batches."""
+    """Each design with its strongest guarantee: greet and the fastest peer, one at a time and in batches."""
     rows = pictures.strongest(pictures.measured(rows[rows["params.phase"].eq("together")]))
     rows = rows.assign(hollow=rows["params.way"].eq("name"), row="")
     shown = [rows[:0]]

@@ -1,7 +1,7 @@
 """What do headers, JSON and compression cost?
 
-The plain clients, with a bare name, ten headers of 16 bytes, or the name in JSON; and for Kafka the codecs
-that aiokafka has here, at messages of 1 KiB, which leave something to compress.
+The plain clients send a plain name, a name with ten headers of 16 bytes, or a name in JSON. For Kafka also the
+codecs that aiokafka has here, with messages of 1 KiB, because short ones cannot be compressed much.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from greet import Guarantee
 from greet.designs import named
 
 PLAIN = ("bare queue", "aiormq", "aiokafka")
-"""The plain client of each design that has one."""
+"""The plain client of each design."""
 FIRST = ("bare", "10 headers", "JSON", "1 KiB", "1 KiB, gzip")
-"""The tweaks of a first look."""
+"""The tweaks of the default run."""
 
 
 def first(settings: Settings) -> list[Cell]:
-    """Over Kafka, of whom it is said, with gzip of the codecs; and headers over RabbitMQ beside them."""
+    """Kafka, because the claim is about Kafka, with gzip as the codec; and RabbitMQ with headers."""
     brokers = [one for one in cells(settings) if not named(one.contender.design).in_process]
     return [one for one in brokers if one.rung in (FIRST if named(one.contender.design).partitioned else FIRST[:2])]
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """A cell for each tweak, of a plain client of each design."""
+    """A cell for each tweak, with the plain client of each design."""
     plain = [one for one in settings.of(way="name") if one.name in PLAIN]
     found = []
     for one in plain:
@@ -51,7 +51,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """What each tweak leaves of the speed of the plain message of its size, a row for each."""
+    """The speed with each tweak, as a share of that of a plain message of the same size; one row each."""
     rows = pictures.measured(rows)
     rows = rows.assign(plain=rows["params.rung"].map(lambda rung: "1 KiB" if rung.startswith("1 KiB") else "bare"))
     plain = rows["params.rung"].eq(rows["plain"])

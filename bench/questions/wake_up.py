@@ -1,9 +1,8 @@
-"""How long does a message take that comes when everybody has long been idle?
+"""How long does a message take after an idle time?
 
-A message each second, when publisher, broker and consumer have gone to sleep in between, against a hundred
-a second, which keep them awake. The publisher sleeps too and wakes up late, by the machine's timer: that is a
-column of its own, and what counts here is the time from the actual send, when the name arrives. In the full
-profile the peers stand beside it at a hundred a second.
+One message a second, so that publisher, broker and consumer sleep in between; against a hundred a second, which
+keep them awake. The publisher sleeps too, and the machine's timer wakes it up late. This delay has its own column;
+the times here count from the actual send. The full profile also measures the peers, at a hundred a second.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from greet.designs import named
 PEERS = ("bare queue", "aio-pika", "aiormq", "aiokafka", "confluent-kafka", "confluent-kafka aio")
 
 IDLE = 10.0
-"""Messages a second below which all go to sleep in between."""
+"""A rate in messages a second below which all processes sleep in between."""
 
 
 def first(settings: Settings) -> list[Cell]:
-    """greet at a hundred a second; at one a second only in one process, where the claim of a delay is made."""
+    """greet at a hundred a second; at one a second only in one process, because the claim is about asyncio."""
     return [
         Cell(one, guarantee, rate=rate, names=names)
         for one in settings.of(way="name", name="greet")
@@ -46,7 +45,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Medians in milliseconds: how late the name was sent, how long it took from then, and from when it was due."""
+    """Medians in milliseconds: how late a name was sent, how long it took from then, and from the time it was due."""
     found = [
         line
         | {
@@ -61,7 +60,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """p50 from the actual send, a row for each contender, of messages that come rarely and often."""
+    """p50 from the actual send, a row for each contender, for messages that come rarely and often."""
     rows = pictures.measured(rows.assign(service=stats.clock(rows, "service")), "service")
     idle, own = rows["params.rate"].lt(IDLE), rows["contender"].eq("greet")
     said = pictures.across(pictures.medians(rows[own & ~idle]), " ms")

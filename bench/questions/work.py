@@ -1,9 +1,10 @@
-"""What does it do to the members of a group that a message takes time to handle?
+"""How many messages do the members of a group handle if each takes time?
 
-Each message is waited on for 1, 5 or 20 milliseconds before the next is asked for, as for an answer of a database,
-by 1, 4 or 16 members of a group. A queue deals out message by message, so all members work. A log has one reader
-for each partition: Kafka has one and four of them here, and a stream one reader. The table also says how much of
-their time the members were busy, and which share of the messages the least busy one got.
+For each message a member waits 1, 5 or 20 milliseconds, as for the answer of a database, before it asks for the
+next. There are 1, 4 or 16 members in the group. A queue gives each message to any free member, so all members
+work. A log has one reader for each partition: Kafka has one or four partitions here, and a stream has one reader.
+The table also shows how much of their time the members were busy, and the share of the messages that the least
+busy member got.
 """
 
 from __future__ import annotations
@@ -25,28 +26,28 @@ from greet import Guarantee
 from greet.designs import named
 
 POINTS = ((5.0, 1), (5.0, 4), (5.0, 16), (1.0, 4), (20.0, 16))
-"""Milliseconds of a message, and members."""
+"""Milliseconds for each message, and numbers of members."""
 QUICK = POINTS[:3]
 SECONDS = 2.0
-"""How long the work of a repetition takes, about."""
+"""The approximate time of the work of one repetition."""
 
 
 @dataclass(frozen=True)
 class Working(Greet):
-    """greet, with a consumer that waits on each message before it asks for the next."""
+    """greet, with a consumer that waits for each message before it asks for the next."""
 
     work_ms: float = 0.0
 
     @asynccontextmanager
     async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
-        """A line of its own with one subscription."""
+        """A separate line with one subscription."""
         async with self.line(place) as line, line.subscribe(group) as names:
             following: Any = Following(handled(names.__anext__, self.work_ms / 1000))
             yield following
 
 
 def handled(following: Callable[[], Awaitable[str]], seconds: float) -> Callable[[], Awaitable[str]]:
-    """The next name, once the one before is handled."""
+    """The next name, after the one before it was handled."""
     busy = False
 
     async def one() -> str:
@@ -61,7 +62,7 @@ def handled(following: Callable[[], Awaitable[str]], seconds: float) -> Callable
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Every design one by one; what has partitions, with one and with four."""
+    """Every design, one by one; designs with partitions with one and with four."""
     found = []
     for one in settings.of(name="greet", way="name"):
         design = named(one.design)
@@ -78,7 +79,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages a second, how much of their time the members were busy, and the share of the one that got least."""
+    """Messages a second, how much of their time the members were busy, and the share of the member that got least."""
     found = []
     for line, part in tables.lines(rows, "params.rung", "params.members", "params.partitions"):
         speed = float(part["messages_per_s"].astype(float).median())
@@ -90,7 +91,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """Messages handled a second over the number of members, beside what they would handle if all were busy."""
+    """Messages handled a second over the number of members, beside what they could handle if all were busy."""
     work_ms = POINTS[0][0]
     rows = pictures.measured(rows[rows["params.rung"].eq(f"{work_ms:g} ms")])
     partitions = rows["params.partitions"].map("{:g} partitions".format).replace("1 partitions", "1 partition")

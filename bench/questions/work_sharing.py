@@ -1,7 +1,7 @@
-"""How far do more members of a group, or more publishers, speed it up?
+"""How much faster are more members of a group, or more publishers?
 
-1, 2 and 4 members that share one group, then 1, 2 and 4 publishers; for Kafka over four partitions, since
-a partition has one member at a time. The clock stops at the last receipt of any member.
+1, 2 and 4 members that share one group, then 1, 2 and 4 publishers. Kafka has four partitions, because a partition
+has one member at a time. The clock stops at the last receipt of any member.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from greet.designs import named
 
 
 def first(settings: Settings) -> list[Cell]:
-    """Four members over each broker, once: does each message reach one of them?"""
+    """Four members with each broker, once: does each message reach one of them?"""
     four = [one for one in cells(settings) if one.members == 4]
     return [
         replace(one, rounds=1, names=one.contender.guess) for one in four if not named(one.contender.design).in_process
@@ -26,7 +26,7 @@ def first(settings: Settings) -> list[Cell]:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """greet's fast way over each design."""
+    """greet's fast way with each design."""
     return [
         Cell(one, guarantee, members=members, publishers=publishers, partitions=partitions, seconds=settings.brief)
         for one in settings.of(name="greet", way="many")
@@ -45,7 +45,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """The speed-up by more members, and by more publishers, beside the ideal line."""
+    """The speed-up by more members and by more publishers, beside the ideal line."""
     rows = pictures.measured(rows)
     members, publishers = rows["params.members"], rows["params.publishers"]
     alone = rows[members.eq(1) & publishers.eq(1)]
