@@ -1,4 +1,4 @@
-"""The answer of a run in at most five lines of plain words: which one to take, why, and how sure that is."""
+"""The answer of a run in at most five lines: which design to take, why, and how certain that is."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bench.judge.claims import Figures, Missing, _large, _many
 from bench.stats import short
 
 BUSY = 0.5
-"""The noise beyond which a machine had other work."""
+"""If the noise is larger than this, the machine had other work."""
 
 
 def answer(rows: pd.DataFrame, judged: pd.DataFrame) -> list[str]:
-    """One line for each decision that the run has figures for, then how sure they are. Empty if it has none."""
+    """One line for each decision that the run has figures for, then how certain they are. Empty if it has none."""
     run = Figures(rows)
     lines = []
     for line in (_one_program, _several_programs, _large_volumes, _large_messages):
@@ -26,13 +26,13 @@ def answer(rows: pd.DataFrame, judged: pd.DataFrame) -> list[str]:
 
 
 FAULTS = "`python -m bench run --profile full --questions faults`, half an hour"
-ASKING = "`python -m bench run --questions {}`, some two minutes"
+ASKING = "`python -m bench run --questions {}`, about two minutes"
 
 
 def open_claims(judged: pd.DataFrame) -> dict[str, list[str]]:
-    """The claims of `verdicts` that are open, by what settles them: a command with its minutes, or why nothing does.
+    """The open claims of `verdicts`, by what decides them: a command with its minutes, or the reason why nothing does.
 
-    What a notebook shows is not among them.
+    Claims that a notebook shows are not among them.
     """
     found: dict[str, list[str]] = {}
     for claim, why in judged.loc[judged["verdict"] == claims.UNKNOWN, ["claim", "evidence"]].itertuples(index=False):
@@ -53,24 +53,24 @@ def _one_program(run: Figures) -> str:
 def _several_programs(run: Figures) -> str:
     one, many = (run.best(**_many("rabbitmq", way)) for way in ("name", "many"))
     said = f"Several programs that share work: RabbitMQ. {short(run.speed(**one))} a second one by one, "
-    said += f"{short(run.speed(**many))} in lists, each kept over a kill of the broker"
+    said += f"{short(run.speed(**many))} in lists, all survive a kill of the broker"
     return f"{said}{_alone(run, 'rabbitmq')}."
 
 
 def _large_volumes(run: Figures) -> str:
     pairs = {way: [run.best(**_many(design, way)) for design in ("kafka", "rabbitmq")] for way in ("many", "name")}
     many, one = (run.speed(**pairs[way][0]) for way in ("many", "name"))
-    said = f"Large volumes, or to read again: Kafka. {short(many)} a second in batches{_beside(run, pairs['many'])}, "
-    said += f"{short(one)} one by one{_beside(run, pairs['name'])}, as safe as RabbitMQ's"
+    said = f"Large volumes, or reading again: Kafka. {short(many)} a second in batches{_beside(run, pairs['many'])}, "
+    said += f"{short(one)} one by one{_beside(run, pairs['name'])}, with the same guarantee"
     return f"{said}{_alone(run, 'kafka')}."
 
 
 def _large_messages(run: Figures) -> str:
     cells = [_large(design) for design in ("kafka", "rabbitmq")]
     if not all(len(run.measured(**cell)) > 1 for cell in cells):
-        raise Missing("greet alone says nothing of a broker")
+        raise Missing("greet alone says nothing about a broker")
     best = [run.best(**cell) for cell in cells]
-    kafka, rabbitmq = (f"{short(run.speed(**cell))} a second over {cell['contender']}" for cell in best)
+    kafka, rabbitmq = (f"{short(run.speed(**cell))} a second with {cell['contender']}" for cell in best)
     return f"Messages of 64 KiB: Kafka {kafka}{_beside(run, best)}, RabbitMQ {rabbitmq}."
 
 
@@ -91,11 +91,11 @@ def _sure(run: Figures, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     settled = int((judged["verdict"] != claims.UNKNOWN).sum())
     rounds = int(rows["repetition"].max())
     said = (
-        f"How sure: medians of up to {rounds} rounds in which {_where(rows)}; no difference "
-        f"below {run.noise:.0%} is called one; {settled} of {len(judged)} claims have a verdict, "
-        f"{len(claims.SHOWN)} of them by a notebook."
+        f"How certain: medians of up to {rounds} rounds, in which {_where(rows)}; a difference below "
+        f"{run.noise:.0%} does not count; {settled} of {len(judged)} claims have a verdict, "
+        f"{len(claims.SHOWN)} of them from a notebook."
     )
-    return said if run.noise < BUSY else f"{said} The machine was busy: run it again when it is quiet."
+    return said if run.noise < BUSY else f"{said} The machine was busy: run it again when it is idle."
 
 
 def _where(rows: pd.DataFrame) -> str:

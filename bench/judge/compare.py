@@ -1,10 +1,10 @@
 """Two runs side by side: is the second faster, slower, or is there no difference?
 
 The rounds of two runs have nothing in common, so they are not paired: the means of their logarithms are compared
-(Student). How much a round varies is seen badly in five rounds of a cell, so it is taken to be at least what is usual
-in its question. Of 200 figures that are each right in 95 % of all cases, some ten are wrong
-whenever nothing has changed. So the interval of each is widened until in 95 % of all comparisons all of them hold
-(Bonferroni). What changed by less than its design differed from itself (A/A) is no difference either.
+(Student). Five rounds of a cell do not show well how much a round varies, so the variance is taken to be at least
+the usual one of its question. Of 200 figures that are each right in 95 % of all cases, about ten are wrong
+even if nothing has changed. So each interval is widened until in 95 % of all comparisons all of them hold
+(Bonferroni). A change that is smaller than the difference of a design from itself (A/A) is not a difference either.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench import stats, tables
 
 Logs = NDArray[np.float64]
 NOISE = 0.05
-"""The least difference that is called one, also where a design's own noise floor is lower."""
+"""The smallest difference that counts, even if a design's own noise floor is lower."""
 HALF = 0.5
 SAME = "no difference"
 OUTCOMES = {
@@ -35,7 +35,7 @@ OUTCOMES = {
         "clock",
     )
 }
-"""What a fault did, and what became of a workload: told beside what it was, and no part of the cell."""
+"""The results of a fault or a workload: they are params of a row, but not part of the cell."""
 CELL = ("question", "design", "contender", "guarantee")
 MEASURES = {
     "messages/s": ("messages_per_s", True),
@@ -52,18 +52,18 @@ class Pair:
     measure: str
     question: str
     floor: float
-    """The least difference that is called one: 0.05 is 5 %."""
+    """The smallest difference that counts: 0.05 is 5 %."""
     before: Logs = field(repr=False)
     after: Logs = field(repr=False)
 
     @property
     def freedom(self) -> int:
-        """Rounds from which its noise is known."""
+        """The degrees of freedom of its noise."""
         return len(self.before) + len(self.after) - 2
 
     @property
     def variance(self) -> float:
-        """Of a round; 0 where there is one round each."""
+        """The variance of a round; 0 if there is only one round in each run."""
         squares = sum(float(((side - side.mean()) ** 2).sum()) for side in (self.before, self.after))
         return squares / self.freedom if self.freedom else 0.0
 
@@ -77,11 +77,11 @@ class Difference:
     ratio: stats.Ratio
     verdict: str
     seen: float
-    """To which share of the speed a slowdown would have been seen: 0.8 is better than 0.5, 0 is none of any size."""
+    """The smallest visible slowdown, as a share of the speed: 0.8 is better than 0.5; 0: none would be visible."""
 
     @property
     def change(self) -> float:
-        """How far from "the same", upwards or downwards, on the logarithm; what is beyond the noise comes first."""
+        """The distance from "the same", up or down, on a logarithmic scale. Changes beyond the noise come first."""
         beyond = self.verdict in ("better", "worse")
         return abs(math.log(self.ratio.value)) + (1e3 if beyond else 0.0)
 
@@ -94,13 +94,13 @@ class Difference:
 def compare(before: pd.DataFrame, after: pd.DataFrame) -> list[Difference]:
     """Every cell that both runs have.
 
-    Both runs were made at different times: what the machine did meanwhile shows as a change of many figures.
+    The runs were made at different times: if the machine changed in between, many figures change.
     """
     return judged(list(pairs(before, after)))
 
 
 def floors(*runs: pd.DataFrame) -> dict[str, float]:
-    """Of each design how far it differed from itself in these runs, `NOISE` at least; of all others, "", the widest."""
+    """For each design, how far it differed from itself in these runs, at least `NOISE`; for others, "", the largest."""
     found = {"": NOISE}
     for design, same in (pair for run in runs for pair in stats.same_twice(run)):
         if math.isfinite(floor := stats.floor(same)):
@@ -109,7 +109,7 @@ def floors(*runs: pd.DataFrame) -> dict[str, float]:
 
 
 def gaps(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
-    """What only one of the runs has, and what failed or lost messages in one of them: there nothing can be compared."""
+    """The cells that only one run has, or that failed or lost messages in one of them: they cannot be compared."""
     keys, groups = _cells(before, after)
     found = []
     for key in dict.fromkeys(key for group in groups for key in group):
@@ -123,11 +123,11 @@ def gaps(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
 def _wrong(rows: pd.DataFrame) -> str:
     failed = int(rows["error"].notna().sum())
     lost = tables.broken(rows).sum().sum() > 0
-    return f"{failed} of {len(rows)} failed" if failed else "messages lost, doubled or reordered" if lost else ""
+    return f"{failed} of {len(rows)} failed" if failed else "messages lost, duplicated or reordered" if lost else ""
 
 
 def judged(found: Sequence[Pair]) -> list[Difference]:
-    """What each pair means, as one of so many that are looked at together."""
+    """The verdict on each pair, as one of many that are compared together."""
     alike: dict[tuple[str, str], list[Pair]] = {}
     for one in found:
         alike.setdefault((one.question, one.measure), []).append(one)
@@ -139,7 +139,7 @@ def judged(found: Sequence[Pair]) -> list[Difference]:
 
 
 def _judged(pair: Pair, usual: float, freedom: int, many: int) -> Difference:
-    """`usual` is the variance of its question and measure, and `freedom` from how many rounds that is known."""
+    """`usual` is the variance of its question and measure, and `freedom` the degrees of freedom of that."""
     own = pair.freedom
     lent = min(own, freedom - own)
     ratio = stats.unpaired(pair.before, pair.after, max(pair.variance, usual), own + lent, many)
@@ -163,7 +163,7 @@ def pairs(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[Pair]:
         cell = dict(zip(keys, key, strict=True))
         for measure, (column, _) in MEASURES.items():
             if column == "messages_per_s" and _paced(cell):
-                continue  # an open loop carries what is due
+                continue  # an open loop carries the rate that was set
             sides = [_logs(group[key], column) for group in groups]
             if all(map(len, sides)):
                 floor = least.get(cell["design"], least[""])
@@ -171,7 +171,7 @@ def pairs(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[Pair]:
 
 
 def _logs(rows: pd.DataFrame, column: str) -> Logs:
-    """Of each round the logarithm of its figure, where it has one."""
+    """The logarithm of the figure of each round that has one."""
     if column not in rows:
         return np.empty(0)
     found = rows[column].astype(float).groupby(rows["repetition"]).median().dropna()
@@ -179,7 +179,7 @@ def _logs(rows: pd.DataFrame, column: str) -> Logs:
 
 
 def _cells(*runs: pd.DataFrame) -> tuple[list[str], list[dict[tuple[str, ...], pd.DataFrame]]]:
-    """What tells cells apart, and of each run the rows of each cell."""
+    """The keys of a cell, and for each run the rows of each cell."""
     params = sorted({str(name) for run in runs for name in run if str(name).startswith("params.")} - OUTCOMES)
     keys = [*CELL, *params]
     groups = [list(_whole(run, keys).groupby(keys, sort=False)) if len(run) else [] for run in runs]
@@ -187,7 +187,7 @@ def _cells(*runs: pd.DataFrame) -> tuple[list[str], list[dict[tuple[str, ...], p
 
 
 def _whole(run: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """The rows with all of `keys`, as text: what one run has no column for is as empty as None."""
+    """The rows with all of `keys`, as text. A column that a run does not have is empty."""
     rows = run.reindex(columns=[*run.columns, *(key for key in keys if key not in run)])
     return rows.assign(**{key: rows[key].map(_plain) for key in keys})
 
@@ -211,7 +211,7 @@ def _told(key: Mapping[str, str]) -> str:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """In what machine, versions and settings differ: each a reason to doubt the comparison."""
+    """The differences in machine, versions and settings: each is a reason to doubt the comparison."""
     one, other = (_flat(about) for about in (before, after))
     return [
         f"{key}: {one.get(key)} before, {other.get(key)} after"
@@ -228,20 +228,20 @@ def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def could_have_seen(found: Sequence[Difference]) -> str:
-    """How small a slowdown would have been found, as the intervals and the noise are."""
+    """How small a slowdown could be found with these intervals and this noise."""
     seen = sorted(one.seen for one in found)
     if not seen or not seen[-1]:
-        return "One round each: no change of any size would have been seen."
+        return "One round each: no change of any size could be seen."
     thirds, half = (sum(one >= share for one in seen) for share in (2 / 3, HALF))
     return (
-        f"In half of the figures a slowdown to {seen[len(seen) // 2]:.2g} of the speed would have been seen, a smaller "
-        f"one not; one to two thirds in {thirds} of {len(seen)}, one to a half in {half}. Where not even that would "
-        "have been seen, no difference is called not known."
+        f"In half of the figures a slowdown to {seen[len(seen) // 2]:.2g} of the speed could be seen, a smaller one "
+        f'could not. A slowdown to two thirds could be seen in {thirds} of {len(seen)}, to a half in {half}. "Not '
+        'known": not even a slowdown to a half could be seen.'
     )
 
 
 def table(found: list[Difference]) -> pd.DataFrame:
-    """For people: what changed most comes first."""
+    """A table for people: the largest changes come first."""
     found = sorted(found, key=lambda one: -one.change)
     return pd.DataFrame(
         [

@@ -1,7 +1,7 @@
-"""What the figures of a run say of a workload that was not measured: who can do it, and how much room is left.
+"""An estimate for a workload that was not measured: which designs can do it, and how much capacity is left.
 
-An estimate, from what was measured apart: how many messages a second the best client of a design carries, what their
-size does to that, and what the readers' work allows. `python -m bench workload` measures it.
+It is computed from separate figures of a run: how many messages a second the best client of a design carries, how
+their size changes that, and how many the readers' work allows. `python -m bench workload` measures it.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from greet.designs import DESIGNS, Design
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is expected of a design with a workload; None where the run has no figure."""
+    """What is expected of a design with a workload. None: the run has no figure."""
 
     design: Design
     unable: tuple[str, ...]
     """Why it cannot do it at all."""
     carried: float | None = None
-    """Messages a second."""
+    """In messages a second."""
     limit: str = ""
-    """What they are limited by."""
+    """What limits it."""
     room: float | None = None
-    """Times the load."""
+    """How many times the load it can carry."""
     alone_ms: float | None = None
     """The median of a message that comes alone, in milliseconds."""
 
     @property
     def enough(self) -> bool:
-        """Whether it can do it, with room as far as is known."""
+        """Whether it can do it, and the load is not larger than what it carries."""
         return not self.unable and self.room is not None and self.room >= 1
 
 
@@ -96,9 +96,9 @@ def _estimate(run: Figures, workload: Workload, design: Design) -> Estimate:
 
 
 def _speed(run: Figures, workload: Workload, design: Design, way: str) -> float:
-    """Messages a second of the best client, at the weakest guarantee that was measured and is enough.
+    """Messages a second of the best client, with the weakest sufficient guarantee that was measured.
 
-    Each group is counted as so many messages more.
+    With several groups, each message counts once for each group.
     """
     grades = list(Guarantee)
     enough = [one for one in grades[grades.index(workload.guarantee) :] if one in design.guarantees]
@@ -110,7 +110,7 @@ def _speed(run: Figures, workload: Workload, design: Design, way: str) -> float:
 
 
 def _speed_of_size(run: Figures, workload: Workload, design: Design) -> float:
-    """Messages a second of that size, many at a time: between the sizes that were measured on the logarithm."""
+    """Messages a second of that size, many at a time, interpolated between the measured sizes (logarithmic)."""
     speeds = {18: _speed(run, workload, design, "many") * workload.groups}
     for size in SIZES[1:]:
         with suppress(Missing):
@@ -124,7 +124,7 @@ def _speed_of_size(run: Figures, workload: Workload, design: Design) -> float:
 
 
 def _hands(workload: Workload, design: Design) -> int:
-    """The members of a group that can be at work at a time; computing takes a core each."""
+    """The members of a group that can work at the same time. Computing needs one core for each."""
     hands = design.at_work(workload.members, workload.partitions)
     if workload.work == "compute":
         hands = min(hands, 1 if design.in_process else os.cpu_count() or 1)
@@ -132,20 +132,20 @@ def _hands(workload: Workload, design: Design) -> int:
 
 
 def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
-    """Which to take, and why, in a few sentences."""
+    """Which design to take, and why, in a few sentences."""
     fitting = sorted((one for one in found if one.enough), key=_rank)
     lines = []
     if fitting:
         best, *others = fitting
         lines.append(f"Take {best.design.title}: {_why(best)}.")
-        lines += [f"{one.design.title} would do too: {_why(one)}." for one in others]
+        lines += [f"{one.design.title} is enough too: {_why(one)}." for one in others]
     else:
-        lines.append("None of them: see why below, and what could give way.")
+        lines.append("None of them: the reasons are below. Give up one need, or change the workload.")
     for one in found:
         if one.unable:
             lines.append(f"Not {one.design.title}: {'; '.join(one.unable)}.")
         elif one.room is None:
-            lines.append(f"{one.design.title} can do it, and this run has no figures of it.")
+            lines.append(f"{one.design.title} can do it, but this run has no figures for it.")
         elif not one.enough:
             lines.append(f"Not {one.design.title}: {_why(one)}.")
     lines.append(f"An estimate. `{command(workload)}` measures it.")
@@ -153,13 +153,13 @@ def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
 
 
 def _rank(one: Estimate) -> tuple[bool, bool, float]:
-    """Nothing to run beside the program; enough room; a message that comes alone is soon there."""
+    """First designs without a server, then those with enough capacity, then those that are quick with one message."""
     return not one.design.in_process, (one.room or 0) < ENOUGH, one.alone_ms or float("inf")
 
 
 def _why(one: Estimate) -> str:
     room = "more than 100" if (one.room or 0) > 100 else short(one.room)
-    why = f"room for {room} times this load, limited by {one.limit}"
+    why = f"it can carry {room} times this load, limited by {one.limit}"
     return why + (f"; a message that comes alone takes {short(one.alone_ms)} ms" if one.alone_ms else "")
 
 

@@ -1,7 +1,7 @@
-"""greet beside its peers: how many times as fast, of the same work under the same guarantee in the same run.
+"""greet beside its peers: how many times as fast it is, with the same work and guarantee in the same run.
 
-Wherever a peer was measured beside greet, its cell and greet's are paired round by round. What the ratio should be was
-set before it was measured: as fast as any Python client of that broker, and 0.7 times as fast as any client at all.
+If a peer was measured beside greet, its cell and greet's are paired round by round. The target for the ratio was set
+before it was measured: as fast as any Python client of that broker, and 0.7 times as fast as any client at all.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from bench.questions.latency import OTHERS
 
 SPEED, WAIT = "messages_per_s", "latency_ms.p50"
 FIGURES = {"throughput": SPEED, "payload": SPEED, "fan_out": SPEED, "latency": WAIT, "wake_up": WAIT}
-"""The questions that peers are asked too, and what is compared. Of the others each step is a comparison of its own."""
+"""The questions that are measured with peers, and the figure that is compared. The others compare by themselves."""
 SAME = ("question", "design", "guarantee", "params.way", "params.phase", "params.size", "params.groups", "params.rate")
 """What both cells have in common."""
 PYTHON = ("aio-pika", "aio-pika single acks", "aiormq", "aiokafka", "FastStream")
-PHASES = {"together": "from end to end", "publish": "publishing", "consume": "reading what waits"}
+PHASES = {"together": "from end to end", "publish": "publishing", "consume": "reading a backlog"}
 SHORT = (16, 18)
-"""Bytes of a message that is short."""
+"""The sizes of short messages in bytes."""
 OPEN = "needs four rounds"
 ORDER = ("no", "within the noise", OPEN, "yes", "–")
-"""What was lost comes first."""
+"""Missed targets come first."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """Where a ratio should be; None where nothing was set."""
+    """The target of a ratio; None if there is no target."""
 
     value: float | None
     at_most: bool = False
@@ -41,7 +41,7 @@ class Bar:
         return f"{'at most' if self.at_most else 'at least'} {self.value:g}" if self.value else "–"
 
     def met(self, ratio: stats.Ratio) -> str:
-        """Whether the whole interval is where it should be."""
+        """Whether the whole interval meets the target."""
         if self.value is None:
             return "–"
         if ratio.rounds < stats.FEWEST:
@@ -52,17 +52,17 @@ class Bar:
         return "yes" if met else "no" if missed else "within the noise"
 
     def short_of(self, ratio: stats.Ratio) -> float:
-        """How much of it is reached: less than 1 is too little."""
+        """The share of the target that is reached: less than 1 is too little."""
         if self.value is None:
             return math.inf
         return self.value / ratio.value if self.at_most else ratio.value / self.value
 
 
 def bar(peer: str, way: str, figure: str, phase: str, size: float) -> Bar:
-    """What was set for greet beside `peer`."""
+    """The target of greet beside `peer`."""
     if figure == WAIT:
         return Bar(1.1 if peer in (*PYTHON, "bare queue") else 1.0, at_most=True)
-    if peer == "bare queue":  # which keeps no promise
+    if peer == "bare queue":  # it keeps no promises
         return Bar(0.6 if way == "name" else None)
     if peer in PYTHON:
         return Bar(1.0)
@@ -72,11 +72,11 @@ def bar(peer: str, way: str, figure: str, phase: str, size: float) -> Bar:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A line for each comparison, what greet loses first: the ratio, its 95 % interval, whether the target is met."""
+    """A line for each comparison, missed targets first: the ratio, its 95 % interval, whether the target is met."""
     if rows.empty or "params.way" not in rows:
         return pd.DataFrame()
     kept = rows[rows["question"].isin(FIGURES) & rows["error"].isna() & rows["params.again"].ne(True)]
-    if "params.load" in kept:  # a share of the most that each carries is another rate for each
+    if "params.load" in kept:  # a load is a share of each client's highest rate, so the rates differ
         kept = kept[kept["params.load"].isna()]
     same = [name for name in SAME if name in kept]
     found = []
@@ -100,7 +100,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 def _what(cell: dict[str, Any]) -> str:
     """The work in words: "publishing, 1 KiB"."""
     if cell["question"] in ("latency", "wake_up"):
-        idle = ", everybody idle" if cell["question"] == "wake_up" else ""
+        idle = ", after idle time" if cell["question"] == "wake_up" else ""
         return f"p50 at {cell['params.rate']:g} a second{idle}"
     size, groups = cell.get("params.size", 18), cell.get("params.groups", 1)
     said = [
@@ -111,7 +111,7 @@ def _what(cell: dict[str, Any]) -> str:
 
 
 def beyond(found: pd.DataFrame) -> pd.DataFrame:
-    """Of `table`, the lines that do not surely meet their target."""
+    """The lines of `table` that do not certainly meet their target."""
     return found[found["met"].isin(ORDER[:2])] if len(found) else found
 
 
@@ -120,4 +120,4 @@ def said(found: pd.DataFrame) -> str:
     counts = found["met"].value_counts()
     set_ = sum(int(counts.get(word, 0)) for word in ORDER if word != "–")
     word = ", ".join(f"{counts[one]} {one}" for one in ORDER[1:2] if one in counts)
-    return f"{counts.get('yes', 0)} of {set_} comparisons surely meet the target{f', {word}' if word else ''}."
+    return f"{counts.get('yes', 0)} of {set_} comparisons certainly meet the target{f', {word}' if word else ''}."

@@ -1,4 +1,4 @@
-"""From the rows of a workload to its answer: which design meets every need, which to take, and what would change it.
+"""From the rows of a workload to its answer: which designs meet all needs, which to take, and what would change that.
 
 A design meets a workload if it can do it at all, carries it in time, loses nothing that it has to keep, and was
 measured without an error. Of those that do, the one to take is found by the first of these that tells them apart:
@@ -20,41 +20,41 @@ from bench.stats import PERCENTILES, short
 from greet.designs import Design, named
 
 ALIKE = 1.5
-"""Figures of a single run that differ by less than so many times are no reason to take one or the other."""
+"""If two figures of a single run differ by less than this factor, they are no reason to prefer one design."""
 ENOUGH = 3.0
-"""So many times the load is room enough: more of it does not count."""
+"""A capacity of so many times the load is enough: more does not count."""
 ALIKE_S = 2.0
 """Seconds without service that differ by less are the same."""
 
 
 def unable(workload: Workload, design: Design) -> list[str]:
-    """Why `design` cannot do it at all, each need that it fails in words; empty if it can."""
+    """Why `design` cannot do it at all: a text for each need that it fails; empty if it can."""
     found = []
     if workload.guarantee not in design.guarantees:
-        found.append(f"nothing outlives its process, so no message survives a {workload.survive}'s kill")
+        found.append(f"nothing survives its process, so no message survives a {workload.survive}'s kill")
     if workload.replay and not design.replays:
-        found.append("it keeps no message that was read, so it cannot replay")
+        found.append("it does not keep messages that were read, so it cannot replay")
     if workload.order == "all" and workload.members > 1 and (design.deals_out or design.partitioned):
-        found.append(f"{workload.members} members of a group work side by side, so all cannot keep one order")
+        found.append(f"{workload.members} members of a group work side by side, so there is no common order")
     elif workload.order == "all" and workload.partitions > 1 and design.partitioned:
-        found.append(f"order holds within a partition, and there are {workload.partitions}")
+        found.append(f"messages are in order only within a partition, and there are {workload.partitions}")
     if workload.order != "none" and not design.ordered:
-        found.append("it deals messages out one by one, and keeps no order")
+        found.append("it gives each message to any free member, so there is no order")
     elif workload.order == "key" and workload.members > 1 and not design.orders_by_key:
-        found.append("messages of one key go to whichever member is free, so they lose their order")
+        found.append("messages with the same key go to any free member, so they lose their order")
     if design.in_process and workload.kept_s:
-        found.append("it keeps what its bounded queue holds, and only as long as its process lives")
+        found.append("it keeps only what its bounded queue holds, and only as long as its process runs")
     if design.in_process and workload.apart:
-        found.append("publishers and readers have to share one process")
+        found.append("publishers and readers must share one process")
     return found
 
 
 def remarks(workload: Workload, design: Design) -> list[str]:
-    """What is good to know of `design` with this workload, and no figure says."""
+    """Facts about `design` with this workload that no figure shows."""
     found = []
     idle = workload.members - design.at_work(workload.members, workload.partitions)
     if idle and design.partitioned:
-        found.append(f"{idle} of {workload.members} members have no partition, so they idle")
+        found.append(f"{idle} of {workload.members} members have no partition, so they have no work")
     elif idle:
         found.append(f"one member of a group reads at a time, so {idle} of them stand by")
     if workload.partitions and not design.partitioned:
@@ -63,10 +63,11 @@ def remarks(workload: Workload, design: Design) -> list[str]:
         found.append("it has no queue types: that key changes nothing")
     if workload.kept_s and not design.in_process:
         held = workload.kept_s * workload.mean_rate * workload.mean_size
-        found.append(f"what is kept for {told_time(workload.keep)} takes {_bytes(held)} of its disk")
+        found.append(f"messages that are kept for {told_time(workload.keep)} take {_bytes(held)} of its disk")
     if workload.order == "key" and workload.members > 1 and design.orders_by_key:
         found.append(
-            "it keeps the order of a key by its design: each message here is its own key, so that is not measured"
+            "it keeps messages with the same key in order by design; here each message has its own key, so this is not "
+            "measured"
         )
     return found
 
@@ -81,7 +82,7 @@ def _bytes(number: float) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known of a design with a workload; a figure that was not measured is None."""
+    """What is known about a design with a workload. A figure that was not measured is None."""
 
     design: Design
     unable: tuple[str, ...] = ()
@@ -90,7 +91,7 @@ class Answer:
     error: str = ""
     in_time: bool | None = None
     made: bool = True
-    """Whether the load as it is can be made in time here, with nothing in the design's place."""
+    """Whether this machine can create the load in time, without any design."""
     late: float | None = None
     samples: int = 0
     latency_ms: Mapping[str, float | None] | None = None
@@ -101,14 +102,14 @@ class Answer:
     too_much: float | None = None
     capped: bool = False
     more_made: bool = True
-    """Whether the load that was too much can be made."""
+    """Whether this machine can create the load that was too much."""
     searched: bool = False
     due: int | None = None
-    """The receipts that there should be, over all groups."""
+    """The expected number of receipts, over all groups."""
     received: int | None = None
     lost: int = 0
     unread: int = 0
-    """Those that still waited when the run was over: whether they are lost is not known."""
+    """Messages that still waited when the run ended: it is not known whether they are lost."""
     duplicates: int = 0
     reordered: int | None = None
     refused: int = 0
@@ -124,21 +125,21 @@ class Answer:
     gap_s: float | None = None
     break_error: str = ""
     may_lose: bool = False
-    """The guarantee that was asked for allows the break to lose messages."""
+    """Whether the guarantee allows the fault to lose messages."""
     remarks: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """The name that people use."""
         return self.design.title
 
     @property
     def measured(self) -> bool:
-        """Whether it was, at the load as it is."""
+        """Whether it was measured, with the load as given."""
         return self.in_time is not None
 
     def misses(self, workload: Workload) -> list[str]:
-        """The needs that are not met, each with its figure; what was not measured meets none."""
+        """The needs that are not met, each with its figure. A design that was not measured meets none."""
         found = list(self.unable)
         if found:
             return found
@@ -149,7 +150,7 @@ class Answer:
         if not self.in_time:
             found.append(self._slow(workload))
         if self.unread:
-            found.append(f"{self.unread:,} messages still waited when the run was over")
+            found.append(f"{self.unread:,} messages still waited when the run ended")
         if self.lost:
             found.append(f"{self.lost:,} messages were lost")
         if self.reordered:
@@ -164,15 +165,15 @@ class Answer:
         if self.refused:
             return f"{self.refused:,} messages were not accepted"
         if not self.made:
-            return "not known: here such a load is late by itself, with nothing in the design's place"
+            return "not known: this machine cannot create such a load in time, even without any design"
         if self.late and self.late > 0.01:
             said = f"{self.late:.0%} of the messages were later than {workload.p99_ms:g} ms"
             return said if not self.backlog else f"{said}, and {self.backlog:,} waited at the end"
-        return f"{self.backlog or 0:,} messages waited at the end: it fell behind"
+        return f"{self.backlog or 0:,} messages waited at the end: it was too slow"
 
     @property
     def wait_ms(self) -> float | None:
-        """The highest percentile that there are samples for, up to p99."""
+        """The highest percentile for which there are enough samples, up to p99."""
         known = self.latency_ms or {}
         return next((one for one in (known.get("p99"), known.get("p90"), known.get("p50")) if one is not None), None)
 
@@ -185,7 +186,7 @@ class Answer:
 
 
 def ms(value: float | None) -> str:
-    """Milliseconds, or seconds where they are many."""
+    """In milliseconds, or in seconds if it is long."""
     if value is None or math.isnan(value):
         return "–"
     return f"{short(value)} ms" if value < 9_999 else f"{short(value / 1000)} s"
@@ -200,7 +201,7 @@ def points(about: Mapping[str, Any]) -> list[Workload]:
 
 
 def answers(workload: Workload, point: int, rows: pd.DataFrame, about: Mapping[str, Any]) -> list[Answer]:
-    """What is known of each design that was asked for."""
+    """What is known about each design of the run."""
     asked, missing = about["workload"]["designs"], about.get("missing") or {}
     own = rows[rows["params.point"].eq(point)] if len(rows) else rows
     found = []
@@ -210,7 +211,7 @@ def answers(workload: Workload, point: int, rows: pd.DataFrame, about: Mapping[s
         start = Answer(
             design,
             unable=tuple(unable(workload, design)),
-            missing=missing.get(name, "" if len(part) else "the run ended before it"),
+            missing=missing.get(name, "" if len(part) else "the run ended before it was measured"),
             remarks=tuple(remarks(workload, design)),
         )
         found.append(start if start.unable or not len(part) else _measured(start, part))
@@ -302,7 +303,7 @@ def _figure(row: pd.Series[Any], name: str) -> float | None:
 
 @dataclass(frozen=True)
 class Advice:
-    """Which to take, if any, and why, in three sentences."""
+    """Which design to take, if any, and why, in three sentences."""
 
     take: Answer | None
     sentences: tuple[str, ...]
@@ -319,7 +320,7 @@ def advice(workload: Workload, found: Sequence[Answer]) -> Advice:
     elif len(found) > 1:
         first = f"Take {best.title}: it alone of {len(found)} meets every need."
     else:
-        first = f"Take {best.title}: it meets every need, and nothing else was asked for."
+        first = f"Take {best.title}: it meets every need, and no other design was measured."
     return Advice(best, (first, _figures(workload, best), _otherwise(workload, best, others, found)))
 
 
@@ -341,7 +342,7 @@ def _better(one: Answer, other: Answer) -> bool:
 
 
 def _told_apart(one: Answer, other: Answer) -> tuple[bool, str] | None:
-    """Whether `one` is better, and by what: the first that tells them apart; None where nothing does."""
+    """Whether `one` is better, and the first criterion in which they differ; None if they differ in none."""
     if one.design.in_process != other.design.in_process:
         return one.design.in_process, "process"
     rooms = [min(side.room or (ENOUGH if not side.searched else 1.0), ENOUGH) for side in (one, other)]
@@ -367,15 +368,15 @@ def _reason(best: Answer, second: Answer) -> str:
     if by == "process":
         return "it meets every need and is a part of the program, with no broker to run"
     if by == "room":
-        return f"it has room for {_room(best)} the load, {second.title} for {_room(second)}"
+        return f"it can carry {_room(best)} the load, {second.title} {_room(second)}"
     if by == "gap":
-        return f"after the break it was back in {short(best.gap_s)} s, {second.title} in {short(second.gap_s)} s"
+        return f"after the fault it was back in {short(best.gap_s)} s, {second.title} in {short(second.gap_s)} s"
     if by == "wait":
-        return f"both meet every need, and its {best.wait} is the shorter wait: {second.title} has {second.wait}"
+        return f"both meet every need, and its {best.wait} is shorter: {second.title} has {second.wait}"
     if by == "cpu":
         used, more = (sum(part or 0 for part in side.cpu) for side in (best, second))
-        return f"both meet every need alike, and it takes {used:.0%} of a core where {second.title} takes {more:.0%}"
-    return f"it meets every need; {second.title} does so too, and no figure here tells them apart"
+        return f"both meet every need, and it uses {used:.0%} of a core, {second.title} {more:.0%}"
+    return f"it meets every need; so does {second.title}, and no figure here shows a difference"
 
 
 def _room(one: Answer) -> str:
@@ -392,7 +393,7 @@ def _figures(workload: Workload, best: Answer) -> str:
     if best.gap_s is not None:
         said.append(
             f"when the {best.broken} broke, {best.break_lost or 0:,} were lost and {best.break_duplicates or 0:,} came "
-            f"twice, with {short(best.gap_s)} s without service"
+            f"twice, after {short(best.gap_s)} s without service"
         )
     else:
         said.append(f"{best.received or 0:,} receipts counted, {best.lost:,} lost, {best.duplicates:,} twice")
@@ -408,8 +409,8 @@ def _otherwise(workload: Workload, best: Answer, others: Sequence[Answer], found
         return f"The runner-up is {second.title} ({second.wait}): take it {said}."
     unmet = [f"{one.title}: {'; '.join(one.misses(workload))}" for one in found if one is not best]
     if not unmet:
-        return "To see what else would do, leave out --designs."
-    return f"What rules out the others: {'. '.join(unmet)}."
+        return "To compare it with the others, leave out --designs."
+    return f"Why not the others: {'. '.join(unmet)}."
 
 
 def _changes(workload: Workload, best: Answer, second: Answer) -> list[str]:
@@ -417,13 +418,13 @@ def _changes(workload: Workload, best: Answer, second: Answer) -> list[str]:
     if best.room and second.room and second.room > best.room * 1.2:
         found.append(f"the load grows beyond {short(best.room * workload.mean_rate)} a second")
     if one.in_process and not other.in_process:
-        found.append("messages have to outlive the program, or it is split in two")
+        found.append("messages must survive the program, or it is split in two")
     if other.replays and not one.replays:
-        found.append("old messages are to be read again")
+        found.append("old messages must be read again")
     if other.deals_out and not one.deals_out and workload.work_ms:
         found.append("some messages take much longer than others")
     if other.orders_by_key and not one.orders_by_key and workload.order != "key" and not one.in_process:
-        found.append("each key has to keep its order")
+        found.append("messages with the same key must stay in order")
     if best.gap_s is not None and second.gap_s is not None and second.gap_s < best.gap_s - ALIKE_S:
         found.append(f"{short(best.gap_s)} s without service are too long")
     return found[:2]
@@ -435,7 +436,7 @@ def _nobody(workload: Workload, found: Sequence[Answer]) -> list[str]:
     why = {one.title: "; ".join(one.misses(workload)) for one in found}
     alike = len(found) > 1 and len(set(why.values())) == 1
     said.append(
-        f"Of each: {why[found[0].title]}." if alike else " ".join(f"{name}: {what}." for name, what in why.items())
+        f"All of them: {why[found[0].title]}." if alike else " ".join(f"{name}: {what}." for name, what in why.items())
     )
     near = [one for one in found if one.measured and not one.unable]
     if near and any(one.room for one in near):
@@ -446,7 +447,7 @@ def _nobody(workload: Workload, found: Sequence[Answer]) -> list[str]:
         best = min(near, key=lambda one: one.late or 0)
         said.append(f"The nearest is {best.title}: allow more than {workload.p99_ms:g} ms, or have more members.")
     elif alike:
-        said.append("One need has to go, or the workload has to change: no figure was worth measuring.")
+        said.append("Give up one need, or change the workload: nothing was measured.")
     else:
         fewest = min(found, key=lambda one: len(one.misses(workload)))
         said.append(f"The nearest is {fewest.title}, which fails {len(fewest.misses(workload))} of the needs.")

@@ -19,12 +19,12 @@ from bench.stats import TAIL, short
 NONE = "–"
 FEWEST_P99 = 1_000
 IN_FULL = 3
-"""So many workloads of a run are shown in full on a screen; of more there is a line each, and the rest in a report."""
+"""Up to so many workloads of a run are shown in full on a screen. More have a line each; a report has the rest."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """The answer to one workload: what was asked, what to take, the figures, and what they cannot say."""
+    """The answer to one workload: the workload, which design to take, the figures, and what they do not show."""
 
     title: str
     asked: str
@@ -48,7 +48,7 @@ def told(rows: pd.DataFrame, about: Mapping[str, Any]) -> list[Told]:
 
 
 def terminal(console: Console, rows: pd.DataFrame, about: Mapping[str, Any], *, full: bool = False) -> None:
-    """Print the answer of a run; of many workloads a line each, unless it is to be the `full` one."""
+    """Print the answer of a run. Many workloads get a line each, unless `full` is set."""
     found = told(rows, about)
     if len(found) > 1:
         console.print(_table(overview(rows, about)))
@@ -65,14 +65,12 @@ def terminal(console: Console, rows: pd.DataFrame, about: Mapping[str, Any], *, 
 
 
 def crowded(about: Mapping[str, Any]) -> str:
-    """That the machine had other work when the run began; empty if it had little."""
+    """A warning that the machine had other work when the run began; empty if it had little."""
     machine = about.get("machine", {})
     load, cores = machine.get("load_average", (0,))[0], machine.get("usable") or 1
     if load < cores:
         return ""
-    return (
-        f"This machine was busy with other work, load {load:.1f} on {cores} cores: alone it carries more, and sooner."
-    )
+    return f"This machine was busy with other work, load {load:.1f} on {cores} cores: without that it is faster."
 
 
 def _say(console: Console, text: str) -> None:
@@ -89,12 +87,12 @@ def _table(frame: pd.DataFrame) -> Table:
 
 
 def field_of(key: str) -> str:
-    """The field of a workload that a key is: `break` is a word of Python."""
+    """The field of a workload for a key: `break` is a keyword of Python."""
     return "break_" if key == "break" else key
 
 
 def overview(rows: pd.DataFrame, about: Mapping[str, Any]) -> pd.DataFrame:
-    """A line for each workload: what it differs in, what to take, its wait and its room."""
+    """A line for each workload: how it differs, which design to take, its wait and its capacity."""
     found = []
     for number, one in enumerate(judge.points(about)):
         answers = judge.answers(one, number, rows, about)
@@ -103,7 +101,7 @@ def overview(rows: pd.DataFrame, about: Mapping[str, Any]) -> pd.DataFrame:
         line = {key: str(getattr(one, field_of(key))) for key in about["workload"]["dimensions"]}
         taken = (best.title, best.wait, room(best)) if best else ("none", NONE, NONE)
         line |= dict(zip(("take", "wait", "room"), taken, strict=True))
-        found.append(line | {"does too": ", ".join(others) or NONE})
+        found.append(line | {"enough too": ", ".join(others) or NONE})
     return pd.DataFrame(found)
 
 
@@ -118,18 +116,18 @@ def markdown(rows: pd.DataFrame, about: Mapping[str, Any], table_of: Callable[[p
 
 
 def figures(workload: Workload, found: Sequence[Answer]) -> list[tuple[str, list[str]]]:
-    """The lines of the table; what nobody has a figure for is left out."""
+    """The lines of the table, without those that have no figures."""
     lines: list[tuple[str, list[str]]] = [
-        ("can it at all", ["no" if one.unable else "yes" for one in found]),
+        ("can do it", ["no" if one.unable else "yes" for one in found]),
         ("in time", [_yes(one.in_time) for one in found]),
         *(
             (f"{name.replace('_', '.')} ms", [short((one.latency_ms or {}).get(name)) for one in found])
             for name in ("p50", "p99", "p99_9")
         ),
         ("most that waited", [_whole(one.pile) for one in found]),
-        ("  and were gone after", [_seconds(one.catch_up_s) if one.pile is not None else NONE for one in found]),
+        ("  until none waited", [_seconds(one.catch_up_s) if one.pile is not None else NONE for one in found]),
         ("backlog at the end", [_whole(one.backlog) for one in found]),
-        ("room, times the load", [room(one) for one in found]),
+        ("capacity, times the load", [room(one) for one in found]),
     ]
     if workload.break_:
         lines += [
@@ -143,16 +141,16 @@ def figures(workload: Workload, found: Sequence[Answer]) -> list[tuple[str, list
         ("MB, client + broker", [_both(one.rss_mb, "{:.0f}".format) for one in found]),
         ("received", [_whole(one.received) for one in found]),
         ("  still waiting", [NONE if not one.unread else f"{one.unread:,}" for one in found]),
-        ("  of those due", [NONE if one.due in (None, one.received) else f"{one.due:,}" for one in found]),
+        ("  of expected", [NONE if one.due in (None, one.received) else f"{one.due:,}" for one in found]),
         ("  lost / twice", [NONE if one.received is None else f"{one.lost:,} / {one.duplicates:,}" for one in found]),
     ]
     if any(one.reordered is not None for one in found):
         lines.append(("  out of order", [_whole(one.reordered) for one in found]))
-    return [line for line in lines if line[0][:2] in ("ca", "in") or set(line[1]) != {NONE}]
+    return [line for line in lines if line[0] in ("can do it", "in time") or set(line[1]) != {NONE}]
 
 
 def room(one: Answer) -> str:
-    """How many times the load is carried in time."""
+    """How many times the load can be carried in time."""
     if not one.searched:
         return NONE
     if one.room is None:
@@ -177,12 +175,12 @@ def _both(sides: Sequence[float | None], form: Any) -> str:
 
 
 def notes(workload: Workload, found: Sequence[Answer]) -> list[str]:
-    """What the table and the advice cannot say: why a figure is not there, and why a third design does not do."""
+    """What the table and the advice do not say: why a figure is missing, and why a third design is not enough."""
     meeting = [one for one in found if not one.misses(workload)]
     said: dict[str, list[str]] = {}
     for one in found:
         if len(meeting) > 1 and one not in meeting:
-            said.setdefault(f"ruled out, as {'; '.join(one.misses(workload))}", []).append(one.title)
+            said.setdefault(f"not enough: {'; '.join(one.misses(workload))}", []).append(one.title)
         if one.not_broken:
             said.setdefault(f"the {one.broken} was not broken: {one.not_broken}", []).append(one.title)
         for what in one.remarks if not one.unable else ():
@@ -193,14 +191,16 @@ def notes(workload: Workload, found: Sequence[Answer]) -> list[str]:
         return told_of
     fewest = min(one.samples for one in measured)
     if few := [
-        f"{name} takes {wanted:,} samples" for name, wanted in (("p99", FEWEST_P99), ("p99.9", TAIL)) if fewest < wanted
+        f"{name} needs {wanted:,} samples" for name, wanted in (("p99", FEWEST_P99), ("p99.9", TAIL)) if fewest < wanted
     ]:
-        told_of.append(f"{' and '.join(few)}, and there were {fewest:,}: a longer run, --seconds, has them.")
+        told_of.append(f"{' and '.join(few)}, but there were {fewest:,}: use a longer run (--seconds).")
     if any(one.cpu[0] is not None and one.cpu[1] is None for one in measured if not one.design.in_process):
-        told_of.append("What a broker costs is known only of a private one.")
-    told_of.append("Latency is from when a message was due until a reader has it; CPU is of one core.")
+        told_of.append("The CPU and memory of a broker are known only for a private one.")
+    told_of.append("Latency counts from the time a message is due until a reader has it. 100% CPU is one core.")
     if unmade := [one.title for one in measured if not one.more_made]:
-        told_of.append(f"{', '.join(unmade)}: of more than that the load is late by itself, so it is not known.")
+        told_of.append(f"{', '.join(unmade)}: this machine cannot create more load in time, so more is not known.")
     if any(one.searched for one in measured):
-        told_of.append("Room is searched in short steps: a step more was too much. Bursts come more often, not larger.")
+        told_of.append(
+            "Capacity is searched in short steps: the next step was too much. Bursts get frequent, not larger."
+        )
     return told_of

@@ -55,7 +55,7 @@ def test_larger_messages_and_more_groups_leave_less_room(rows: pd.DataFrame) -> 
 def test_what_was_not_measured_is_not_guessed(rows: pd.DataFrame) -> None:
     one = found(rows[rows["question"].eq("wake_up")])
     assert all(each.room is None and not each.enough for each in one.values())
-    assert "can do it, and this run has no figures of it" in " ".join(estimate.said(Workload(), list(one.values())))
+    assert "can do it, but this run has no figures for it" in " ".join(estimate.said(Workload(), list(one.values())))
 
 
 def test_the_command_that_it_names_asks_for_the_same_workload() -> None:

@@ -87,7 +87,7 @@ def test_what_is_lost_comes_first_and_is_counted() -> None:
     assert list(found["beside"]) == ["confluent-kafka, many", "Java's own, many", "aiokafka, many"]
     assert list(found["met"]) == ["no", "no", "yes"]
     assert len(targets.beyond(found)) == 2
-    assert targets.said(found) == "1 of 3 comparisons surely meet the target."
+    assert targets.said(found) == "1 of 3 comparisons certainly meet the target."
 
 
 def test_few_rounds_settle_nothing_and_no_peer_shows_nothing() -> None:

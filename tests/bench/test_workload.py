@@ -369,7 +369,9 @@ def test_a_log_with_one_reader_keeps_one_order_while_others_stand_by() -> None:
 def test_what_deals_out_in_no_order_is_ruled_out_where_order_is_needed() -> None:
     (share,) = (one for one in DESIGNS if not one.ordered)
     for order in ("all", "key"):
-        assert judge.unable(Workload(order=order), share) == ["it deals messages out one by one, and keeps no order"]
+        assert judge.unable(Workload(order=order), share) == [
+            "it gives each message to any free member, so there is no order"
+        ]
 
 
 def test_every_design_of_the_table_can_the_least() -> None:
@@ -425,7 +427,7 @@ def test_where_all_meet_it_the_part_of_the_program_is_taken_and_the_runner_up_is
     assert found.take.title == "asyncio"
     assert "no broker to run" in found.sentences[0]
     assert "The runner-up is RabbitMQ" in found.sentences[2]
-    assert "if messages have to outlive the program" in found.sentences[2]
+    assert "if messages must survive the program" in found.sentences[2]
     assert len(found.sentences) == 3
 
 
@@ -504,17 +506,19 @@ def test_a_load_that_is_late_by_itself_is_laid_at_no_design() -> None:
     rows = [row("asyncio", **late, made=False), row("asyncio", "room", **ends, made=False)]
     rows += [row("kafka", **late, made=True), row("kafka", "room", **ends, made=True)]
     found = answered(one := Workload(p99_ms=5), *rows)
-    assert found[0].misses(one) == ["not known: here such a load is late by itself, with nothing in the design's place"]
+    assert found[0].misses(one) == [
+        "not known: this machine cannot create such a load in time, even without any design"
+    ]
     assert found[2].misses(one) == ["100% of the messages were later than 5 ms, and 900 waited at the end"]
     assert [show.room(answer) for answer in found] == ["–", "–", "< 0.125"]
-    assert "asyncio: of more than that the load is late by itself, so it is not known." in show.notes(one, found)
+    assert "asyncio: this machine cannot create more load in time, so more is not known." in show.notes(one, found)
 
 
 def test_what_was_not_measured_meets_nothing_and_says_why() -> None:
     one = Workload(survive="broker")
     found = answered(one, row("kafka", in_time=None, error="no"), missing={"rabbitmq": "install it"})
     assert [answer.misses(one) for answer in found[1:]] == [["install it"], ["no"]]
-    assert answered(one)[1].misses(one) == ["the run ended before it"]
+    assert answered(one)[1].misses(one) == ["the run ended before it was measured"]
 
 
 def printed(
@@ -543,7 +547,7 @@ def test_the_answer_fits_the_screen(width: int) -> None:
 def test_a_figure_that_is_not_there_says_why() -> None:
     few: dict[str, Any] = {"samples": 120, "latency_ms.p99": None}
     text = printed([Workload()], *(row(name, **few) for name in THREE))
-    assert "p99 takes 1,000 samples and p99.9 takes 10,000 samples, and there were 120" in " ".join(text.split())
+    assert "p99 needs 1,000 samples and p99.9 needs 10,000 samples, but there were 120" in " ".join(text.split())
     assert "p99 ms" not in text
     text = printed(
         [Workload(survive="broker")], row("kafka"), row("rabbitmq", "break", broken="broker", not_measured="x")
