@@ -1,4 +1,4 @@
-"""The command line of the instrument: `python -m bench`."""
+"""The command line of the bench: `python -m bench`."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN = 10
-"""Figures of a comparison that are printed where not all are asked for."""
+"""The number of figures of a comparison that are printed without --all."""
 HERE = ("start_up", "faults")
-"""Questions that are measured on this machine, whatever workers there are."""
+"""Questions that are always measured on this machine, even with --workers."""
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -59,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(text: str, status: int) -> int:
-    """One line of plain characters, whatever the words of the user were; the status is handed back."""
+    """Print one line of printable characters to standard error; return the status."""
     print(f"bench: {text if text.isprintable() else ascii(text)[1:-1]}", file=sys.stderr)
     return status
 
 
 def _told_of(error: BaseException) -> str:
-    """An error in a line: of a file its name and what is the matter with it, of a group the first."""
+    """An error in one line: for a file its name and the problem; for a group its first error."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, OSError) and error.strerror:
@@ -79,37 +79,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _run_parser(commands)
-    commands.add_parser("workload", help="your own case: who does it, in time, and with how much room")
+    commands.add_parser("workload", help="your own workload: which designs can do it in time, and what is left")
     report_ = commands.add_parser("report", help="show a run again, or several as one: as text, Markdown or HTML")
     report_.add_argument(
         "runs", nargs="*", help="folders; the newest of results/ if left out", type=Path, metavar="RUN"
     )
     form = report_.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="as Markdown, which RESULTS.md holds")
-    form.add_argument("--html", action="store_true", help="a page with pictures that needs no other file")
-    form.add_argument("--pictures", type=Path, metavar="FOLDER", help="the pictures, a file for each question")
-    report_.add_argument("--into", type=Path, metavar="FILE", help="with --markdown: into FILE, between its marks")
+    form.add_argument("--markdown", action="store_true", help="print Markdown, as in RESULTS.md")
+    form.add_argument("--html", action="store_true", help="print a page with pictures that needs no other file")
+    form.add_argument("--pictures", type=Path, metavar="FOLDER", help="write the pictures, one file for each question")
+    report_.add_argument(
+        "--into", type=Path, metavar="FILE", help="with --markdown: write it into FILE, between its marks"
+    )
     report_.set_defaults(command=_report)
     compare_ = commands.add_parser(
         "compare",
-        help="is the second run faster, slower, or is there no difference",
-        description="Compare two runs cell by cell, their repetitions paired, each ratio with its interval; of more "
-        "than two, each with the one before it. Of many "
-        "figures some differ by chance: so the intervals are widened (Bonferroni, over all figures of the comparison) "
-        "until in 95 % of all comparisons all of them hold.",
+        help="compare runs: is the second one faster, slower, or is there no difference",
+        description="Compare two runs cell by cell, each ratio with its interval. With more than two, compare each "
+        "with the one before it. Of many figures some differ by chance, so the intervals are widened (Bonferroni, over "
+        "all figures of the comparison) until in 95 % of all comparisons all of them hold.",
         epilog="status: 0 nothing got worse; 1 something got worse beyond the noise, is missing or failed in one run; "
         "2 nothing to compare, or a damaged file",
     )
     compare_.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="two folders or more, the oldest first")
-    compare_.add_argument("--all", action="store_true", help=f"every figure, not the {SHOWN} that changed most")
+    compare_.add_argument("--all", action="store_true", help=f"show all figures, not only the {SHOWN} largest changes")
     compare_.set_defaults(command=_compare)
     doctor_ = commands.add_parser(
         "doctor",
-        help="what can be had here, what would spoil figures, and the fix for each fault",
-        epilog="status: 0, also where there are faults",
+        help="check what is available, what would disturb the figures, and how to fix it",
+        epilog="status: 0, even if there are problems",
     )
     doctor_.set_defaults(command=_doctor)
-    list_ = commands.add_parser("list", help="the questions and the contenders that there are")
+    list_ = commands.add_parser("list", help="list the questions and the contenders")
     list_.set_defaults(command=_list)
     return parser
 
@@ -119,38 +120,38 @@ def _run_parser(commands: Any) -> None:
         "run",
         help="measure, print the answers and keep them (the default)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Carry messages through every design that can be had, count each one, and time it.",
+        description="Send messages through every available design, count each of them, and measure the time.",
         epilog="examples:\n"
         "  python -m bench                                   the main questions, all designs, under 3 minutes\n"
         "  python -m bench run --designs kafka --questions latency\n"
         "  python -m bench run --profile full --contenders all\n"
-        "  python -m bench run --profile full --questions faults     kills in earnest, half an hour\n"
+        "  python -m bench run --profile full --questions faults     kills brokers and clients, half an hour\n"
         "  python -m bench run --json | jq .messages_per_s\n"
-        "  python -m bench run --workers dask:tcp://10.0.0.1:8786    from other machines, by GREET_*_URL\n"
-        "status: 0 all well, 1 a message was lost, a repetition failed or the run had to stop, 2 wrong use,\n"
-        "        3 a broker or workers that were asked for cannot be had, 130 interrupted",
+        "  python -m bench run --workers dask:tcp://10.0.0.1:8786    load from other machines, needs GREET_*_URL\n"
+        "status: 0 success, 1 a message was lost, a repetition failed or the run had to stop, 2 wrong use,\n"
+        "        3 a requested broker or worker is not available, 130 interrupted",
     )
-    parser.add_argument("--designs", type=_words(DESIGNS), help=f"some of {','.join(DESIGNS)} (all that can be had)")
-    parser.add_argument("--questions", type=_words(questions.NAMES), help="some of those that `list` shows")
+    parser.add_argument("--designs", type=_words(DESIGNS), help=f"some of {','.join(DESIGNS)} (all that are available)")
+    parser.add_argument("--questions", type=_words(questions.NAMES), help="some of the questions that `list` shows")
     parser.add_argument(
         "--profile",
         choices=("quick", "full"),
         default="quick",
-        help="short or at length; with no --questions, a first look in 3 minutes or all but faults",
+        help="short or long; without --questions, the main questions in 3 minutes, or all except faults",
     )
     parser.add_argument(
         "--contenders",
         choices=("greet", "all"),
-        help="with the peers or not (all; greet for single questions of the quick profile)",
+        help="with or without the peers (all; greet for single questions of the quick profile)",
     )
     parser.add_argument(
         "--guarantee", type=_guarantee, help="at_most_once, at_least_once or durable (as the question needs)"
     )
     parser.add_argument(
-        "--seconds", type=_positive(float), help="how long a repetition lasts (full 1, quick 0.5, a first look 0.4)"
+        "--seconds", type=_positive(float), help="length of a repetition (full 1, quick 0.5, main questions 0.4)"
     )
-    parser.add_argument("--rounds", type=_positive(int), help="repetitions (5; a first look 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order in the rounds (0)")
+    parser.add_argument("--rounds", type=_positive(int), help="repetitions (5; main questions 4)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the order within the rounds (0)")
     parser.add_argument("--loop", choices=(LOOP, "uvloop"), default=LOOP, help=f"event loop of the workers ({LOOP})")
     parser.add_argument(
         "--workers",
@@ -160,7 +161,7 @@ def _run_parser(commands: Any) -> None:
         "for DASK_SCHEDULER_ADDRESS; start its workers with --resources seat=4 (this machine)",
     )
     parser.add_argument("--out", type=Path, default=Path("results"), help="where runs are kept (results)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line for each repetition, nothing else")
+    parser.add_argument("--json", action="store_true", help="print only one JSON object a line for each repetition")
     parser.set_defaults(command=_run)
 
 
@@ -190,7 +191,7 @@ def _positive(kind: Any) -> Any:
         except ValueError:
             value = 0
         if not 0 < value < 1e6:
-            raise argparse.ArgumentTypeError(f"{text!a} is no positive number")
+            raise argparse.ArgumentTypeError(f"{text!a} is not a positive number")
         return value
 
     return number
@@ -236,12 +237,12 @@ def _measured(options: argparse.Namespace, cluster: workers.Cluster | None) -> i
     if cluster:
         _check_reach(cluster, settings.designs)
         if options.questions and aside:
-            raise ValueError(f"{aside[0]} runs on this machine alone: ask it without --workers")
+            raise ValueError(f"{aside[0]} runs only on this machine: measure it without --workers")
         asked = [name for name in asked if name not in aside]
     work = {name: partial(_cells, name, options.designs, first=first) for name in asked}
     if not any(cells(settings) for cells in work.values()):
         raise ValueError(
-            f"nothing to measure: {', '.join(settings.designs)} cannot give that guarantee, or has no such question"
+            f"nothing to measure: {', '.join(settings.designs)} does not offer that guarantee, or has no such question"
         )
     required = options.designs or (settings.designs if os.environ.get("GREET_REQUIRE") == "all" else ())
     facts = {"settings": runner.told(settings), "questions": list(asked), "brokers": {}, "elapsed_s": {}}
@@ -252,9 +253,9 @@ def _measured(options: argparse.Namespace, cluster: workers.Cluster | None) -> i
         with watch.shown():
             outcome = runner.measured(settings, work, writer, watch, cluster.executor if cluster else processes)
         status = _ended(outcome, writer, show=not options.json)
-    except runner.TROUBLE as error:  # of what is printed, after the measuring
+    except runner.TROUBLE as error:  # an error of the output, after the measurement
         return _complain(f"{_told_of(error)}: what was measured is kept in {writer.folder}", WRONG)
-    left = dict.fromkeys([*(one.name for one in tools), *aside], "it runs on this machine alone")
+    left = dict.fromkeys([*(one.name for one in tools), *aside], "it runs only on this machine")
     for who, what in {**outcome.missing, **left, **(contenders.missing() if chosen == "all" else {})}.items():
         watch.say(f"{who} is left out: {what}")
     if outcome.complete and any(design in required for design in outcome.missing):
@@ -278,13 +279,13 @@ def _check_reach(cluster: workers.Cluster, designs: Sequence[str]) -> None:
 
 
 def _on_loopback(url: str) -> bool:
-    with suppress(GreetError):  # what is wrong with it is said when it is used
+    with suppress(GreetError):  # an error is raised when it is used
         return any(workers.on_loopback(host) for host, _ in greet.connect(url).address.hosts)
     return False
 
 
 def _cells(name: str, chosen: Sequence[str] | None, settings: Settings, *, first: bool) -> list[Cell]:
-    """The cells of a question; where designs were not chosen, it may be asked of the usual ones alone."""
+    """The cells of a question. If no designs were chosen, it may be only for the usual ones."""
     if not chosen and name not in questions.WIDE:
         settings = replace(settings, designs=tuple(one for one in settings.designs if one in USUAL))
     question = questions.question(name)
@@ -292,7 +293,7 @@ def _cells(name: str, chosen: Sequence[str] | None, settings: Settings, *, first
 
 
 def _ended(outcome: runner.Outcome, writer: results.Writer, *, show: bool) -> int:
-    """Print what there is, and how it ended."""
+    """Print the results, and how the run ended."""
     status, why = (WRONG if outcome.wrong else WELL), ""
     if outcome.interrupted:
         status, why = INTERRUPTED, ": interrupted, so INCOMPLETE"
@@ -306,7 +307,7 @@ def _ended(outcome: runner.Outcome, writer: results.Writer, *, show: bool) -> in
 
 
 def _paper() -> Console:
-    """Standard output; a pipe or file has lines of a fixed width."""
+    """Standard output. A pipe or file gets lines of a fixed width."""
     return Console() if sys.stdout.isatty() else Console(width=report.WIDTH)
 
 
@@ -332,7 +333,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _draw(rows: pd.DataFrame, folder: Path) -> None:
-    """A file for each question, which messages the runs that it is drawn from, and one with the main figures of all."""
+    """A file for each question, with the ids of its runs, and one file with the main figures of all."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = {name: rows[rows["question"] == name] for name in report.measured(rows)}
     figures = {name: plots.draw(questions.question(name).picture(part)) for name, part in parts.items()}
@@ -347,7 +348,7 @@ def _draw(rows: pd.DataFrame, folder: Path) -> None:
 
 def _compare(options: argparse.Namespace) -> int:
     if len(options.runs) < 2:
-        raise ValueError("one run alone cannot be compared: name the folders of two or more")
+        raise ValueError("one run cannot be compared: name the folders of two or more")
     statuses = []
     for before, after in pairwise(options.runs):
         if len(options.runs) > 2:
@@ -358,7 +359,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _compared(before: Path, after: Path, *, everything: bool) -> int:
     for line in compare.differences(results.about(before), results.about(after)):
-        print(f"bench: careful, {line}", file=sys.stderr)
+        print(f"bench: warning: {line}", file=sys.stderr)
     runs = [results.load(before), results.load(after)]
     found, gaps = compare.compare(*runs), compare.gaps(*runs)
     if not any(map(len, runs)):

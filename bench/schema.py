@@ -212,16 +212,16 @@ def _object(where: str, text: bytes) -> dict[str, Any]:
         found = json.loads(text, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         at = f", line {error.lineno}" if error.lineno > 1 else ""
-        raise BadRun(f"{where}{at}: no JSON: {error.msg} at column {error.colno}") from error
+        raise BadRun(f"{where}{at}: not JSON: {error.msg} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:
-        raise BadRun(f"{where}: no JSON: {error}") from error
+        raise BadRun(f"{where}: not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise BadRun(f"{where}: is no object, but {_short(found)}")
+        raise BadRun(f"{where}: is not an object, but {_short(found)}")
     return found
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _check(where: str, found: Mapping[str, Any], kinds: Mapping[str, Kind], within: str = "") -> None:
@@ -229,7 +229,7 @@ def _check(where: str, found: Mapping[str, Any], kinds: Mapping[str, Kind], with
         if key not in found:
             raise BadRun(f"{where}: has no {within}{key}")
         if not kind.holds(found[key]):
-            raise BadRun(f"{where}: {within}{key} is to be {kind.said}, but is {_short(found[key])}")
+            raise BadRun(f"{where}: {within}{key} must be {kind.said}, but is {_short(found[key])}")
 
 
 def _short(value: Any) -> str:

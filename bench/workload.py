@@ -1,4 +1,4 @@
-"""The command `python -m bench workload`: read what is asked, measure it over each design, keep it, answer."""
+"""The command `python -m bench workload`: read a workload, measure it with each design, keep the rows, answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from greet.designs import DESIGNS, Design, named
 
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 WIDTH = 80
-"""Of what does not go to a terminal."""
+"""The width of output that does not go to a terminal."""
 FILE = Path("workload.toml")
 Complain = Callable[[str, int], int]
 
@@ -43,18 +43,18 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         "python -m bench workload",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Which design does your case, in time, with how much room, and what does a kill cost?",
-        epilog="several values with commas between them are tried one after the other\n"
+        description="Which design can carry your workload in time, what capacity is left, and what does a kill cost?",
+        epilog="several values, separated by commas, are tried one after the other\n"
         "examples:\n"
         "  python -m bench workload --init                   write a commented workload.toml\n"
         "  python -m bench workload workload.toml\n"
         "  python -m bench workload workloads/orders.toml --members 1,3\n"
         "  python -m bench workload --rate 300 --size 800 --survive broker --break broker\n"
-        "status: 0 each workload is met by a design, 1 one is met by none or a message was lost, 2 wrong use,\n"
-        "        3 a broker that was asked for cannot be had, 130 interrupted",
+        "status: 0 for each workload there is a design, 1 for one there is none, or a message was lost, 2 wrong use,\n"
+        "        3 a requested broker is not available, 130 interrupted",
     )
-    found.add_argument("file", nargs="?", type=Path, metavar="FILE.toml", help="keys and values; flags go before it")
-    found.add_argument("--init", action="store_true", help=f"write every key, commented, to FILE ({FILE}), and no more")
+    found.add_argument("file", nargs="?", type=Path, metavar="FILE.toml", help="keys and values; flags override it")
+    found.add_argument("--init", action="store_true", help=f"only write every key, commented, to FILE ({FILE})")
     group: Any = found
     for name, default, what, part in asked.meaning():
         group = found.add_argument_group(part) if part else group
@@ -67,14 +67,14 @@ def parser() -> argparse.ArgumentParser:
     run = found.add_argument_group("The run")
     known = ",".join(one.name for one in DESIGNS)
     usual = ",".join(USUAL)
-    run.add_argument("--designs", metavar="NAMES", help=f"some of {known} ({usual}, as far as they can be had)")
+    run.add_argument("--designs", metavar="NAMES", help=f"some of {known} ({usual}, if available)")
     run.add_argument("--out", type=Path, default=Path("results"), help="where runs are kept (results)")
-    run.add_argument("--json", action="store_true", help="one JSON object a line for each measurement, nothing else")
+    run.add_argument("--json", action="store_true", help="print only one JSON object a line for each measurement")
     return found
 
 
 def main(words: Sequence[str], complain: Complain) -> int:
-    """Run the command; `complain` tells a line on standard error and hands the status back."""
+    """Run the command. `complain` prints a line to standard error and returns the status."""
     options, rest = parser().parse_known_args(words)
     if rest:
         word = rest[0].partition("=")[0]
@@ -84,7 +84,7 @@ def main(words: Sequence[str], complain: Complain) -> int:
                 asked.checked(name, "", word)
             except Misread as error:
                 return complain(str(error), USE)
-        return complain(f"{rest[0]!a} is one word too many: say one file", USE)
+        return complain(f"{rest[0]!a} is one word too many: name one file", USE)
     if options.init:
         return _init(options.file or FILE, complain)
     said = _said(options)
@@ -115,13 +115,13 @@ def _init(path: Path, complain: Complain) -> int:
         with path.open("x", encoding="utf-8") as file:
             file.write(asked.example())
     except FileExistsError:
-        return complain(f"{path} is there already, and is not overwritten: name another file", USE)
-    print(f"wrote {path}: change what is not as you want it, then `python -m bench workload {path}`")
+        return complain(f"{path} exists already, and is not overwritten: name another file", USE)
+    print(f"wrote {path}: edit it, then run `python -m bench workload {path}`")
     return WELL
 
 
 def _said(options: argparse.Namespace) -> dict[str, tuple[Value, ...]]:
-    """What the file says, and over it what the flags say."""
+    """The values of the file, overridden by those of the flags."""
     said = asked.from_file(options.file) if options.file else {}
     for name in asked.names():
         if (text := getattr(options, f"key_{name}")) is not None:
@@ -163,7 +163,7 @@ class Case:
         self.aside = Console(stderr=True)
 
     def main(self, required: Sequence[str], complain: Complain) -> int:
-        """Measure, whatever happens keep it, and print the answer."""
+        """Measure, keep the rows in any case, and print the answer."""
         status, began = WELL, perf_counter()
         try:
             try:
@@ -233,7 +233,7 @@ class Case:
 
     @contextmanager
     def _progress(self) -> Iterator[Callable[[str], None]]:
-        """What goes on, on a line of standard error, where that is a terminal."""
+        """Show the progress on a line of standard error, if that is a terminal."""
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=self.aside, transient=True, disable=not self.aside.is_terminal) as progress:
             line = progress.add_task("")

@@ -1,4 +1,4 @@
-"""hello and goodbye through queues of three architectures, with the same promises.
+"""hello and goodbye through three kinds of message queues, with the same promises.
 
     import greet
 
@@ -8,7 +8,7 @@
             async for name in names:
                 print(greet.hello(name))  # hello Ada
 
-Read `greet.line` for the promises, then `greet.designs` for the three ways to keep them.
+Read `greet.line` for the promises, then `greet.designs` for the ways to keep them.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ __all__ = [
 
 
 def connect(url: str, topic: str = "names", *, guarantee: Guarantee | None = None) -> Line:
-    """A line to `topic` over the design that the scheme of `url` names, opened by `async with`.
+    """A line to `topic`, opened by `async with`. The scheme of `url` selects the design.
 
-    What only one design has is said in the URL's query: `kafka://host:9092?partitions=4`,
-    `amqp://host/?queue_type=quorum`. Without a `guarantee` it is the strongest of the design.
+    Settings of one design are in the URL's query: `kafka://host:9092?partitions=4`,
+    `amqp://host/?queue_type=quorum`. The default `guarantee` is the strongest of the design.
 
     Raises:
         BadURL: the URL or the topic cannot be understood.
         Unsupported: the design cannot give that guarantee.
-        ConnectFailed: by `async with`, when no connection comes about by the deadline.
+        ConnectFailed: raised by `async with` if there is no connection before the deadline.
     """
     design = designs.of_url(url)
     address = parse(url, design)

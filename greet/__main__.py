@@ -33,19 +33,19 @@ BROKERS = tuple(one.name for one in designs.DESIGNS if not one.in_process)
 ONE, OTHER = BROKERS[0], BROKERS[1]  # for the examples
 HELP = f"""\
 A producer provides names; one consumer prints "hello NAME", a separate one "goodbye NAME".
-What carries the names is up to you: --via {", ".join(designs.names())}.
+Choose what carries the names: --via {", ".join(designs.names())}.
 """
 EXAMPLES = f"""\
 examples:
-  python -m greet run Ada José 李小龙              all in one process, over a queue of its own
+  python -m greet run Ada José 李小龙              all in one process, over an asyncio queue
   python -m greet run --via {OTHER} Ada             the same over {OTHER}; starts one if none is there
 
-  python -m greet.brokers                         keep private brokers up; prints their exports
-  python -m greet consume --via {OTHER} --as hello  then each in a terminal of its own, with the
-  python -m greet consume --via {OTHER} --as goodbye   exports: two consumers,
+  python -m greet.brokers                         keeps private brokers running; prints exports
+  python -m greet consume --via {OTHER} --as hello  with these exports, in other terminals:
+  python -m greet consume --via {OTHER} --as goodbye   two consumers
   python -m greet send --via {OTHER} Ada            and a producer
 
-exit status: 0 all well, 1 a name could not be delivered, 2 wrong use, 3 no broker to be had
+exit status: 0 success, 1 a name could not be delivered, 2 wrong use, 3 no broker available
 """
 EXAMPLES_OF = {
     "run": f"""\
@@ -54,8 +54,8 @@ EXAMPLES_OF = {
   cat names.txt | python -m greet run --via {ONE} -    the names of a file, one a line
 """,
     "send": f"""\
-  python -m greet send --via {OTHER} Ada José                to the broker that is here, or that an export names
-  python -m greet send --url {designs.named(ONE).scheme}://user:password@host Ada  to one of your own
+  python -m greet send --via {OTHER} Ada José                to the broker on this machine, or that an export names
+  python -m greet send --url {designs.named(ONE).scheme}://user:password@host Ada  to your own broker
   cat names.txt | python -m greet send --via {ONE} -   the names of a file, one a line
 """,
     "consume": f"""\
@@ -64,20 +64,18 @@ EXAMPLES_OF = {
 """,
     "dead": f"""\
   python -m greet dead --via {OTHER}                         list them: origin, group, reason, body
-  python -m greet dead --via {OTHER} --resend                publish each once more, and forget it
+  python -m greet dead --via {OTHER} --resend                publish each again, and remove it
 """,
 }
 
 
 class OutputLost(greet.GreetError):
-    """Standard output takes no more, so no greeting can be told."""
+    """Standard output cannot be written, so no greeting can be printed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
-    for number in range(
-        3
-    ):  # a standard stream that is closed: its number is not for a socket, which would get our text
+    for number in range(3):  # if a standard stream is closed, a socket could get its number, and then our text
         try:
             os.fstat(number)
         except OSError:
@@ -97,13 +95,13 @@ def _status(arguments: argparse.Namespace) -> int:
         return asyncio.run(_command(arguments))
     except* greet.GreetError as group:
         status = _fail(_first(group))
-    except* KeyboardInterrupt:  # on Windows; elsewhere a signal is caught, and ends it cleanly
+    except* KeyboardInterrupt:  # only on Windows; on other systems a signal ends the command cleanly
         status = 128 + signal.SIGINT
     return status
 
 
 def _flushed(status: int) -> int:
-    """The status; what a stream did not take is dropped here, or Python would complain of it at its exit."""
+    """The status. Output that a stream does not accept is dropped, or Python would complain when it exits."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -117,7 +115,7 @@ def _flushed(status: int) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
-        """As argparse does, but what cannot be written is no success."""
+        """As argparse does, but it fails if the help cannot be written."""
         try:
             print(self.format_help(), end="", file=file, flush=True)
         except OSError as error:
@@ -141,13 +139,13 @@ def _parser() -> argparse.ArgumentParser:
             help=f"the design (default: {via[0]})" if via[0] in IN_PROCESS else "the design; this or --url is needed",
         )
         schemes = ", ".join(f"{one.scheme}://host" for one in designs.DESIGNS if one.name in BROKERS)
-        where.add_argument("--url", help=f"a broker of your own: {schemes}")
-        command.add_argument("--topic", default="names", help="what the names are published to (default: names)")
+        where.add_argument("--url", help=f"your own broker: {schemes}")
+        command.add_argument("--topic", default="names", help="the topic of the names (default: names)")
         command.add_argument(
             "--guarantee",
             type=_guarantee,
             metavar="{at-most-once,at-least-once,durable}",
-            help="what is promised of each name (default: the strongest of the design)",
+            help="the guarantee for each name (default: the strongest of the design)",
         )
         return command
 
@@ -166,13 +164,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     consume.add_argument("--ready", type=Path, metavar="FILE", help="create FILE once the consumer is live")
     dead = add("dead", "the dead letters: messages that a group could not read as a name", BROKERS)
-    dead.add_argument("--resend", action="store_true", help="publish each once more, and forget it")
+    dead.add_argument("--resend", action="store_true", help="publish each again, and remove it")
     return parser
 
 
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!a} is no positive number")
+        raise argparse.ArgumentTypeError(f"{text!a} is not a positive number")
     return int(text)
 
 
@@ -185,7 +183,7 @@ def _guarantee(text: str) -> greet.Guarantee:
 
 
 class _Stop(asyncio.Event):
-    """Set by a signal. Before the command is `working`, nothing has come of it, so a signal cancels it too."""
+    """Set by a signal. Before the command is `working`, it has no effect yet, so a signal cancels it too."""
 
     working = False
 
@@ -228,7 +226,7 @@ async def _command(arguments: argparse.Namespace) -> int:
 
 @asynccontextmanager
 async def _url(arguments: argparse.Namespace) -> AsyncIterator[str]:
-    """What was asked for; only `run` may start a broker, as nobody else would find it."""
+    """The URL for the arguments. Only `run` starts a broker, because other commands would not find it."""
     alone = arguments.command == "run"
     brokers_of = " or ".join(BROKERS)
     if arguments.url:
@@ -236,9 +234,9 @@ async def _url(arguments: argparse.Namespace) -> AsyncIterator[str]:
     elif arguments.via or alone:
         design = designs.named(arguments.via or IN_PROCESS[0])
     else:
-        raise greet.GreetError(f"which broker? add --via {brokers_of}, or --url with one of your own")
+        raise greet.GreetError(f"which broker? add --via {brokers_of}, or --url with your own")
     if design.in_process and not alone:
-        raise greet.Unsupported(f"{design.name} has one process: use `run`, or --via {brokers_of}")
+        raise greet.Unsupported(f"{design.name} works only within one process: use `run`, or --via {brokers_of}")
     if arguments.url or not design.product:
         yield arguments.url or f"{design.scheme}:"
         return
@@ -254,9 +252,9 @@ async def _url(arguments: argparse.Namespace) -> AsyncIterator[str]:
 
 
 class _Output:
-    """Standard output, written by a thread of its own: a slow reader of it never holds up the event loop.
+    """Standard output, written by a separate thread: a slow reader never blocks the event loop.
 
-    A daemon, as a write to a full pipe can neither be awaited nor cancelled.
+    A daemon thread, because a write to a full pipe can be neither awaited nor cancelled.
     """
 
     def __init__(self, stop: _Stop) -> None:
@@ -278,11 +276,11 @@ class _Output:
 
     @property
     def busy(self) -> bool:
-        """Whether its reader has yet to take something."""
+        """Whether some output is not written yet."""
         return bool(self._writing)
 
     async def write(self, lines: Iterable[str]) -> None:
-        """Return once the lines are written, as they are too when this is cancelled; raises `OutputLost`."""
+        """Return once the lines are written; raises `OutputLost`. They are written even if this is cancelled."""
         text = "".join(f"{line}{os.linesep}" for line in lines)
         done = self._loop.create_future()
         self._writing.add(done)
@@ -292,11 +290,11 @@ class _Output:
             raise _lost(error)
 
     async def close(self) -> None:
-        """Wait up to `DRAIN` for what is still written; raises `OutputLost` when it, or the reader, is lost."""
+        """Wait up to `DRAIN` until all is written; raises `OutputLost` if it is not, or if the reader is gone."""
         if self._writing:
             done, left = await asyncio.wait(self._writing, timeout=DRAIN)
             if left:
-                raise OutputLost(f"nobody read the standard output for {DRAIN:g} s: the names behind it come again")
+                raise OutputLost(f"nobody read the standard output for {DRAIN:g} s: the names in it come again")
             for error in filter(None, (one.result() for one in done)):
                 raise _lost(error)
         if self._gone:
@@ -314,7 +312,7 @@ class _Output:
                 self._loop.call_soon_threadsafe(done.set_result, error)
 
     def _look(self) -> None:
-        """A pipe without a reader tells of an error; whatever else there was to be told is not asked for again."""
+        """Check once whether the pipe has lost its reader: then `poll` reports an error."""
         self._loop.remove_reader(self._raw.fileno())
         poll = select.poll()
         poll.register(self._raw.fileno(), 0)
@@ -334,14 +332,14 @@ def _write(raw: Any, text: bytes) -> None:
 
 def _lost(error: OSError) -> OutputLost:
     if isinstance(error, BrokenPipeError):
-        return OutputLost("whoever read the standard output has gone")
+        return OutputLost("the reader of the standard output is gone")
     return OutputLost(f"the standard output cannot be written: {error.strerror or error}")
 
 
 async def _run(line: greet.Line, source: _Source, output: _Output) -> int:
     waiting = {group: Counter[str]() for group in GREETINGS}  # sent, and not yet greeted
     progress, over = asyncio.Event(), asyncio.Event()
-    ahead = 0 if line.design.in_process else AHEAD  # a full queue is none: it waits as our own reader does
+    ahead = 0 if line.design.in_process else AHEAD  # a full asyncio queue would wait for a reader in this same task
 
     async def greeter(group: str, subscription: greet.Subscription) -> None:
         left = waiting[group]
@@ -354,7 +352,7 @@ async def _run(line: greet.Line, source: _Source, output: _Output) -> int:
 
     async def hurry() -> None:
         await source.stop.wait()
-        progress.set()  # who waits for a greeting is not to wait longer than `DRAIN` from now on
+        progress.set()  # from now on, wait no longer than `DRAIN` for a greeting
 
     async def drained(to: int = 0) -> None:
         while any(len(left) > to for left in waiting.values()):
@@ -363,7 +361,7 @@ async def _run(line: greet.Line, source: _Source, output: _Output) -> int:
                 async with asyncio.timeout(DRAIN if source.stop.is_set() else line.timeout):
                     await progress.wait()
             except TimeoutError:
-                if source.stop.is_set() or not output.busy:  # else our reader is slow, not the line
+                if source.stop.is_set() or not output.busy:  # else the reader of our output is slow, not the line
                     raise
 
     async with line.subscribe("hello") as hellos, line.subscribe("goodbye") as goodbyes, asyncio.TaskGroup() as group:
@@ -413,7 +411,7 @@ async def _consume(line: greet.Line, arguments: argparse.Namespace, stop: _Stop,
         counted = _one_by_one(subscription, arguments.count) if arguments.count else subscription.batches()
         async for names in _until(stop, counted):
             await _unless(stop, output.write(map(GREETINGS[arguments.group], names)))
-        await output.close()  # else what nobody has read would be settled
+        await output.close()  # else names whose greeting was not read would be settled
     return 0
 
 
@@ -437,7 +435,7 @@ async def _dead(line: greet.Line, resend: bool, output: _Output) -> int:
     if resend and (count := await line.resend_dead_letters()):
         _tell(f"{count} sent again")
     elif not resend and (letters := await line.dead_letters()):
-        # Whoever wrote to the broker wrote these texts: a terminal is not to obey them.
+        # Anybody may have written these texts to the broker: escape what could control a terminal.
         rows = ((letter.origin, letter.group, letter.reason, repr(letter.body[:80])) for letter in letters)
         await output.write("\t".join(map(_visible, row)) for row in rows)
     else:
@@ -452,7 +450,7 @@ class _Source:
         self.names = names
         self.stop = stop
         self.status = 0
-        """2 when a line of standard input was no name: it is reported and the others go on."""
+        """2 if a line of standard input was not a name: it is reported, and the others are sent."""
 
     async def __aiter__(self) -> AsyncIterator[list[str]]:
         if self.names != ["-"]:
@@ -500,11 +498,11 @@ def _unreadable(error: OSError) -> greet.GreetError:
 def _hand_on(
     loop: asyncio.AbstractEventLoop, read: asyncio.Queue[list[bytes | int] | OSError], room: threading.Semaphore
 ) -> None:
-    """Hand on the lines of standard input as they come, then an empty list, or the error that ended it.
+    """Pass on the lines of standard input as they come, then an empty list, or the error that ended it.
 
-    A thread of its own, and a daemon, as a read of a terminal can neither be awaited nor cancelled.
+    A separate daemon thread, because a read from a terminal can be neither awaited nor cancelled.
     """
-    with suppress(RuntimeError):  # the loop is closed: nobody wants the lines any more
+    with suppress(RuntimeError):  # the loop is closed: nobody needs the lines any more
         try:
             for lines in _lines(sys.stdin.fileno()):
                 room.acquire()
@@ -515,7 +513,7 @@ def _hand_on(
 
 
 def _lines(file: int) -> Iterator[list[bytes | int]]:
-    """The lines of a file as they come; of a line that is far too long for a name, only how long it is."""
+    """The lines of a file as they come. For a line that is much too long for a name, only its length."""
     rest, cut, begun = b"", 0, False
     while block := _read(file):
         rest += block
@@ -544,7 +542,7 @@ def _read(file: int) -> bytes:
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` returns, or None if `stop` is set before."""
+    """The result of `work`, or None if `stop` is set before."""
     task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -561,14 +559,14 @@ def _first(group: BaseExceptionGroup[greet.GreetError]) -> greet.GreetError:
 
 
 def _tell(text: str) -> None:
-    """One line on standard error, if that is open and takes it."""
+    """Print one line to standard error, if that is open."""
     if sys.stderr is not None:
         with suppress(OSError):
             print(f"greet: {_visible(text)}", file=sys.stderr, flush=True)
 
 
 def _visible(text: str) -> str:
-    """`text`, with what a terminal would obey escaped."""
+    """`text`, with all characters escaped that could control a terminal."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Address:
-    """Where a broker is, and the options of its design. Its text never shows the password."""
+    """The address of a broker, and the options of its design. Its text never shows the password."""
 
     scheme: str
     hosts: tuple[tuple[str, int], ...] = ()
@@ -40,11 +40,11 @@ class Address:
         except ValueError:
             value = -1.0
         if not 0 < value < 1e9:
-            raise BadURL(f"{key}={self.options[key]} in the URL is no positive number")
+            raise BadURL(f"{key}={self.options[key]} in the URL is not a positive number")
         return value
 
     def choice(self, key: str, *known: str) -> str:
-        """The option `key`, one of `known`; the first of them when it is left out."""
+        """The option `key`, one of `known`; the first of them is the default."""
         value = self.options.get(key, known[0])
         if value not in known:
             raise BadURL(f"{key}={value} in the URL is unknown: use {' or '.join(known)}")
@@ -57,21 +57,21 @@ class Address:
 
 
 def parse(url: str, design: Design) -> Address:
-    """Take `url` apart, a URL of `design`; its hosts are as the network wants them, in ASCII.
+    """Parse `url`, a URL of `design`. Its host names are converted to ASCII, as the network needs them.
 
     Raises:
-        BadURL: it has no host, a host or port that cannot be one, or a key that the design does not
-            know. A password that would cross a network unencrypted is refused too, unless the query
-            has `cleartext=yes`; so are characters that a terminal would obey.
+        BadURL: it has no host, an invalid host or port, or a key that the design does not know. Also
+            if a password would cross a network unencrypted, unless the query has `cleartext=yes`; and
+            if it has characters that could control a terminal.
     """
-    shown = url.rpartition("@")[2]  # what may hold a password is never repeated
+    shown = url.rpartition("@")[2]  # the part before it may have a password, and is never repeated
     scheme = url.partition(":")[0].lower()
     if not url.isprintable():
-        raise BadURL("the URL holds a control or invisible character: remove it, or in a password write it as %XX")
+        raise BadURL("the URL has a control or invisible character: remove it, or in a password write it as %XX")
     if re.search("://([^?#]*,)?[a-z+-]+://", url, re.IGNORECASE):
         raise BadURL(f"the URL has a second scheme: write it once, as {scheme}://host:port,host:port")
     if re.search("//[^/?#]*[/?#].*@", url):
-        raise BadURL("an @ stands behind the host of the URL: in a user or password write @ / ? # as %40 %2F %3F %23")
+        raise BadURL("there is an @ after the host of the URL: in a user or password write @ / ? # as %40 %2F %3F %23")
     kind = design.schemes.index(scheme)
     port = design.ports[kind]
     known = ("timeout", "path", *(["cleartext"] if port else []), *design.keys)
@@ -91,10 +91,10 @@ def parse(url: str, design: Design) -> Address:
         if key not in known:
             raise BadURL(f"unknown key {key!a} in the URL: known are {', '.join(sorted(known))}")
     if len(options) < len(pairs):
-        raise BadURL(f"a key stands twice in the URL's query {parts.query!a}: write each once")
+        raise BadURL(f"a key appears twice in the URL's query {parts.query!a}: write each once")
     for text in (unquote(user), unquote(parts.path), *options.values()):
         if not text.isprintable():
-            raise BadURL("the URL holds a control or invisible character, written as %XX: remove it")
+            raise BadURL("the URL has a control or invisible character, written as %XX: remove it")
     tls = kind > 0
     if password and not tls and options.get("cleartext") != "yes" and not all(_loopback(host) for host, _ in hosts):
         raise BadURL(
@@ -108,20 +108,20 @@ def _host(text: str, default: int) -> tuple[str, int]:
     """A host and its port; raises `ValueError`."""
     found = re.fullmatch(r"(?:\[(?P<ip>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]{0,5}))?", text)
     if not found:
-        raise ValueError(f"{text!a} is no host:port; an IPv6 address stands in [ ]")
+        raise ValueError(f"{text!a} is not host:port; write an IPv6 address in [ ]")
     port = int(found["port"] or default)
     if not 0 < port < 65_536:
         raise ValueError(f"the port of {text!a} is not in 1 to 65535")
     if found["ip"] is not None:
         return str(ip_address(found["ip"])), port
     if not found["name"]:
-        raise ValueError("it names no host")
+        raise ValueError("it has no host")
     try:
         host = found["name"].lower().encode("idna").decode("ascii")
     except UnicodeError:  # a label is empty, too long, or has a character that no name may have
         host = ""
     if not re.fullmatch(r"[a-z0-9._-]{1,253}", host):
-        raise ValueError(f"{found['name']!a} is no name of a host")
+        raise ValueError(f"{found['name']!a} is not a host name")
     return host, port
 
 

@@ -1,15 +1,15 @@
 """The errors of greet: one tree, each with a one-line message that says what to do next.
 
     GreetError
-    ├── BadName           this is no name; it was not sent
+    ├── BadName           this is not a name; it was not sent
     ├── BadURL            this address cannot be understood
     ├── Unsupported       the design cannot do that, by its nature
     ├── WrongUse          not entered, entered twice, or used by another task or event loop; nothing was done
     ├── BrokerMissing     no broker was found and none could be started
-    ├── ConnectFailed     a broker was named, but no usable connection came about
-    ├── PublishFailed     surely not accepted: publishing again makes no duplicate
-    ├── PublishUnknown    nobody can tell: publishing again may make a duplicate
-    └── ConnectionLost    a line that worked is gone, and did not come back in time
+    ├── ConnectFailed     a broker was named, but there is no usable connection to it
+    ├── PublishFailed     certainly not accepted: publishing again makes no duplicate
+    ├── PublishUnknown    perhaps accepted: publishing again may make a duplicate
+    └── ConnectionLost    a connection that worked was lost, and did not come back in time
 
 A driver's own exception never leaves greet: it is chained as the cause of one of these.
 """
@@ -22,16 +22,16 @@ from contextlib import contextmanager
 
 
 class GreetError(Exception):
-    """Whatever greet raises on purpose.
+    """All errors that greet raises on purpose.
 
-    `accepted` counts the names that a failed `Line.publish_many` had surely got accepted.
+    `accepted` is the number of names that were certainly accepted before a `Line.publish_many` failed.
     """
 
     accepted = 0
 
 
 class BadName(GreetError, ValueError):
-    """The text is no name; it was not sent."""
+    """The text is not a name; it was not sent."""
 
 
 class BadURL(GreetError, ValueError):
@@ -51,33 +51,33 @@ class BrokerMissing(GreetError):
 
 
 class ConnectFailed(GreetError):
-    """A broker was named, but no usable connection came about."""
+    """A broker was named, but there is no usable connection to it."""
 
 
 class PublishFailed(GreetError):
-    """Surely not accepted: publishing again makes no duplicate."""
+    """Certainly not accepted: publishing again makes no duplicate."""
 
 
 class PublishUnknown(GreetError):
-    """A time-out or a lost confirm, so nobody can tell: publishing again may make a duplicate."""
+    """A time-out or a lost confirm: perhaps it was accepted, and publishing again may make a duplicate."""
 
 
 class ConnectionLost(GreetError):
-    """A line that worked is gone, and did not come back in time."""
+    """A connection that worked was lost, and did not come back in time."""
 
 
 def one_line(error: BaseException) -> str:
-    """What `error` says, on one line, without a password that a URL in it may hold."""
+    """The text of `error` on one line, without any password of a URL in it."""
     text = " ".join(str(error).split()) or type(error).__name__
     return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
 
 
 @contextmanager
 def translated(kinds: tuple[type[Exception], ...], ours: type[GreetError], what: str) -> Iterator[None]:
-    """Raise `ours` in place of a driver's exception of `kinds`, chained to it.
+    """Raise `ours` instead of a driver's exception of `kinds`, chained to it.
 
-    Only calls of a driver belong under it, never a `yield` to the user's code: the user's own
-    exceptions would come out as ours.
+    Use it only for calls of a driver, never around a `yield` to the user's code: the user's own
+    exceptions would be raised as ours.
     """
     try:
         yield

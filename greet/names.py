@@ -1,4 +1,4 @@
-"""What a name is, and the two sentences that are made of it."""
+"""What a name is, and the two sentences that are made from it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from itertools import islice
 from greet.errors import BadName
 
 MAX_BYTES = 65_536
-USUAL = 100  # characters that a usual name has at most
-SHORT = MAX_BYTES // 4  # characters that are never more bytes than that: one has four at most
+USUAL = 100  # a usual name has at most so many characters
+SHORT = MAX_BYTES // 4  # so many characters are never more than MAX_BYTES: each has at most four bytes
 JOINERS = "\u200c\u200d"  # real names use them: Persian ZWNJ, the ZWJ of Indic scripts
-LONG = 8192  # characters, from which on a name is looked at by itself, and a text by numpy
-_CONTROLS = "".join(map(chr, [*range(32), 127]))  # those of ASCII, which has no other invisible character
+LONG = 8192  # from so many characters on, a name is checked by itself, and a text by numpy
+_CONTROLS = "".join(map(chr, [*range(32), 127]))  # all invisible characters of ASCII
 _OTHERS = bytes.maketrans(_CONTROLS.encode(), b"?" * 33)
 _FORBIDDEN = {
     "Cc": "a control character",
@@ -48,11 +48,11 @@ def goodbye(name: str) -> str:
 def check(name: str) -> None:
     """Raise `BadName` unless `name` is 1 to 65,536 bytes of UTF-8 without invisible characters.
 
-    Refused are the Unicode categories Cc, Cf, Cs, Zl and Zp, but for the two joiners U+200C and
-    U+200D. Only a name with something unusual in it is looked at character by character.
+    The Unicode categories Cc, Cf, Cs, Zl and Zp are refused, except the two joiners U+200C and
+    U+200D. Only a name with unusual characters is checked character by character.
     """
     if type(name) is str and 0 < len(name) <= USUAL and name.isprintable():
-        return  # the usual name, which is spared the rest
+        return  # a usual name needs no further checks
     if not isinstance(name, str):
         raise BadName(f"a name is a str, not {type(name).__name__}: pass text")
     if len(name) > MAX_BYTES:  # so it has more bytes too
@@ -70,11 +70,11 @@ def check(name: str) -> None:
 
 
 def check_all(names: Sequence[str]) -> int:
-    """`check` for each of `names`; how many characters they have together.
+    """`check` each of `names`; return the number of characters of all.
 
-    Short names are looked at in one pass over all of them; long ones each, as they are not worth a copy.
+    Short names are joined and checked in one pass; long ones one by one, because joining would copy too much.
     """
-    with suppress(TypeError):  # one of them is no text, which `check` says
+    with suppress(TypeError):  # one of them is not a str: `check` raises that
         if names and len(names[0]) < LONG and len(names[-1]) < LONG:
             text = "".join(names)
             if _visible(text) and "" not in names and (len(text) <= SHORT or max(map(len, names)) <= SHORT):
@@ -85,10 +85,10 @@ def check_all(names: Sequence[str]) -> int:
 
 
 def _visible(text: str) -> bool:
-    """Whether `text` surely holds nothing that `check` refuses, by a pass in C.
+    """Whether `text` certainly has nothing that `check` refuses, checked in C.
 
-    `str.isprintable` asks Unicode's tables of each character. ASCII has 33 that are not visible, which `_clean` finds
-    faster.
+    `str.isprintable` looks up each character in Unicode's tables. ASCII has 33 invisible characters, which `_clean`
+    finds faster.
     """
     if len(text) <= USUAL or not text.isascii():
         return text.isprintable()
@@ -96,10 +96,10 @@ def _visible(text: str) -> bool:
 
 
 def _clean(text: bytes) -> bool:
-    """Whether `text` surely is visible ASCII.
+    """Whether `text` is certainly visible ASCII.
 
-    `translate` finds that it has nothing to change four times as fast as `isprintable`, and numpy some twenty times
-    as fast as that, but it takes some 5 µs to begin, and is imported only when the first long text is looked at.
+    `translate` finds that nothing must change four times as fast as `isprintable`. numpy is about twenty times as fast
+    as that, but needs about 5 µs to start, and is imported only for the first long text.
     """
     if len(text) < LONG:
         return text.isascii() and text.translate(_OTHERS) is text
@@ -110,7 +110,7 @@ def _clean(text: bytes) -> bool:
 
 
 def clean(bodies: Sequence[bytes | None]) -> bool:
-    """Whether each of `bodies` surely is a name, of visible ASCII: one pass over all of them."""
+    """Whether each of `bodies` is certainly a name, of visible ASCII: one pass over all of them."""
     with suppress(TypeError):  # one of them is None
         text = b"".join(bodies)  # type: ignore[arg-type]
         return _clean(text) and all(bodies) and (len(text) <= MAX_BYTES or max(map(len, bodies)) <= MAX_BYTES)  # type: ignore[arg-type]
@@ -122,22 +122,22 @@ def _size(name: str) -> int:
 
 
 def decode(body: bytes) -> str:
-    """The name in a message's body; raises `BadName` when it holds none."""
+    """The name in a message's body; raises `BadName` if it is not a name."""
     try:
         name = body.decode()
     except UnicodeDecodeError as error:
-        raise BadName(f"a message is no UTF-8 at byte {error.start + 1}") from None
+        raise BadName(f"a message is not UTF-8 at byte {error.start + 1}") from None
     check(name)
     return name
 
 
 def chunks(names: Iterable[str], size: int, characters: int) -> Iterator[list[str]]:
-    """The names in lists of at most `size` names and, unless one alone has more, `characters`; all are checked.
+    """The names in lists of at most `size` names and `characters` (a longer name has its own list), all checked.
 
-    A list is checked as a whole before it is handed out, so a bad name leaves the ones before its
-    list sent, and none of its list.
+    A list is checked as a whole before it is handed out. So if a name is bad, the lists before it were
+    sent, and nothing of its own list.
     """
-    names, some = iter(names), min(size, 100)  # how many to take, as long as those before: memory stays bounded
+    names, some = iter(names), min(size, 100)  # `some` follows the length of the names before: memory stays bounded
     while chunk := list(islice(names, some)):
         length = check_all(chunk)
         some = max(1, min(size, characters * len(chunk) // length))
@@ -154,7 +154,7 @@ def chunks(names: Iterable[str], size: int, characters: int) -> Iterator[list[st
 
 
 async def arriving(names: AsyncIterable[str], size: int) -> AsyncGenerator[list[str]]:
-    """What `names` gives, in lists of at most `size`: whatever has come while the last list was sent."""
+    """The names in lists of at most `size`: each has the names that came while the last list was sent."""
     come: asyncio.Queue[str | _End] = asyncio.Queue(size)
 
     async def read() -> None:
@@ -186,6 +186,6 @@ async def arriving(names: AsyncIterable[str], size: int) -> AsyncGenerator[list[
 
 @dataclass(frozen=True)
 class _End:
-    """What comes after the last name."""
+    """The end of the names."""
 
     error: Exception | None = None

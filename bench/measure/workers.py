@@ -101,12 +101,12 @@ def _address(where: str) -> str:
     if re.fullmatch(r"[\w.-]+:\d+", found):
         return f"tcp://{found}"
     if "://" in found:
-        raise ValueError(f"{found!a} is no address of a Dask scheduler: give it as tcp://HOST:8786")
+        raise ValueError(f"{found!a} is not the address of a Dask scheduler: give it as tcp://HOST:8786")
     try:
         return str(json.loads(Path(found).read_text())["address"])
     except (ValueError, LookupError, TypeError):
         raise ValueError(
-            f"{found!a} is no file of a Dask scheduler: `dask scheduler --scheduler-file` writes one"
+            f"{found!a} is not a file of a Dask scheduler: `dask scheduler --scheduler-file` writes one"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""A workload as its user says it: keys from a TOML file or flags, each checked, each told in one line if wrong.
+"""A workload as its user describes it: keys from a TOML file or flags, each checked, with one line for an error.
 
 The fields of `Workload` are the keys: their defaults, what they mean, and what they may be. Where a file or a
 flag has a list, each of its values is tried: `points` makes one `Workload` of each combination.
@@ -22,13 +22,13 @@ from greet import BadName, Guarantee
 from greet.names import MAX_BYTES, check
 
 HEADER = 16
-"""Bytes at the beginning of each message that carry its number, by which it is counted."""
+"""The first bytes of each message are its number, which is used to count it."""
 MOST = 2_000_000
-"""Messages of one run, at most."""
+"""The largest number of messages in one run."""
 SAMPLES = 1_250
-"""The messages that a run has time for, if it may: a p99 takes 1,000, and the first tenth is left out."""
+"""The number of messages of a run, if its time allows: a p99 needs 1,000, and the first tenth is left out."""
 SHORTEST_S, LONGEST_S = 3.0, 10.0
-"""Of a run whose seconds are not given."""
+"""The bounds of a run whose seconds are not given."""
 SPAN = ".."
 DAY = 86_400.0
 UNITS = {"s": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "day": DAY}
@@ -37,7 +37,7 @@ GUARANTEES = {
     "consumer": Guarantee.AT_LEAST_ONCE,
     "broker": Guarantee.DURABLE,
 }
-"""What a message has to survive, and the weakest guarantee under which it does."""
+"""What a message must survive, and the weakest guarantee for that."""
 
 Value = int | float | str | bool
 Offsets = NDArray[np.int64]
@@ -45,7 +45,7 @@ Offsets = NDArray[np.int64]
 
 
 class Misread(ValueError):
-    """A key or value that is none: `place` is where it stands, such as "orders.toml:3"."""
+    """An invalid key or value: `place` is where it was read, such as "orders.toml:3"."""
 
     def __init__(self, place: str, text: str) -> None:
         super().__init__(f"{place}: {text}")
@@ -66,7 +66,7 @@ def _number(least: float, most: float, *, whole: bool = False) -> Callable[[Valu
 def _one_of(*known: str) -> Callable[[Value], Value]:
     def read(value: Value) -> Value:
         if value not in known or isinstance(value, bool):
-            raise ValueError(f"{value!a} is none of {', '.join(filter(None, known))}")
+            raise ValueError(f"{value!a} is not one of {', '.join(filter(None, known))}")
         return value
 
     return read
@@ -80,7 +80,7 @@ def _yes_or_no(value: Value) -> Value:
 
 def _text(value: Value) -> Value:
     if not isinstance(value, str) or not value.isprintable():
-        raise ValueError(f"{value!a} is no line of text")
+        raise ValueError(f"{value!a} is not one line of text")
     return value
 
 
@@ -88,7 +88,7 @@ def _sizes(value: Value) -> Value:
     try:
         sizes = _parsed_sizes(value)
     except ValueError:
-        raise ValueError(f'{value!a} is no size: say 800, "200..1000" or "100+4000"') from None
+        raise ValueError(f'{value!a} is not a size: say 800, "200..1000" or "100+4000"') from None
     if not all(HEADER <= size <= MAX_BYTES for size in sizes):
         raise ValueError(f"{value!a}: a message has {HEADER} to {MAX_BYTES:,} bytes")
     if SPAN in str(value) and sizes[0] > sizes[-1]:
@@ -108,7 +108,7 @@ def _rates(value: Value) -> Value:
     try:
         rates = _parsed_rates(value)
     except ValueError:
-        raise ValueError(f'{value!a} is no rate: say 300, or a curve such as "100..1000..100"') from None
+        raise ValueError(f'{value!a} is not a rate: say 300, or a curve such as "100..1000..100"') from None
     if not all(0 <= rate <= 1_000_000 for rate in rates) or not any(rates):
         raise ValueError(f"{value!a}: a rate is above 0 and at most 1,000,000 messages a second")
     return value
@@ -122,12 +122,12 @@ def _duration(value: Value) -> Value:
     try:
         parsed_duration(value)
     except (ValueError, KeyError):
-        raise ValueError(f'{value!a} is no time: say 0, "30 s", "10 min", "2 h" or "7 days"') from None
+        raise ValueError(f'{value!a} is not a time: say 0, "30 s", "10 min", "2 h" or "7 days"') from None
     return value
 
 
 def parsed_duration(value: Value) -> float:
-    """Seconds. Raises `ValueError` or `KeyError` of what is no time."""
+    """The time in seconds. Raises `ValueError` or `KeyError` if it is not a time."""
     if isinstance(value, str):
         number, _, unit = value.strip().partition(" ")
         unit = unit.strip()
@@ -140,31 +140,32 @@ def parsed_duration(value: Value) -> float:
 
 
 def _key(read: Callable[[Value], Value], what: str, part: str = "") -> dict[str, Any]:
-    """How a key is read, what it means, and the part of a file that begins with it."""
+    """How a key is read, what it means, and the heading in a file before it."""
     return {"read": read, "what": what, "part": part}
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One case: what is carried, how much of it, who reads it, and what is needed."""
+    """A workload: the messages, how many, who reads them, and what is needed."""
 
-    about: str = field(default="", metadata=_key(_text, "a line that says what this is", "The workload"))
+    about: str = field(default="", metadata=_key(_text, "one line of description", "The workload"))
     size: Value = field(
         default=200,
         metadata=_key(_sizes, 'bytes of a message; "200..1000" is a range, "100+4000" a mix', "The message"),
     )
     samples: str = field(
-        default="", metadata=_key(_text, "or a file of sample messages, one a line; its path is seen from this file")
+        default="",
+        metadata=_key(_text, "or a file of sample messages, one a line; its path is relative to this file"),
     )
     rate: Value = field(
         default=100,
-        metadata=_key(_rates, 'messages a second in all; "100..1000..100" goes up and down again', "The load"),
+        metadata=_key(_rates, 'messages a second in total; "100..1000..100" rises and falls again', "The load"),
     )
     burst: int = field(
         default=1,
-        metadata=_key(_number(1, 100_000, whole=True), "messages that are due at the same moment; 1 is an even flow"),
+        metadata=_key(_number(1, 100_000, whole=True), "messages that are due at the same time; 1 is an even flow"),
     )
-    publishers: int = field(default=1, metadata=_key(_number(1, 16, whole=True), "who share the load"))
+    publishers: int = field(default=1, metadata=_key(_number(1, 16, whole=True), "publishers that share the load"))
     publish: str = field(
         default="each",
         metadata=_key(
@@ -174,10 +175,11 @@ class Workload:
     )
     seconds: float = field(
         default=0,
-        metadata=_key(_number(0, 600), f"of a run; 0 is what a p99 takes, {SHORTEST_S:g} to {LONGEST_S:g} seconds"),
+        metadata=_key(_number(0, 600), f"seconds of a run; 0: as long as a p99 needs, {SHORTEST_S:g} to {LONGEST_S:g}"),
     )
     groups: int = field(
-        default=1, metadata=_key(_number(1, 16, whole=True), "of readers; each group gets every message", "The readers")
+        default=1,
+        metadata=_key(_number(1, 16, whole=True), "groups; each group gets every message", "The readers"),
     )
     members: int = field(
         default=1, metadata=_key(_number(1, 64, whole=True), "readers that share the messages of a group")
@@ -194,25 +196,27 @@ class Workload:
         ),
     )
     replay: bool = field(
-        default=False, metadata=_key(_yes_or_no, "a new group can begin with the oldest message that is kept")
+        default=False, metadata=_key(_yes_or_no, "a new group can start at the oldest message that is kept")
     )
     order: str = field(
         default="none",
         metadata=_key(_one_of("none", "all", "key"), 'in which messages are read: "none", "all" of them, or by "key"'),
     )
     p99_ms: float = field(
-        default=100, metadata=_key(_number(0.1, 600_000), "of 100 messages 99 are in a reader's hands by then, in ms")
+        default=100, metadata=_key(_number(0.1, 600_000), "99 of 100 messages must reach a reader within so many ms")
     )
     keep: Value = field(
         default=0, metadata=_key(_duration, 'how long messages wait for a group that does not read: "30 s", "7 days"')
     )
     apart: bool = field(
-        default=False, metadata=_key(_yes_or_no, "publishers and readers are programs, or machines, of their own")
+        default=False, metadata=_key(_yes_or_no, "publishers and readers are separate programs or machines")
     )
     partitions: int = field(
         default=0,
         metadata=_key(
-            _number(0, 1000, whole=True), "of a topic that has them; 0 is one for each member", "The brokers"
+            _number(0, 1000, whole=True),
+            "partitions of a topic, if the design has them; 0: one for each member",
+            "The brokers",
         ),
     )
     queue_type: str = field(
@@ -223,32 +227,32 @@ class Workload:
         metadata=_key(
             _one_of("", "broker", "consumer", "network"),
             'what breaks: "broker", "consumer" or "network"',
-            "What breaks, in a run of its own",
+            "What breaks, in a separate run",
         ),
     )
     break_at: float = field(default=1.0, metadata=_key(_number(0.1, 600), "seconds from the start"))
-    break_for: float = field(default=2.0, metadata=_key(_number(0.1, 60), "seconds that the network is gone"))
+    break_for: float = field(default=2.0, metadata=_key(_number(0.1, 60), "seconds without network"))
     room: bool = field(
         default=True,
-        metadata=_key(_yes_or_no, "search how much more than this load can be carried", "What is measured"),
+        metadata=_key(_yes_or_no, "also search how much more load can be carried", "What is measured"),
     )
     rounds: int = field(
-        default=1, metadata=_key(_number(1, 50, whole=True), "runs of the load as it is; `compare` wants four or more")
+        default=1, metadata=_key(_number(1, 50, whole=True), "repetitions of this load; `compare` needs four or more")
     )
 
     @property
     def guarantee(self) -> Guarantee:
-        """The weakest under which a message survives what it has to."""
+        """The weakest guarantee with which a message survives what it must."""
         return GUARANTEES[self.survive]
 
     @property
     def lists(self) -> bool:
-        """Whether all that is due is handed over in one call: so it keeps its order, and one call waits for another."""
+        """Whether all due messages are published in one call: they stay in order, and one call waits for the next."""
         return self.publish == "many" or self.order == "all"
 
     @property
     def kept_s(self) -> float:
-        """How long messages wait for a group that does not read."""
+        """How long messages must be kept for a group that does not read."""
         return parsed_duration(self.keep)
 
     @property
@@ -264,7 +268,7 @@ class Workload:
 
     @property
     def for_s(self) -> float:
-        """Seconds of a run: those asked for, or those that a p99 takes, within bounds."""
+        """Seconds of a run: as given, or as long as a p99 needs, within bounds."""
         return self.seconds or min(max(SAMPLES / self.mean_rate, SHORTEST_S), LONGEST_S)
 
     @property
@@ -273,7 +277,7 @@ class Workload:
         return _parsed_sizes(self.size)
 
     def due(self, seconds: float, factor: float = 1.0) -> Offsets:
-        """When each message is due, with all rates times `factor`; bursts keep their size and come more often.
+        """When each message is due, with all rates times `factor`. Bursts keep their size and come more often.
 
         A burst stands in the middle of the time that its messages would have taken one by one.
         """
@@ -320,11 +324,11 @@ class Workload:
         """What is needed, in words."""
         needs = [f"p99 within {self.p99_ms:g} ms"]
         if self.survive != "nothing":
-            needs.append(f"a {self.survive}'s kill survived")
+            needs.append(f"survives a {self.survive}'s kill")
         needs += ["replay"] if self.replay else []
         needs += [{"all": "order", "key": "order by key"}[self.order]] if self.order != "none" else []
         needs += [f"kept for {told_time(self.keep)}"] if self.kept_s else []
-        needs += ["programs of their own"] if self.apart else []
+        needs += ["separate programs"] if self.apart else []
         return ", ".join(needs)
 
 
@@ -336,7 +340,7 @@ def _many(number: int, what: str) -> str:
 
 
 def told_time(value: Value) -> str:
-    """A time as it was said."""
+    """A time as it was written."""
     return value if isinstance(value, str) else f"{value:g} s"
 
 
@@ -346,7 +350,7 @@ def names() -> tuple[str, ...]:
 
 
 def meaning() -> Iterator[tuple[str, Value, str, str]]:
-    """Of each key: its name, its default, what it means, and the part of the file that begins with it, or ""."""
+    """For each key: its name, its default, what it means, and the heading in the file before it, or ""."""
     for one in fields(Workload):
         default: Any = one.default
         yield one.name.rstrip("_"), default, one.metadata["what"], one.metadata["part"]
@@ -365,11 +369,11 @@ def example() -> str:
 
 
 Said = Mapping[str, tuple[Value, ...]]
-"""Of each key that is given the values to try."""
+"""The values to try of each key that is given."""
 
 
 def from_file(path: Path) -> dict[str, tuple[Value, ...]]:
-    """What a TOML file says.
+    """The keys and values of a TOML file.
 
     Raises:
         Misread: a key or value that is none, with file and line.
@@ -378,7 +382,7 @@ def from_file(path: Path) -> dict[str, tuple[Value, ...]]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise Misread(str(path), f"is no UTF-8 at byte {error.start + 1}") from None
+        raise Misread(str(path), f"is not UTF-8 at byte {error.start + 1}") from None
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -386,7 +390,7 @@ def from_file(path: Path) -> dict[str, tuple[Value, ...]]:
         line = re.search(r" \(at line (\d+), column \d+\)", said)
         ended = text.count("\n") + (not text.endswith("\n"))
         place = f"{path}:{line[1] if line else ended}"
-        raise Misread(place, f"is no TOML: {said.partition(' (at')[0]}") from None
+        raise Misread(place, f"is not TOML: {said.partition(' (at')[0]}") from None
     said_of = {}
     for key, value in found.items():
         place = f"{path}:{_line(text, key)}"
@@ -399,13 +403,13 @@ def from_file(path: Path) -> dict[str, tuple[Value, ...]]:
 
 
 def _line(text: str, key: str) -> int:
-    """The line on which a key at the top of a file stands, as a key or a table."""
+    """The line of a key at the top level of a file, as a key or a table."""
     wanted = re.compile(rf"""\s*(\[\s*)*["']?{re.escape(key)}["']?\s*[=.\]]""")
     return next((number for number, line in enumerate(text.splitlines(), start=1) if wanted.match(line)), 1)
 
 
 def from_flag(key: str, text: str) -> tuple[Value, ...]:
-    """What `--KEY TEXT` says: one value, or several with commas between them. Raises `Misread`."""
+    """The values of `--KEY TEXT`: one, or several separated by commas. Raises `Misread`."""
     place = f"--{key.replace('_', '-')}"
     words = [text] if key in ("about", "samples") else text.split(",")
     found = checked(key, [_plain(word.strip()) for word in words], place)
@@ -438,7 +442,7 @@ def checked(key: str, value: Any, place: str) -> tuple[Value, ...]:
     read, found = by_name[key].metadata["read"], []
     for one in values:
         if not isinstance(one, int | float | str):
-            raise Misread(place, f"{key}: {one!a} is no single value")
+            raise Misread(place, f"{key}: {one!a} is not a single value")
         try:
             found.append(read(one))
         except ValueError as error:
@@ -452,7 +456,7 @@ def _nearest(key: str) -> str:
 
 
 def lines_of(path: Path, place: str) -> list[str]:
-    """The sample messages of a file, each without the characters whose place its number takes.
+    """The sample messages of a file, each without the first characters, which its number replaces.
 
     Raises:
         Misread: it cannot be read, is empty, or a line is no message: with its file and line.
@@ -462,7 +466,7 @@ def lines_of(path: Path, place: str) -> list[str]:
     except OSError as error:
         raise Misread(place, f"samples: {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise Misread(place, f"samples: {path} is no UTF-8 at byte {error.start + 1}") from None
+        raise Misread(place, f"samples: {path} is not UTF-8 at byte {error.start + 1}") from None
     found = []
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), start=1):
         try:

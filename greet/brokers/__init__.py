@@ -72,7 +72,7 @@ async def find(design: str, *, start: bool = True) -> AsyncIterator[str]:
         yield url
     elif not start:
         raise BrokerMissing(
-            f"no {product.title} is here: run `python -m greet.brokers`, and its exports in this terminal"
+            f"no {product.title} was found: run `python -m greet.brokers`, then its exports in this terminal"
         )
     else:
         async with private(product) as broker:

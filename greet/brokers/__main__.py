@@ -15,13 +15,13 @@ from greet.designs import PRODUCTS, Product
 from greet.errors import BrokerMissing
 
 DESCRIPTION = """\
-Keeps a private broker of each kind up until it is interrupted, with Ctrl-C or SIGTERM.
+Keeps a private broker of each kind running until it is interrupted, by Ctrl-C or SIGTERM.
 
-Prints a line `export VARIABLE=URL` for each on standard output once it serves: in another terminal,
-give them to the shell, and `python -m greet`, `python -m bench`, the tests and the notebooks use these
-brokers instead of starting their own. A URL may hold a password: it is of use to nobody afterwards.
+Once a broker is ready, it prints a line `export VARIABLE=URL` to standard output. Run these lines in
+another terminal. Then `python -m greet`, `python -m bench`, the tests and the notebooks use these
+brokers instead of starting their own. A URL may contain a password; it is useless afterwards.
 """
-STATUS = "Exit status: 0 when interrupted, 2 for wrong use, 3 when a broker that was asked for cannot be had."
+STATUS = "Exit status: 0 when interrupted, 2 for wrong use, 3 if a requested broker is not available."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m greet.brokers", None, DESCRIPTION, STATUS, formatter_class=form)
     known = {product.name: product for product in PRODUCTS}
-    parser.add_argument("--only", choices=known, help="start this one alone; it is an error if it cannot be had")
+    parser.add_argument("--only", choices=known, help="start only this one; it is an error if it is not available")
     only = parser.parse_args(arguments).only
     required = only is not None or os.environ.get("GREET_REQUIRE") == "all"
     return asyncio.run(keep([known[only]] if only else PRODUCTS, required=required))

@@ -81,10 +81,10 @@ async def cached(jars: Sequence[Jar], what: str, instead: str = "") -> list[Path
                 async with alone(folder / "lock"):  # another process may have fetched them meanwhile
                     await fetch(await asyncio.to_thread(lacking, jars, folder), folder, what, instead)
     except TimeoutError:
-        message = f"{what} was not fetched within {FETCH_SECONDS:.0f} s: try again, it goes on where it was"
+        message = f"{what} was not fetched within {FETCH_SECONDS:.0f} s: try again, it continues where it stopped"
         raise BrokerMissing(message) from None
     except OSError as error:
-        message = f"{what} has no place in {folder}: {error.strerror}; set XDG_CACHE_HOME to a writable folder"
+        message = f"{what} cannot be stored in {folder}: {error.strerror}; set XDG_CACHE_HOME to a writable folder"
         raise BrokerMissing(message) from error
     return [folder / jar.file for jar in jars]
 

@@ -166,7 +166,7 @@ def find_server() -> str:
         if found := shutil.which(named):
             wraps = str(Path(found).parent) in WRAPPERS
             return (shutil.which("rabbitmq-server", path=os.pathsep.join(FOLDERS)) if wraps else None) or found
-        raise BrokerMissing(f"GREET_RABBITMQ_SERVER={named!a} is no program: give it the path of a rabbitmq-server")
+        raise BrokerMissing(f"GREET_RABBITMQ_SERVER={named!a} is not a program: give it the path of a rabbitmq-server")
     path = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder not in WRAPPERS]
     conda = os.environ.get("CONDA_PREFIX")
     folders = [*path, *([f"{conda}/bin", f"{conda}/sbin"] if conda else []), *FOLDERS, *WRAPPERS]

@@ -1,9 +1,9 @@
-"""Faster ways to send and receive, under the same promises; taken where the driver is of a version that they know.
+"""Faster code to send and receive, with the same promises; used if it was written for the driver's version.
 
-A plain design in `greet.designs` uses what its driver documents. A fast one is a subclass of it that
-replaces how bodies are sent and received. What it uses that is private to a driver stands in a table
-at the top of its file, and nowhere else. `?path=plain` in the URL takes the plain way.
+A plain design in `greet.designs` uses only what its driver documents. A fast one is a subclass that
+replaces how messages are sent and received. If it uses private names of a driver, these are listed in
+a table at the top of its file, and used nowhere else. `?path=plain` in the URL selects the plain path.
 
-The fast ways also bound what they read: a server that sends without end, or says that gigabytes will
-come, is told as what it is. A plain way reads what its driver reads, bounded by the time-out alone.
+The fast path also limits what it reads: if a server sends without end, or announces gigabytes, the
+error says so. The plain path reads what its driver reads, limited only by the time-out.
 """

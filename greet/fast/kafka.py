@@ -189,7 +189,7 @@ class _Outbox:
     async def _send_posted(self, deadline: float) -> None:
         """Send what waits when the lane is free, as much of it as one batch holds."""
         line = self._line
-        failure: GreetError = PublishUnknown("the line was closed: publish it again, if a double does no harm")
+        failure: GreetError = PublishUnknown("the line was closed: publish it again if a duplicate does no harm")
         async with self._lane:  # who holds it began earlier, so its deadline comes earlier too
             count = _fitting(self._bodies, 0, BATCH_BYTES)
             bodies, self._bodies = self._bodies[:count], self._bodies[count:]

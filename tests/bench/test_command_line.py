@@ -133,8 +133,8 @@ def test_list_names_every_question_and_contender() -> None:
     [
         (["run", "--designs", "pigeon"], "there is no 'pigeon': choose from asyncio, rabbitmq, kafka"),
         (["run", "--questions", "why"], "there is no 'why'"),
-        (["run", "--seconds", "0"], "'0' is no positive number"),
-        (["run", "--seconds", "nan"], "'nan' is no positive number"),
+        (["run", "--seconds", "0"], "'0' is not a positive number"),
+        (["run", "--seconds", "nan"], "'nan' is not a positive number"),
         (["run", "--guarantee", "eternal"], "there is no 'eternal'"),
         (["run", "--designs", "asyncio", "--guarantee", "durable", "--questions", "throughput"], "nothing to measure"),
         (["run", *SHORT, "--out", "/proc/results"], "/proc/results"),

@@ -60,18 +60,18 @@ def row(number: int, **fields: Any) -> Callable[[list[str]], None]:
 
 @pytest.mark.parametrize(("name", "change", "said"), [
     (RUN, lambda text: text.__setitem__(slice(None), ["{}"]), "run.json: has no run"),
-    (RUN, lambda text: text.__setitem__(slice(None), ["[]"]), "run.json: is no object, but []"),
-    (RUN, lambda text: text.__setitem__(4, "?"), "run.json, line 5: no JSON: "),
-    (MEASUREMENTS, lambda text: text.insert(2, "[1, 2]"), "measurements.jsonl, line 3: is no object, but [1, 2]"),
-    (MEASUREMENTS, lambda text: text.__setitem__(4, text[4][:50]), "measurements.jsonl, line 5: no JSON: "),
-    (MEASUREMENTS, lambda text: text.insert(1, ""), "measurements.jsonl, line 2: no JSON: "),
-    (MEASUREMENTS, row(7, sent="many"), "line 7: sent is to be a whole number from 0 on or null, but is \"many\""),
-    (MEASUREMENTS, row(7, names_per_s=-1), "line 7: messages_per_s is to be a positive number or null, but is -1"),
-    (MEASUREMENTS, row(7, guarantee="SOMETIMES"), "line 7: guarantee is to be one of AT_MOST_ONCE, AT_LEAST_ONCE"),
+    (RUN, lambda text: text.__setitem__(slice(None), ["[]"]), "run.json: is not an object, but []"),
+    (RUN, lambda text: text.__setitem__(4, "?"), "run.json, line 5: not JSON: "),
+    (MEASUREMENTS, lambda text: text.insert(2, "[1, 2]"), "measurements.jsonl, line 3: is not an object, but [1, 2]"),
+    (MEASUREMENTS, lambda text: text.__setitem__(4, text[4][:50]), "measurements.jsonl, line 5: not JSON: "),
+    (MEASUREMENTS, lambda text: text.insert(1, ""), "measurements.jsonl, line 2: not JSON: "),
+    (MEASUREMENTS, row(7, sent="many"), "line 7: sent must be a whole number from 0 on or null, but is \"many\""),
+    (MEASUREMENTS, row(7, names_per_s=-1), "line 7: messages_per_s must be a positive number or null, but is -1"),
+    (MEASUREMENTS, row(7, guarantee="SOMETIMES"), "line 7: guarantee must be one of AT_MOST_ONCE, AT_LEAST_ONCE"),
     (MEASUREMENTS, row(7, params={"way": "name"}), "line 7: has no params.phase"),
-    (MEASUREMENTS, row(7, params=[]), "line 7: params is to be an object"),
-    (DETAILS, row(2, progress_s=[[1]]), "details.jsonl, line 2: progress_s is to be a list, each a list of pairs"),
-    (DETAILS, row(2, latencies=3), "details.jsonl, line 2: latencies is to be an object of percentiles, but is 3"),
+    (MEASUREMENTS, row(7, params=[]), "line 7: params must be an object"),
+    (DETAILS, row(2, progress_s=[[1]]), "details.jsonl, line 2: progress_s must be a list, each a list of pairs"),
+    (DETAILS, row(2, latencies=3), "details.jsonl, line 2: latencies must be an object of percentiles, but is 3"),
 ], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
 def test_a_damaged_file_is_named_with_the_line(
     damaged: Path, capsys: pytest.CaptureFixture[str], name: str, change: Callable[[list[str]], object], said: str

@@ -344,9 +344,9 @@ def test_the_answer_tells_who_the_clients_were() -> None:
     [
         ("there", "there are no workers 'there': give dask:tcp://HOST:8786, dask:FILE"),
         ("dask:", "takes the scheduler's address from DASK_SCHEDULER_ADDRESS: set it"),
-        ("dask:http://there", "is no address of a Dask scheduler: give it as tcp://HOST:8786"),
+        ("dask:http://there", "is not the address of a Dask scheduler: give it as tcp://HOST:8786"),
         ("dask:no/such.json", "no/such.json: No such file"),
-        ("dask:pyproject.toml", "is no file of a Dask scheduler"),
+        ("dask:pyproject.toml", "is not a file of a Dask scheduler"),
     ],
 )
 def test_wrong_use_is_told_in_a_line(

@@ -64,27 +64,27 @@ def test_the_file_of_init_says_every_key_and_its_default(tmp_path: Path) -> None
         ("rate = 0", 1, "a rate is above 0"),
         ("rate = nan", 1, "a rate is above 0"),
         ('rate = "100..-1"', 1, "a rate is above 0"),
-        ("rate = true", 1, "True is no rate"),
-        ('rate = "fast"', 1, "'fast' is no rate"),
+        ("rate = true", 1, "True is not a rate"),
+        ('rate = "fast"', 1, "'fast' is not a rate"),
         ("size = 15", 1, "15: a message has 16 to 65,536 bytes"),
         ("size = 65537", 1, "a message has 16 to 65,536 bytes"),
         ('size = "100+70000"', 1, "a message has 16 to 65,536 bytes"),
         ('size = "900..100"', 1, "goes down"),
-        ("size = 20.5", 1, "20.5 is no size"),
+        ("size = 20.5", 1, "20.5 is not a size"),
         ("members = 0", 1, "0 is not a whole number from 1 to 64"),
         ("members = 1.5", 1, "1.5 is not a whole number"),
         ("members = true", 1, "True is not a whole number"),
         ("members = []", 1, "members has no value"),
-        ("members = [1, [2]]", 1, "[2] is no single value"),
+        ("members = [1, [2]]", 1, "[2] is not a single value"),
         ("members = [1, 0]", 1, "0 is not a whole number"),
-        ('survive = "all"', 1, "'all' is none of nothing, consumer, broker"),
+        ('survive = "all"', 1, "'all' is not one of nothing, consumer, broker"),
         ('apart = "yes"', 1, "'yes' is neither true nor false"),
-        ('keep = "3 weeks"', 1, "'3 weeks' is no time"),
-        ("keep = -1", 1, "-1 is no time"),
-        ('about = "a\\u001bb"', 1, "is no line of text"),
-        ("rate = 5\nrate = 6", 2, "is no TOML"),
-        ("rate = 5\nsize = ", 2, "is no TOML"),
-        ("rate = 1979-05-27", 1, "is no single value"),
+        ('keep = "3 weeks"', 1, "'3 weeks' is not a time"),
+        ("keep = -1", 1, "-1 is not a time"),
+        ('about = "a\\u001bb"', 1, "is not one line of text"),
+        ("rate = 5\nrate = 6", 2, "is not TOML"),
+        ("rate = 5\nsize = ", 2, "is not TOML"),
+        ("rate = 1979-05-27", 1, "is not a single value"),
         ('samples = "missing.txt"', 1, "missing.txt: No such file or directory"),
     ],
 )
@@ -111,7 +111,7 @@ def test_samples_are_seen_from_the_file_and_each_is_a_message(tmp_path: Path) ->
     with pytest.raises(Misread, match="is empty"):
         from_file(written(tmp_path, 'samples = "some.txt"'))
     (tmp_path / "some.txt").write_bytes(b"\xff\n")
-    with pytest.raises(Misread, match="is no UTF-8"):
+    with pytest.raises(Misread, match="is not UTF-8"):
         from_file(written(tmp_path, 'samples = "some.txt"'))
 
 

@@ -466,7 +466,7 @@ def test_what_debian_wraps_is_taken_instead_of_the_wrapper(tmp_path: Path, monke
 
 def test_a_server_that_was_named_and_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GREET_RABBITMQ_SERVER", "/nowhere/rabbitmq-server")
-    with pytest.raises(greet.BrokerMissing, match="GREET_RABBITMQ_SERVER='/nowhere/rabbitmq-server' is no program"):
+    with pytest.raises(greet.BrokerMissing, match="GREET_RABBITMQ_SERVER='/nowhere/rabbitmq-server' is not a program"):
         rabbitmq.find_server()
 
 

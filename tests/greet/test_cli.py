@@ -180,7 +180,7 @@ def test_a_bad_name_sends_nothing(name: str | bytes, says: str) -> None:
         (["dead"], 2, "which broker? add --via"),
         (["send", "--via", "asyncio", "Ada"], 2, "one process"),
         (["consume", "--url", "ASYNCIO:", "--as", "hello"], 2, "one process"),
-        (["run", "--url", "amqp://a..b/", "Ada"], 2, "'a..b' is no name of a host"),
+        (["run", "--url", "amqp://a..b/", "Ada"], 2, "'a..b' is not a host name"),
         (["run", "--url", "amqp://h/%1B[31m", "Ada"], 2, "a control or invisible character"),
         (["run", "--url", "http://localhost", "Ada"], 2, "no design has the scheme"),
         (["run", "--url", "kafka://localhost?acks=0", "Ada"], 2, "unknown key"),
@@ -295,10 +295,10 @@ def test_nobody_listens_to_rabbitmq(rabbitmq_url: str, topic: str) -> None:
 def test_a_reader_that_goes_away() -> None:
     command = f"yes Ada | {sys.executable} -m greet run - | head -n 1"
     result = subprocess.run(command, shell=True, capture_output=True, timeout=30, check=False)
-    assert (result.stdout, result.stderr) == (b"hello Ada\n", b"greet: whoever read the standard output has gone\n")
+    assert (result.stdout, result.stderr) == (b"hello Ada\n", b"greet: the reader of the standard output is gone\n")
 
 
-GONE = "whoever read the standard output has gone"
+GONE = "the reader of the standard output is gone"
 FULL = "the standard output cannot be written: No space left on device"
 
 
@@ -461,7 +461,7 @@ def test_a_variable_that_names_another_design_is_refused(via: str, url: str) -> 
 def test_a_count_is_positive(count: str) -> None:
     result = greet("consume", "--via", "kafka", "--as", "hello", f"--count={count}")
     assert result.returncode == 2
-    assert f"'{count}' is no positive number" in result.stderr.decode()
+    assert f"'{count}' is not a positive number" in result.stderr.decode()
 
 
 def test_a_file_that_cannot_be_made_gets_one_line(rabbitmq_url: str, topic: str) -> None:
