@@ -170,7 +170,7 @@ class Workload:
         default="each",
         metadata=_key(
             _one_of("each", "many"),
-            '"each" as it comes, or "many" (as order = "all"): what is due as a list, read so if without work',
+            '"each" by itself, or "many": all due messages as a list (order = "all" does this too)',
         ),
     )
     seconds: float = field(
@@ -200,7 +200,7 @@ class Workload:
     )
     order: str = field(
         default="none",
-        metadata=_key(_one_of("none", "all", "key"), 'in which messages are read: "none", "all" of them, or by "key"'),
+        metadata=_key(_one_of("none", "all", "key"), 'order of the messages: "none", "all" of them, or for each "key"'),
     )
     p99_ms: float = field(
         default=100, metadata=_key(_number(0.1, 600_000), "99 of 100 messages must reach a reader within so many ms")
@@ -220,7 +220,7 @@ class Workload:
         ),
     )
     queue_type: str = field(
-        default="", metadata=_key(_one_of("", "classic", "quorum"), 'of a queue: "classic" or "quorum"')
+        default="", metadata=_key(_one_of("", "classic", "quorum"), 'type of a RabbitMQ queue: "classic" or "quorum"')
     )
     break_: str = field(
         default="",
