@@ -141,7 +141,7 @@ def test_list_names_every_question_and_contender() -> None:
         (["run", *SHORT, "--out", "/dev/null"], "/dev/null"),
         (["report", "/nowhere"], "/nowhere"),
         (["compare", "/nowhere", "/nowhere"], "/nowhere"),
-        (["compare", "/nowhere"], "one run alone cannot be compared"),
+        (["compare", "/nowhere"], "one run cannot be compared"),
         (["report", "\x1b[31m\u202e"], "No such file"),
         (["fly"], "invalid choice"),
     ],
