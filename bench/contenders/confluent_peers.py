@@ -147,9 +147,9 @@ class _Taking:
         """Commit before another member goes on: where the next is asked for, all before it is handled."""
         from confluent_kafka import KafkaException  # noqa: PLC0415
 
-        if self._asked and self.commits.open:
+        if self._asked:  # also where a commit is under way, which nobody may wait for any more
             self.commits.open = False
-            with suppress(KafkaException):  # the group has gone on without this member: it comes again
+            with suppress(KafkaException):  # there is none, or the group has gone on without this member
                 self._consumer.commit(asynchronous=False)
 
     async def several(self) -> list[str]:

@@ -35,10 +35,13 @@ BATCH_BYTES = 256 * 1024
 LIST = 1000
 """Names in a list of FastStream's `publish_batch`; with its headers they fill half of a batch as large as greet's."""
 ACKS: dict[Guarantee, int | str] = {Guarantee.AT_MOST_ONCE: 0, Guarantee.AT_LEAST_ONCE: 1, Guarantee.DURABLE: "all"}
+_made: set[tuple[str, str]] = set()
 
 
 async def make_topic(place: Place) -> None:
-    """Have its topic, with as many partitions as it says."""
+    """Have its topic, with as many partitions as it says; a process looks once."""
+    if (place.servers, place.topic) in _made:
+        return
     admin = AIOKafkaAdminClient(bootstrap_servers=place.servers)
     await admin.start()
     try:
@@ -48,6 +51,7 @@ async def make_topic(place: Place) -> None:
             raise error(place.topic)
         while not (await admin.describe_topics([place.topic]))[0]["partitions"]:  # noqa: ASYNC110, no event tells it
             await asyncio.sleep(0.02)
+        _made.add((place.servers, place.topic))
     finally:
         await admin.close()
 

@@ -22,6 +22,7 @@ FULL = (
     "work",
     "takeover",
     "payload",
+    "connections",
     "durability",
     "backlog",
     "growth",

@@ -96,6 +96,8 @@ async def lived(session: Session, cell: Cell, names: int) -> list[Figures]:  # n
             group.end()
     ends = [*(begin for _, begin in moments[1:]), 2**62]
     found = [during(story, what, begin, end) for (what, begin), end in zip(moments, ends, strict=True)]
+    if cell.contender in MEMBERS:  # what a group promises at a rebalance is greet's promise
+        found = [replace(one, params={**one.params, "allowed": "duplicates"}) for one in found]
     common = {"target_rate": RATE, "survives": cell.guarantee.value, "error": errors or None}
     return [replace(one, fields={**one.fields, **common}) for one in found]
 

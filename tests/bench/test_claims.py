@@ -157,6 +157,17 @@ def many_at_once(publishers: int, carry: float, **wrong: Any) -> list[Row]:
     return [cell, *several]
 
 
+def crowded(times: float, *, disturbed: bool = False, **wrong: Any) -> list[Row]:
+    """10 connections and a thousand: the p99 is `times` as long; RabbitMQ's is 3 ms."""
+    cell: Row = {"question": "connections", "guarantee": "AT_LEAST_ONCE", "design": "kafka", "contender": "aiokafka"}
+    few, many = (cell | {"params.publishers": n} for n in (10, 1_000))
+    waits: list[Row] = [many | {"latency_ms.p99": 2 * times} | wrong]
+    if disturbed:
+        waits = [many | {"latency_ms.p99": 2 * times * by, "repetition": n} for n, by in enumerate((0.3, 3, 0.4, 2), 1)]
+    theirs = many | {"design": "rabbitmq", "contender": "aiormq", "latency_ms.p99": 3.0}
+    return [few | {"latency_ms.p99": 2.0}, *waits, theirs]
+
+
 def cluster(gap: float) -> Row:
     cell = fault("kafka", "DURABLE", 0) | {"params.fault": "cluster: leader killed", "params.gap_s": gap}
     return cell | {"params.allowed": "duplicates", "duplicates": 2}
@@ -224,6 +235,14 @@ CASES: list[tuple[str, str, list[Row], str]] = [
     ("kafka", "High concurrency", many_at_once(100, 1), HOLDS),
     ("kafka", "High concurrency", many_at_once(100, 0.3), FAILS),
     ("kafka", "High concurrency", many_at_once(100, 1, lost=1), FAILS),
+    ("kafka", "High concurrency", crowded(1.2), HOLDS),
+    ("kafka", "High concurrency", crowded(3), FAILS),
+    ("kafka", "High concurrency", crowded(1.2, lost=1), FAILS),
+    ("kafka", "High concurrency", crowded(2, disturbed=True), UNKNOWN),
+    ("kafka", "High concurrency", [*many_at_once(4, 1), *crowded(1.2)], HOLDS),
+    ("kafka", "High concurrency", [*many_at_once(4, 1), *crowded(3)], FAILS),
+    ("kafka", "High concurrency", [*many_at_once(4, 0.3), *crowded(1.2)], DEPENDS),
+    ("kafka", "High concurrency", [*many_at_once(4, 1, lost=1), *crowded(1.2)], FAILS),
     ("kafka", "Tweaking", tweaked(2, 2, 2), HOLDS),
     ("kafka", "Tweaking", tweaked(2, 1.1, 2), DEPENDS),
     ("kafka", "Tweaking", tweaked(1, 1, 1), FAILS),

@@ -1,0 +1,42 @@
+"""The question of connections: publishers over a connection each take turns, over a broker of their own."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bench.contenders import every
+from bench.measure.run import session
+from bench.model import Figures, Settings
+from bench.questions import connections
+from greet.brokers import VARIABLES
+
+
+def test_a_plain_driver_is_asked_or_else_greet() -> None:
+    designs = ("asyncio", "rabbitmq", "kafka", "rabbitmq-stream")
+    plain = connections.cells(Settings(designs, tuple(every()), "full"))
+    assert [one.contender.name for one in plain] == ["aiormq", "aiokafka"]
+    own = connections.cells(Settings(designs, tuple(one for one in every() if one.name == "greet")))
+    assert [(one.contender.design, one.contender.name) for one in own] == [("rabbitmq", "greet"), ("kafka", "greet")]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+async def test_more_connections_carry_the_same(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLES["rabbitmq"], rabbitmq_url)
+    monkeypatch.setattr(connections, "LEVELS", (2, 40))
+    settings = Settings(("rabbitmq",), tuple(every()))
+    (cell,) = connections.cells(settings)
+    async with session(settings, ThreadPoolExecutor) as opened:
+        few, many = await opened.measured(cell, 0)
+    for found in (few, many):
+        assert (found.fields["error"], found.fields["lost"], found.fields["duplicates"]) == (None, 0, 0)
+        assert found.fields["received"] == connections.MESSAGES
+        assert found.fields["latency_ms"]["p99"] > 0
+    assert [one.params["publishers"] for one in (few, many)] == [2, 40]
+    assert held(many) > held(few)
+
+
+def held(found: Figures) -> float:
+    return float(found.fields["rss_mb"]["broker"])
