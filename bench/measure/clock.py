@@ -217,6 +217,22 @@ def bound_ns(outcomes: Sequence[Sent | Received]) -> int:
     return sum(sorted(worst.values())[-2:]) if len(worst) > 1 else 0
 
 
+def doubt(alone: Stamps, two: Stamps, bound: int, alike: float) -> str:
+    """What is wrong with the latencies of messages by `two` clocks, beside those of the same messages by one `alone`.
+
+    Nothing, where they differ by no more than the bound and the share `alike` of them, in the median.
+    """
+    if not len(alone) or len(alone) != len(two):
+        return ""
+    apart, one, other = (float(np.median(found)) / 1e6 for found in (two - alone, alone, two))
+    if abs(apart) <= bound / 1e6 + alike * one:
+        return ""
+    return (
+        f"a message takes {other:.2g} ms to its consumer by two clocks, but {one:.2g} ms back to its publisher by one, "
+        f"of which {bound / 1e6:.2g} ms are the clocks' bound: the way is longer, or a clock is wrong"
+    )
+
+
 def known(percentiles: Mapping[str, float | None], bound: int) -> dict[str, float | None]:
     """Percentiles in milliseconds; None is in the place of what is smaller than ten times the bound."""
     least = FINE * bound / 1e6

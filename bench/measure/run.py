@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 import secrets
@@ -41,6 +42,10 @@ SEATS = 4
 """Processes of the members of a group, at most: where there are more members, each process has several."""
 ACROSS = ("intended", "service")
 """Latencies between two processes; the others are of one clock."""
+CALM_RATE, CALM = 100.0, 100
+"""Messages a second, and how many, where a latency by two clocks is held against one by a single clock."""
+ALIKE = 0.5
+"""The share by which two readers of the same messages may differ, apart from their clocks."""
 QUIET_S = 10.0
 """When nothing came for so long, a consumer takes what is missing for lost."""
 SHARED_QUIET_S = 2.0
@@ -65,6 +70,8 @@ class OpenSession:
 
         Those of other machines can: they were put on the clock of this one, and their bound is known.
         """
+        self.doubts: dict[str, str] = {}
+        """By design, what makes its latencies by two clocks doubtful; empty where nothing does."""
         self.opened = AsyncExitStack()
         self._kept: dict[str, Any] = {}
         self._seat = seat
@@ -276,6 +283,8 @@ class Delivery:
         if not self.here.control:
             loop = self._loop if rate is None else "select"
             return [self._figures(await self._finish([self._start([*receives, *sends], loop)]), (None, None), rate)]
+        if rate is not None and self.session.far:
+            await self._hold_clocks_against_one()
         awake = (self.cell.groups - sleepers) * self.cell.members
         if sleepers:
             await self.make_groups(receives[awake:])
@@ -289,6 +298,30 @@ class Delivery:
         after = self.here.used()
         late = await self._finish([self._start([replace(one, ready="")], self._loop) for one in receives[awake:]])
         return [self._figures(outcomes, before, rate, late=late, after=after)]
+
+    async def _hold_clocks_against_one(self) -> None:
+        """Once for each design: say so when a latency by two clocks is not about that by a single clock."""
+        session, design = self.session, self.cell.contender.design
+        if design in session.doubts:
+            return
+        calm = replace(self.cell, publishers=1, groups=1, members=1, load=None, rate=CALM_RATE, lean=False)
+        session.doubts[design] = found = await Delivery(session, calm, CALM, session.place(calm)).doubt()
+        if found:
+            logging.getLogger("bench").warning("clocks, %s: %s", design, found)
+
+    async def doubt(self) -> str:
+        """Carry messages to a consumer and at once back to their publisher, whose clock alone times those."""
+        (send,), (receive,) = self._sends(self.cell.rate), self._receives(stamped=True)
+        back = replace(receive, group="back", ready="")
+        self.here.made[self.place.topic].add(back.group)
+        consumer = [self._start([receive], "select")]
+        await self._gathered(consumer, [receive])
+        publisher = self._start([back, replace(send, start_ns=now() + FAR_LEAD_NS)], "select")
+        outcomes = await self._finish([publisher, *consumer])
+        sent = [one for one in outcomes if isinstance(one, Sent)]
+        ways = {one.group: _latencies(sent, [one])["service"] for one in outcomes if isinstance(one, Received)}
+        alone, two = ways[back.group], ways[receive.group]
+        return clock.doubt(alone, two, clock.bound_ns(outcomes), ALIKE)
 
     async def _apart(self) -> list[Figures]:
         receives = self._receives(stamped=False)
@@ -445,7 +478,7 @@ class Delivery:
             },
             ({"phase": phase} if phase else {})
             | {"loop": self._loops(paced=rate is not None)}
-            | _blurred(latencies, figures, bound),
+            | _blurred(latencies, figures, bound, self.session.doubts.get(self.cell.contender.design, "")),
             {
                 "latencies": {
                     what: {**figures[what], "samples": len(samples), "tail": _tail(samples, bound * (what in ACROSS))}
@@ -517,14 +550,14 @@ def _tail(samples: Stamps, bound: int) -> list[tuple[float, float]]:
 
 
 def _blurred(
-    latencies: Mapping[str, Stamps], figures: Mapping[str, Mapping[str, float | None]], bound: int
+    latencies: Mapping[str, Stamps], figures: Mapping[str, Mapping[str, float | None]], bound: int, doubt: str
 ) -> dict[str, str]:
-    """Which percentiles are not known for the clocks' sake, and why."""
+    """Which percentiles are not known for the clocks' sake, and why; and what makes the others doubtful."""
     found = stats.percentiles(latencies["intended"]) if latencies and bound else {}
     unknown = [name for name, value in found.items() if value is not None and figures["intended"][name] is None]
-    if not unknown:
-        return {}
-    return {"clock": f"{', '.join(unknown)}: below ten times the {bound / 1e6:.2g} ms that the clocks may be apart"}
+    said = [f"{', '.join(unknown)}: below ten times the {bound / 1e6:.2g} ms that the clocks may be apart"]
+    said = said * bool(unknown) + [doubt] * bool(doubt and latencies)
+    return {"clock": "; ".join(said)} if said else {}
 
 
 def _design(cell: Cell) -> str:

@@ -282,7 +282,7 @@ class Crew(Executor):
 
     def work(self, jobs: Sequence[Send | Receive], loop: str, deadline_s: float) -> Future[list[Sent | Received]]:
         """`loops.work` on a host that publishes or one that consumes, with stamps on the clock of this machine."""
-        side: Side = "publish" if all(isinstance(job, Send) for job in jobs) else "consume"
+        side: Side = "publish" if any(isinstance(job, Send) for job in jobs) else "consume"
         worker = self._cluster.free(self._busy(), side)
         return self.ask(worker, worked, self.lease(worker), next(self._calls), jobs, loop, deadline_s)
 

@@ -132,6 +132,15 @@ def test_what_is_below_ten_times_the_bound_is_not_known() -> None:
     assert known({"p50": 0.0, "max": 0.1}, 0) == {"p50": 0.0, "max": 0.1}
 
 
+def test_a_latency_by_two_clocks_is_held_against_one_by_a_single_clock() -> None:
+    alone = np.array([900_000, 1_000_000, 1_100_000])
+    assert clock.doubt(alone, alone + 600_000, 200_000, 0.5) == ""
+    said = "a message takes 2 ms to its consumer by two clocks, but 1 ms back to its publisher by one, of which 0.2 ms"
+    assert clock.doubt(alone, alone + 1_000_000, 200_000, 0.5).startswith(said)
+    assert clock.doubt(alone, alone - 1_000_000, 200_000, 0.5).startswith("a message takes 0 ms to its consumer")
+    assert clock.doubt(alone, alone[:2], 0, 0.5) == "", "the row tells what is missing"
+
+
 def test_work_for_another_machine_is_on_its_clock_and_done_once(lease: Lease) -> None:
     before = now()
     outcomes = worked(lease, 1, jobs(), "select", 30)
