@@ -12,7 +12,7 @@ whatever is done, so its memory says less than RabbitMQ's.
 from __future__ import annotations
 
 import asyncio
-import resource
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -112,6 +112,10 @@ class Crowd(Contender):
 
 def let_open(files: int) -> None:
     """Let this process, and what it starts, have so many more files open, as far as it may."""
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415, Windows has none
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = files + 1_024
     if soft != resource.RLIM_INFINITY and soft < wanted:
