@@ -121,7 +121,7 @@ class Story:
 def during(story: Story, what: str, begin: int, end: int) -> Figures:
     """What became of the messages that were handled from `begin` on, until the next thing was done, at `end`.
 
-    `elapsed_s` is how long the one of them that waited longest was on its way. What was never handled is told by
+    `elapsed_s` is how long the one of them that waited longest was on its way since it was sent. What was never handled is told by
     when it was due.
     """
     numbers, first = np.unique(story.handled, return_index=True)
@@ -137,7 +137,7 @@ def during(story: Story, what: str, begin: int, end: int) -> Figures:
             "received": int(got.sum()),
             "lost": int((accepted & ~got).sum()),
             "duplicates": int(((again >= begin) & (again < end)).sum()),
-            "elapsed_s": float((came - story.due)[got].max()) / 1e9 if got.any() else None,
+            "elapsed_s": float((came - story.sent)[got].max()) / 1e9 if got.any() else None,
         },
         # Who leaves is cancelled, as by SIGTERM: what it has in hand then comes again.
         {"rung": what, "allowed": "" if what == JOINS else "duplicates"},
