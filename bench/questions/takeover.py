@@ -121,8 +121,8 @@ class Story:
 def during(story: Story, what: str, begin: int, end: int) -> Figures:
     """What became of the messages that were handled from `begin` on, until the next thing was done, at `end`.
 
-    `elapsed_s` is how long the one of them that waited longest was on its way since it was sent. What was never handled is told by
-    when it was due.
+    `elapsed_s` is how long the one of them that waited longest had been sent. What was never handled is told by when
+    it was due.
     """
     numbers, first = np.unique(story.handled, return_index=True)
     came = np.full(len(story.due), -1, np.int64)
