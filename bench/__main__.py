@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -36,6 +37,33 @@ SHOWN = 10
 HERE = ("start_up", "faults")
 """Questions that are always measured on this machine, even with --workers."""
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
+
+RECIPES = """\
+URLs of managed clusters, for GREET_KAFKA_URL and GREET_RABBITMQ_URL:
+  Confluent Cloud     kafka+ssl://KEY:SECRET@HOST:9092?replication=3
+  Amazon MSK, SCRAM   kafka+ssl://USER:PASSWORD@HOST:9096,HOST:9096
+                      ?sasl=SCRAM-SHA-512&replication=3
+  Amazon MSK, IAM     kafka+ssl://HOST:9098,HOST:9098
+                      ?token_file=FILE&replication=3
+                      FILE holds a token of aws-msk-iam-sasl-signer-python;
+                      write it again every 10 minutes
+  Strimzi, SCRAM      kafka+ssl://USER:PASSWORD@HOST:9093
+                      ?sasl=SCRAM-SHA-512&replication=3&ca=ca.crt
+  Strimzi, TLS        kafka+ssl://HOST:9093
+                      ?replication=3&ca=ca.crt&cert=user.crt&key=user.key
+  Amazon MQ           amqps://USER:PASSWORD@HOST:5671/?queue_type=quorum
+  CloudAMQP           amqps://USER:PASSWORD@HOST/VHOST?queue_type=quorum
+  RabbitMQ operator   amqps://USER:PASSWORD@HOST:5671/
+                      ?queue_type=quorum&ca=ca.crt
+Write each URL on one line. In a user or password write @ / ? # % as
+%40 %2F %3F %23 %25. Export the URL and leave it out here: other users of this
+machine can see arguments. Each form was tried on a private broker that demands
+the same mechanism, and not on the service itself.
+
+status with a URL: 0 no faults; 1 something would disturb the figures;
+  2 wrong use; 3 the broker is not available
+status without a URL: 0, even if there are faults
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,8 +134,14 @@ def _parser() -> argparse.ArgumentParser:
     compare_.set_defaults(command=_compare)
     doctor_ = commands.add_parser(
         "doctor",
-        help="check what is available, what would disturb the figures, and how to fix it",
-        epilog="status: 0, even if there are problems",
+        help="check what is available, what a broker is like, what would disturb the figures, and how to fix it",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Check this machine, its clients and its brokers. With a URL, check only that\n"
+        "broker: this uses a topic of its own, which is deleted at the end.",
+        epilog=RECIPES,
+    )
+    doctor_.add_argument(
+        "url", nargs="?", metavar="URL", help="the broker; without it, those in GREET_*_URL are checked"
     )
     doctor_.set_defaults(command=_doctor)
     list_ = commands.add_parser("list", help="list the questions and the contenders")
@@ -382,19 +416,30 @@ def _compared(before: Path, after: Path, *, everything: bool) -> int:
     return WRONG if worse or gaps else WELL
 
 
-def _doctor(_: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> int:
     console, faults = _paper(), 0
 
     async def look() -> None:
         nonlocal faults
-        async for finding in doctor.examine():
+        async for finding in doctor.examine_broker(options.url) if options.url else doctor.examine():
             faults += bool(finding.fix)
-            fix = f"  ✗ {finding.fix}" if finding.fix else ""
-            console.print(f"{finding.what:<24}{finding.found}{fix}", markup=False, highlight=False, soft_wrap=True)
+            _tell(console, finding.what, finding.found, "")
+            if finding.fix:
+                _tell(console, "", finding.fix, "✗ ")
 
-    asyncio.run(look())
+    try:
+        asyncio.run(look())
+    except GreetError as error:
+        return _complain(str(error), USE if isinstance(error, ValueError) else MISSING)
     console.print(f"{faults or 'no'} fault{'' if faults == 1 else 's'}", highlight=False)
-    return WELL
+    return WRONG if options.url and faults else WELL
+
+
+def _tell(console: Console, what: str, found: str, mark: str) -> None:
+    """A line, or more of them where it is long, set in from the left."""
+    first = f"{what:<18}{mark}"
+    for line in textwrap.wrap(found, console.width - 1, initial_indent=first, subsequent_indent=" " * len(first)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _list(_: argparse.Namespace) -> int:

@@ -342,6 +342,10 @@ class Site(Protocol):
     def url(self) -> str:
         """The URL of its broker."""
 
+    @property
+    def made(self) -> dict[str, set[str]]:
+        """The groups of each topic that was made: where the broker stays, they are removed in the end."""
+
     def used(self) -> Used:
         """What its broker has used."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 
+from bench.contenders import access
 from bench.contenders.kafka_peers import Aiokafka
 from bench.model import Contender, Place
 
@@ -26,7 +27,7 @@ class AutoCommit(Aiokafka):
         """A group that starts at the oldest name."""
         async with AIOKafkaConsumer(
             place.topic,
-            bootstrap_servers=place.servers,
+            **access.aiokafka(place.url),
             group_id=f"{place.topic}:{group}",
             enable_auto_commit=True,
             auto_commit_interval_ms=100,

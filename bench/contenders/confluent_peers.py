@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from bench.contenders import access
 from bench.contenders.kafka_peers import ACKS, COMMITTED, Commits, make_topic
 from bench.model import Contender, Following, Place, Publisher
 from greet import Guarantee
@@ -31,12 +32,12 @@ FLUSH_S = 60.0
 
 def _producing(place: Place, **more: Any) -> dict[str, Any]:
     durable = place.guarantee is Guarantee.DURABLE
-    settings = {"bootstrap.servers": place.servers, "acks": ACKS[place.guarantee], "log_level": 0}
-    return settings | {"enable.idempotence": durable} | more
+    settings = access.confluent(place.url) | {"acks": ACKS[place.guarantee], "enable.idempotence": durable}
+    return settings | {"compression.type": access.compression(place) or "none"} | more
 
 
 def _consuming(place: Place, group: str) -> dict[str, Any]:
-    settings = {"bootstrap.servers": place.servers, "group.id": f"{place.topic}:{group}", "log_level": 0}
+    settings = access.confluent(place.url) | {"group.id": f"{place.topic}:{group}"}
     return settings | {"enable.auto.commit": False, "auto.offset.reset": "earliest", "fetch.queue.backoff.ms": 5}
 
 

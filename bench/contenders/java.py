@@ -17,6 +17,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from aiokafka.errors import KafkaError
+
+from bench.contenders import access
+from bench.contenders.kafka_peers import make_topic
 from bench.model import JAVA, Cell, Contender, Figures, Place, Publisher, Session, failure, more
 from greet import BrokerMissing, Guarantee
 from greet.brokers import kafka_tool
@@ -50,20 +54,22 @@ class Performance(Contender):
     async def measure(self, session: Session, cell: Cell, names: int) -> list[Figures]:
         """Two rows, "publish" and "consume"."""
         place = session.place(cell)
+        where = ["--bootstrap-server", ",".join(access.servers(access.address_of(place.url))), "--topic", place.topic]
         acks = {Guarantee.AT_MOST_ONCE: "0", Guarantee.AT_LEAST_ONCE: "1"}.get(cell.guarantee, "all")
         idempotent = str(cell.guarantee is Guarantee.DURABLE).lower()
-        producing = ["--bootstrap-server", place.servers, "--topic", place.topic, "--num-records", str(names)]
+        producing = [*where, "--num-records", str(names)]
         producing += ["--record-size", str(cell.size), "--throughput", "-1"]
         producing += ["--command-property", f"acks={acks}", f"enable.idempotence={idempotent}"]
-        producing += ["batch.size=262144", "linger.ms=5", "--warmup-records", str(int(names * WARM_UP))]
-        consuming = ["--bootstrap-server", place.servers, "--topic", place.topic, "--num-records", str(names)]
-        consuming += ["--hide-header"]
+        producing += ["batch.size=262144", "linger.ms=5", f"compression.type={access.compression(place) or 'none'}"]
+        producing += ["--warmup-records", str(int(names * WARM_UP))]
+        consuming = [*where, "--num-records", str(names), "--hide-header", "--group", f"{place.topic}:g0"]
         site = session.sites[self.design]
         try:
+            await make_topic(place)
             before = site.used()
-            sent, cpu_sent = await _run("ProducerPerformance", *producing)
+            sent, cpu_sent = await _run("ProducerPerformance", place.url, *producing)
             middle = site.used()
-            got, cpu_got = await _run("ConsumerPerformance", *consuming)
+            got, cpu_got = await _run("ConsumerPerformance", place.url, *consuming)
             after = site.used()
             accepted = int(re.findall(r"^(\d+) records sent", sent, re.MULTILINE)[-1])
             rate = float(re.findall(r"steady state records sent, ([\d.]+) records/sec", sent)[-1])
@@ -71,7 +77,7 @@ class Performance(Contender):
             received, fetched = int(fields[4]), float(fields[9])
         except BrokerMissing as error:
             return [failure(f"Kafka's tools cannot be had: {error}")]
-        except (LookupError, ValueError, TimeoutError, OSError) as error:
+        except (LookupError, ValueError, TimeoutError, OSError, KafkaError) as error:
             return [failure(f"Kafka's tool gave no figure: {type(error).__name__}")]
         counts: dict[str, Any] = {"sent": names, "accepted": accepted, "received": received}
         counts |= {"lost": max(0, accepted - received), "error": None, "survives": cell.guarantee.value}
@@ -93,19 +99,22 @@ class Performance(Contender):
         ]
 
 
-async def _run(tool: str, *arguments: str) -> tuple[str, float]:
-    return await run_tool(await kafka_tool(TOOLS + tool, *arguments))
+async def _run(tool: str, url: str, *arguments: str) -> tuple[str, float]:
+    with access.properties(url) as (path, pipe):
+        return await run_tool(await kafka_tool(TOOLS + tool, *arguments, "--command-config", path), pipes=[pipe])
 
 
-async def run_tool(command: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[str, float]:
-    """What a program printed, and the CPU seconds of it, the start of its JVM included.
+async def run_tool(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, pipes: Sequence[int] = ()
+) -> tuple[str, float]:
+    """What a program printed, and the CPU seconds of it, the start of its JVM included; it gets the ends of `pipes`.
 
     Raises:
         TimeoutError: it took longer than `LIMIT_S`.
     """
     before = os.times()
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=environment
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=environment, pass_fds=pipes
     )
     try:
         async with asyncio.timeout(LIMIT_S):

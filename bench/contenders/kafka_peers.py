@@ -22,6 +22,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.codec import has_gzip, has_lz4, has_snappy, has_zstd
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
+from bench.contenders import access
 from bench.model import Contender, Following, Place, Publisher
 from greet import Guarantee
 
@@ -39,13 +40,15 @@ _made: set[tuple[str, str]] = set()
 
 
 async def make_topic(place: Place) -> None:
-    """Have its topic, with as many partitions as it says; a process looks once."""
+    """Have its topic, with as many partitions as it says, and replicas as the URL says; a process looks once."""
     if (place.servers, place.topic) in _made:
         return
-    admin = AIOKafkaAdminClient(bootstrap_servers=place.servers)
+    replicas = int(access.options(place).get("replication", -1))
+    new = NewTopic(place.topic, place.partitions, replicas, {} if replicas < 0 else None)
+    admin = AIOKafkaAdminClient(**access.aiokafka(place.url))
     await admin.start()
     try:
-        response = await admin.create_topics([NewTopic(place.topic, place.partitions, -1, replica_assignments={})])
+        response = await admin.create_topics([new])
         error = for_code(response.topic_errors[0][1])
         if error.errno and error is not TopicAlreadyExistsError:
             raise error(place.topic)
@@ -65,20 +68,6 @@ def codecs() -> list[str]:
 def compiled() -> bool:
     """Whether aiokafka's C extensions are loaded."""
     return find_spec("aiokafka.record._crecords") is not None
-
-
-async def advertised(url: str) -> str:
-    """The first "host:port" to which clients are sent: what Kafka advertises, for RabbitMQ that of the URL."""
-    where = url.partition("?")[0].rpartition("@")[2].rpartition("//")[2].partition("/")[0].partition(",")[0]
-    if not url.startswith("kafka:"):
-        return where if ":" in where else f"{where}:5672"
-    admin = AIOKafkaAdminClient(bootstrap_servers=where)
-    await admin.start()
-    try:
-        first = (await admin.describe_cluster())["brokers"][0]
-    finally:
-        await admin.close()
-    return f"{first['host']}:{first['port']}"
 
 
 class _Sending(Publisher):
@@ -207,10 +196,10 @@ class Aiokafka(Contender):
         await make_topic(place)
         many = self.way == "many"
         async with AIOKafkaProducer(
-            bootstrap_servers=place.servers,
+            **access.aiokafka(place.url),
             acks=ACKS[place.guarantee],
             enable_idempotence=place.guarantee is Guarantee.DURABLE,
-            compression_type=dict(place.options).get("compression"),
+            compression_type=access.compression(place),
             **({"max_batch_size": FULL_BATCH} if many else {}),
         ) as producer:
             yield _Batches(producer, place) if many else _Sending(producer, place, place.window)
@@ -221,7 +210,7 @@ class Aiokafka(Contender):
         await make_topic(place)
         async with AIOKafkaConsumer(
             place.topic,
-            bootstrap_servers=place.servers,
+            **access.aiokafka(place.url),
             group_id=f"{place.topic}:{group}",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -267,10 +256,11 @@ class FastStreamKafka(Contender):
 
         await make_topic(place)
         durable = place.guarantee is Guarantee.DURABLE
-        settings: dict[str, Any] = {"acks": ACKS[place.guarantee], "enable_idempotence": durable, "logger": None}
+        settings = access.faststream(place.url) | {"acks": ACKS[place.guarantee], "enable_idempotence": durable}
+        settings |= {"compression_type": access.compression(place), "logger": None}
         if self.way == "many":
             settings["max_batch_size"] = BATCH_BYTES
-        async with KafkaBroker(place.servers, **settings) as broker:
+        async with KafkaBroker(**settings) as broker:
 
             async def publish(name: str) -> None:
                 await broker.publish(name, place.topic)
@@ -285,7 +275,7 @@ class FastStreamKafka(Contender):
 
         await make_topic(place)
         handled: asyncio.Queue[Any] = asyncio.Queue()
-        broker = KafkaBroker(place.servers, logger=None)
+        broker = KafkaBroker(**access.faststream(place.url), logger=None)
         settings: dict[str, Any] = {
             "group_id": f"{place.topic}:{group}",
             "auto_offset_reset": "earliest",

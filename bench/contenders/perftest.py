@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-import aiormq
-
+from bench.contenders import access
 from bench.contenders.java import LIMIT_S, WARM_UP, run_tool
+from bench.contenders.rabbitmq_peers import ACK_EVERY, connected, kind, prefetch
 from bench.model import PERFTEST, Cell, Contender, Figures, Place, Publisher, Session, failure, more
 from greet import BrokerMissing, Guarantee
 from greet.brokers.jars import cached, locked
@@ -28,7 +29,6 @@ LOCK = Path(__file__).with_name("perftest.lock")
 MESSAGES = 150_000
 BYTES = 1_500_000_000
 """So many of both in a repetition, at most: a JVM needs some ten seconds to show what it can."""
-ACK_EVERY = 50
 REPORT = re.compile(r"time ([\d.]+) s,(.*)")
 PERCENTILES = re.compile(r"consumer latency: \d+/(\d+)/\d+/\d+/(\d+) ")
 LOOK_S = 4
@@ -77,7 +77,7 @@ async def _perftest(place: Place, queue: str, phase: str, cell: Cell, names: int
     version = next(jar.version for jar in jars if jar.artifact == "perf-test")
     paths = ":".join(map(str, await cached(jars, f"PerfTest {version}")))
     words = ["-p", "-u", queue, "-e", place.topic, "-t", "fanout", "-k", "", "-s", str(cell.size)]
-    words += ["-x", str(int(phase != "consume")), "-y", str(int(phase != "publish")), "-q", "500"]
+    words += ["-x", str(int(phase != "consume")), "-y", str(int(phase != "publish")), "-q", str(prefetch(place))]
     if cell.guarantee is Guarantee.AT_MOST_ONCE:
         words.append("-a")
     else:
@@ -88,14 +88,27 @@ async def _perftest(place: Place, queue: str, phase: str, cell: Cell, names: int
         words += ["-r", f"{cell.rate:.0f}", "-i", str(LOOK_S), "-z", str(2 * LOOK_S)]
     else:
         words += ["-C", str(names), "-D", str(names), "-z", f"{LIMIT_S - 20:.0f}"]
-    return await run_tool([find_java(), "-cp", paths, "com.rabbitmq.perf.PerfTest", *words], {"URI": uri(place)})
+    door = await access.rabbitmq(place.url)
+    with TemporaryDirectory() as folder:
+        java = [find_java(), *(await _trusting(door, Path(folder)) if door.context else []), "-cp", paths]
+        return await run_tool([*java, "com.rabbitmq.perf.PerfTest", *words], {"URI": uri(door.url)})
 
 
-def uri(place: Place) -> str:
+async def _trusting(door: access.Door, folder: Path) -> list[str]:
+    """Options of Java by which PerfTest trusts the certificate that was verified for this host, and no other.
+
+    By itself it would look at no certificate, and with a store of authorities at no name of a host.
+    """
+    store = folder / "trusted.jks"
+    store.write_bytes(access.truststore(await door.certificate()))
+    return [f"-Djavax.net.ssl.trustStore={store}", "-Djavax.net.ssl.trustStoreType=JKS"]
+
+
+def uri(url: str) -> str:
     """The URL as Java's client reads it: "/" is no virtual host to it, and one in a name is %2F."""
-    parts = urlsplit(place.address)
+    parts = urlsplit(url)
     host = quote(unquote(parts.path.removeprefix("/")), safe="")
-    return parts._replace(path=f"/{host}" if host else "").geturl()
+    return parts._replace(path=f"/{host}" if host else "", query="").geturl()
 
 
 def counted(output: str, phase: str, names: int, left: int) -> dict[str, Any]:
@@ -133,11 +146,11 @@ def paced(output: str, rate: float) -> dict[str, Any]:
 async def _queue(place: Place) -> str:
     """A durable queue on a fan-out exchange, as greet has them: RabbitMQ 4.3 refuses what PerfTest would make."""
     queue = f"{place.topic}:g0"
-    connection = await aiormq.connect(place.address)
+    connection = await connected(place.url)
     try:
         channel = await connection.channel()
         await channel.exchange_declare(place.topic, exchange_type="fanout", durable=True)
-        await channel.queue_declare(queue, durable=True)
+        await channel.queue_declare(queue, durable=True, arguments=kind(place))
         await channel.queue_bind(queue, place.topic)
     finally:
         await connection.close()
@@ -146,7 +159,7 @@ async def _queue(place: Place) -> str:
 
 async def _left(place: Place, queue: str) -> int:
     """How many messages wait in the queue."""
-    connection = await aiormq.connect(place.address)
+    connection = await connected(place.url)
     try:
         channel = await connection.channel()
         return (await channel.queue_declare(queue, passive=True)).message_count or 0

@@ -17,11 +17,33 @@ import aio_pika
 import aiormq
 from aiormq.abc import DeliveredMessage
 
+from bench.contenders import access
 from bench.model import Contender, Following, Place, Publisher
 from greet import Guarantee
 
 PREFETCH = 500
 ACK_EVERY = 50
+
+
+async def connected(url: str) -> aiormq.abc.AbstractConnection:
+    """A connection of aiormq."""
+    door = await access.rabbitmq(url)
+    return await aiormq.connect(door.url, context=door.context)
+
+
+async def _robust(place: Place) -> aio_pika.abc.AbstractRobustConnection:
+    door = await access.rabbitmq(place.url)
+    return await aio_pika.connect_robust(door.url, ssl_context=door.context)
+
+
+def kind(place: Place) -> Any:
+    """The arguments of its queues: the type is said, as a virtual host may have another default."""
+    return {"x-queue-type": access.options(place).get("queue_type", "classic")}
+
+
+def prefetch(place: Place) -> int:
+    """How many messages a consumer holds, at most."""
+    return int(access.options(place).get("prefetch", PREFETCH))
 
 
 def _mode(place: Place) -> aio_pika.DeliveryMode:
@@ -87,7 +109,7 @@ class AioPika(Contender):
     @asynccontextmanager
     async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
         """`exchange.publish` with confirms."""
-        async with await aio_pika.connect_robust(place.address) as connection:
+        async with await _robust(place) as connection:
             channel = await connection.channel(publisher_confirms=_confirmed(place))
             exchange = await channel.declare_exchange(place.topic, aio_pika.ExchangeType.FANOUT, durable=True)
             mode, headers = _mode(place), place.headers or None
@@ -101,11 +123,11 @@ class AioPika(Contender):
     @asynccontextmanager
     async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
         """A queue of its own."""
-        async with await aio_pika.connect_robust(place.address) as connection:
+        async with await _robust(place) as connection:
             channel = await connection.channel()
-            await channel.set_qos(prefetch_count=PREFETCH)
+            await channel.set_qos(prefetch_count=prefetch(place))
             exchange = await channel.declare_exchange(place.topic, aio_pika.ExchangeType.FANOUT, durable=True)
-            queue = await channel.declare_queue(f"{place.topic}:{group}", durable=True)
+            queue = await channel.declare_queue(f"{place.topic}:{group}", durable=True, arguments=kind(place))
             await queue.bind(exchange)
             async with self.taking(queue, place) as names:
                 yield names
@@ -163,7 +185,7 @@ class Aiormq(Contender):
     @asynccontextmanager
     async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
         """A window of `basic_publish`; that is the limit, so none waits for the socket to drain."""
-        connection = await aiormq.connect(place.address)
+        connection = await connected(place.url)
         try:
             channel: Any = await connection.channel(publisher_confirms=_confirmed(place))  # its type lacks `wait`
             await channel.exchange_declare(place.topic, exchange_type="fanout", durable=True)
@@ -180,13 +202,13 @@ class Aiormq(Contender):
     @asynccontextmanager
     async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
         """Every fiftieth message acknowledges those before it."""
-        connection = await aiormq.connect(place.address)
+        connection = await connected(place.url)
         try:
             channel = await connection.channel()
-            await channel.basic_qos(prefetch_count=PREFETCH)
+            await channel.basic_qos(prefetch_count=prefetch(place))
             await channel.exchange_declare(place.topic, exchange_type="fanout", durable=True)
             queue = f"{place.topic}:{group}"
-            await channel.queue_declare(queue, durable=True)
+            await channel.queue_declare(queue, durable=True, arguments=kind(place))
             await channel.queue_bind(queue, place.topic)
             deliveries = _AiormqDeliveries(channel, place)
             await channel.basic_consume(queue, deliveries.on_message, no_ack=not _confirmed(place))
@@ -205,10 +227,12 @@ class FastStreamRabbit(Contender):
     async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
         """`broker.publish` to the exchange."""
         from faststream.rabbit import ExchangeType, RabbitBroker, RabbitExchange  # noqa: PLC0415, an extra
+        from faststream.security import BaseSecurity  # noqa: PLC0415
 
         exchange = RabbitExchange(place.topic, type=ExchangeType.FANOUT, durable=True)
         persist = place.guarantee is Guarantee.DURABLE
-        async with RabbitBroker(place.address, logger=None) as broker:
+        door = await access.rabbitmq(place.url)
+        async with RabbitBroker(door.url, security=BaseSecurity(door.context), logger=None) as broker:
 
             async def publish(name: str) -> None:
                 await broker.publish(name, exchange=exchange, persist=persist)
@@ -219,13 +243,15 @@ class FastStreamRabbit(Contender):
     async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
         """A subscriber that hands on each message."""
         from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue  # noqa: PLC0415
+        from faststream.security import BaseSecurity  # noqa: PLC0415
 
         handled: asyncio.Queue[str] = asyncio.Queue()
-        channel = Channel(prefetch_count=PREFETCH)
-        broker = RabbitBroker(place.address, default_channel=channel, logger=None)
+        channel, door = Channel(prefetch_count=prefetch(place)), await access.rabbitmq(place.url)
+        security = BaseSecurity(door.context)
+        broker = RabbitBroker(door.url, security=security, default_channel=channel, logger=None)
         exchange = RabbitExchange(place.topic, type=ExchangeType.FANOUT, durable=True)
 
-        @broker.subscriber(RabbitQueue(f"{place.topic}:{group}", durable=True), exchange)
+        @broker.subscriber(RabbitQueue(f"{place.topic}:{group}", durable=True, arguments=kind(place)), exchange)
         async def handle(name: str) -> None:
             handled.put_nowait(name)
 

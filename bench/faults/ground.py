@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import greet
+from bench.contenders.cleanup import remove
 from bench.faults.proxy import Proxy, proxy
 from bench.measure.carry import Crew
 from bench.measure.sites import by_broker, used
@@ -30,6 +31,8 @@ class Ground:
     broker: Broker | None = None
     """None where it is not ours: it is not killed then, and what it costs is not known."""
     proxy: Proxy | None = None
+    made: dict[str, set[str]] = field(default_factory=dict)
+    """The groups of each topic that was made: where the broker stays, they are removed in the end."""
 
     def used(self) -> Used:
         """CPU seconds and MB of the broker so far."""
@@ -93,7 +96,9 @@ async def grounds(
             url = design.url(ground.url)
             try:
                 greet.connect(url)  # it has what it needs
-                found[design.name] = replace(ground, design=design, url=url)
+                here = found[design.name] = replace(ground, design=design, url=url, made={})
+                if not design.in_process and ground.broker is None:
+                    stack.push_async_callback(remove, design.name, url, here.made)
             except GreetError as error:
                 missing[design.name] = str(error)
 

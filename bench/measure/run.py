@@ -242,15 +242,18 @@ class _Seat:
 async def session(
     settings: Settings, executor: Callable[[], AbstractContextManager[Executor]] = processes
 ) -> AsyncIterator[OpenSession]:
-    """Brokers up and workers at hand; another `executor` may place the workers elsewhere."""
+    """Brokers up and workers at hand; another `executor` may place the workers elsewhere.
+
+    The workers go first: who still publishes or reads would make again what is removed from a broker that stays.
+    """
     seat = _Seat(executor)
-    try:
-        async with sites(settings.designs) as (found, missing):
-            opened = OpenSession(settings, found, missing, seat)
+    async with sites(settings.designs) as (found, missing):
+        opened = OpenSession(settings, found, missing, seat)
+        try:
             async with opened.opened:
                 yield opened
-    finally:
-        seat.vacate()
+        finally:
+            seat.vacate()
 
 
 @dataclass(frozen=True)

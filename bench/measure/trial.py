@@ -68,6 +68,10 @@ class Ground(Protocol):
     def through(self) -> str:
         """The URL of a proxy before it, if there is one."""
 
+    @property
+    def made(self) -> dict[str, set[str]]:
+        """The groups of each topic that was made."""
+
     def used(self) -> Used:
         """What its broker has used so far."""
 
@@ -330,6 +334,8 @@ class Trial:
     def _place(self, url: str) -> Place:
         """A topic of its own."""
         workload, topic = self.workload, f"bench-{secrets.token_hex(6)}"
+        if url:
+            self.ground.made[topic] = {f"g{group}" for group in range(workload.groups)}
         return Place(url, topic, workload.guarantee, self.partitions, self.contender.window, self._options)
 
     @property

@@ -144,6 +144,10 @@ def test_list_names_every_question_and_contender() -> None:
         (["compare", "/nowhere"], "one run cannot be compared"),
         (["report", "\x1b[31m\u202e"], "No such file"),
         (["fly"], "invalid choice"),
+        (["doctor", "asyncio:"], "asyncio has no broker to look at: give a URL of RabbitMQ or Kafka"),
+        (["doctor", "http://h"], "no design has the scheme 'http'"),
+        (["doctor", "kafka://127.0.0.1:1?x=y"], "unknown key 'x' in the URL"),
+        (["doctor", "amqp://u:Pa55@h/"], "would cross the network unencrypted"),
     ],
 )
 def test_wrong_use_is_one_line_and_two(words: list[str], said: str) -> None:
@@ -160,6 +164,14 @@ def test_help_teaches(words: list[str]) -> None:
     ended = call(*words, "--help")
     assert ended.returncode == 0
     assert "usage: python -m bench" in ended.stdout
+
+
+@pytest.mark.parametrize("url", ["kafka://127.0.0.1:1?timeout=2", "amqp://127.0.0.1:1?timeout=2"])
+def test_doctor_of_a_broker_that_is_not_there_is_one_line_and_three(url: str) -> None:
+    ended = call("doctor", url)
+    assert ended.returncode == 3
+    (line,) = ended.stderr.splitlines()
+    assert "127.0.0.1:1" in line
 
 
 def unreachable(**more: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from bench.contenders import every, java, kafka_peers, missing, perftest
+from bench.contenders import every, java, kafka_peers, perftest
 from bench.contenders.confluent_peers import CONTENDERS as CONFLUENT
 from bench.contenders.kafka_peers import CONTENDERS as KAFKA
 from bench.contenders.rabbitmq_peers import CONTENDERS as RABBITMQ
@@ -172,7 +172,7 @@ def test_perftest_is_taken_at_what_arrived_when_it_was_warm() -> None:
     ],
 )
 def test_perftest_gets_the_virtual_host_as_java_reads_it(url: str, uri: str) -> None:
-    assert perftest.uri(place(url, "t")) == uri
+    assert perftest.uri(url) == uri
 
 
 @pytest.mark.timeout(360)
@@ -284,36 +284,6 @@ async def test_a_list_that_fails_is_not_counted(kafka_url: str, topic: str) -> N
 )
 def test_servers_hold_nothing_of_the_login(url: str) -> None:
     assert place(url, "t").servers == "a:1,b:2"
-
-
-@pytest.mark.parametrize(
-    ("design", "url", "without"),
-    [
-        ("kafka", "kafka://user:Pa55@127.0.0.1:9092", "a login"),
-        ("kafka", "kafka+ssl://127.0.0.1:9092?ca=/a", "TLS"),
-        ("kafka", "kafka+ssl://user:Pa55@127.0.0.1:9092", "TLS"),
-        ("kafka", "kafka://127.0.0.1:9092?compression=gzip&timeout=3", "compression"),
-        ("kafka", "kafka://127.0.0.1:9092,127.0.0.1:9093?partitions=1", ""),
-        ("kafka", "kafka://127.0.0.1:no", ""),
-        ("rabbitmq", "amqps://user:Pa55@127.0.0.1/", "TLS"),
-        ("rabbitmq", "amqp://user:Pa55@127.0.0.1,127.0.0.2/", "several hosts"),
-        ("rabbitmq", "amqp://user:Pa55@127.0.0.1/?queue_type=quorum", "queue_type"),
-        ("rabbitmq", "amqp://user:Pa55@127.0.0.1/vhost", ""),
-        ("rabbitmq", "", ""),
-    ],
-)
-def test_peers_are_left_out_where_only_greet_knows_the_way(
-    design: str, url: str, without: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for variable in VARIABLES.values():
-        monkeypatch.delenv(variable, raising=False)
-    usual, told = every(), missing()
-    monkeypatch.setenv(VARIABLES[design], url)
-    left_out = [one for one in usual if without and one.design == design and one.name != "greet"]
-    assert every() == [one for one in usual if one not in left_out]
-    new = {f"peers of {design}": f"name a broker in {VARIABLES[design]} without {without}"} if without else {}
-    assert missing() == told | new
-    assert "Pa55" not in str(missing())
 
 
 @pytest.mark.usefixtures("kafka_url")
