@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """The number of figures of a comparison that are printed without --all."""
-HERE = ("start_up", "faults")
+HERE = ("start_up", "takeover", "connections", "faults")
 """Questions that are always measured on this machine, even with --workers."""
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 

@@ -78,7 +78,8 @@ def _arrived(rows: pd.DataFrame) -> list[str]:
     if wrong.any() or failed:
         return [f"Not all went well: {_said(wrong) or 'nothing lost'}; {failed} of {len(rows)} repetitions failed."]
     # what was published with nobody reading is counted where it was read
-    own = rows[rows["question"].ne("faults") & rows["params.phase"].ne("publish") & tables.told_apart(rows)]
+    hurt = rows["question"].isin(["faults", "takeover"])
+    own = rows[~hurt & rows["params.phase"].ne("publish") & tables.told_apart(rows)]
     how = "once and in order" if own["reordered"].notna().all() else "once, and in order where that is promised"
     total = f"{own['received'].sum():,.0f} receipts, one of a message in each group, in {len(own)} repetitions"
     return [f"Without faults every message arrived, {how}: {total}."] if len(own) else []
