@@ -1,6 +1,6 @@
 """The one interface that all designs share: its docstrings are the contract.
 
-A `Line` carries names from whoever publishes to every group that subscribes:
+A `Line` carries names from publishers to every group that subscribes:
 
     publish ──► Line ──► group "hello"   ──► one of its members
                     └──► group "goodbye" ──► one of its members

@@ -3,7 +3,7 @@
 200 messages a second are published, to two partitions where there are partitions, and a member handles them. A second
 one joins, and the first leaves; a third one joins, and the second is killed (SIGKILL). So who goes is the older one,
 which of a stream is the one that reads. Each time it is told how long the message that waited longest was on its way,
-and how many came twice. Where members share a topic by partitions, half of the messages wait for whoever takes over a
+and how many came twice. Where members share a topic by partitions, half of the messages wait for the member that takes over a
 partition; the others may go on.
 
 RabbitMQ and a share group see that the connection of a killed member has ended. A consumer group of Kafka waits for
@@ -145,7 +145,7 @@ def during(story: Story, what: str, begin: int, end: int) -> Figures:
 
 
 class _Group:
-    """A publisher and the members of a group, each a process of its own with a journal that outlives it."""
+    """A publisher and the members of a group, each a process of its own with a journal that survives it."""
 
     def __init__(self, contender: Contender, place: Place, folder: Path) -> None:
         self._contender, self._place, self._folder = contender, place, folder

@@ -102,7 +102,7 @@ def picture(rows: pd.DataFrame) -> Picture:
     full = rows[rows["x"].eq(most) & rows["design"].isin(pictures.told(rows["design"]))]
     busy = full.groupby("line")["value"].median().sort_values(ascending=False) * work_ms / 1000
     said = pictures.listed([f"{one} {pictures.number(count)}" for one, count in busy.items()])
-    members = f"Of {most:g} members that take {work_ms:g} ms a message, so many are at work at a time"
+    members = f"Of {most:g} members that take {work_ms:g} ms a message, so many work at the same time"
     return Lines(
         title=pictures.headline(said and f"{members}: {said}", __doc__),
         rows=rows,

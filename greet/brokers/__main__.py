@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def keep(products: Sequence[Product], *, required: bool) -> int:
-    """Keep a broker of each of `products` up; 0 once interrupted, 3 if none, or a `required` one, cannot be had."""
+    """Keep a broker of each of `products` running; 0 once interrupted, 3 if none, or a `required` one, is available."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM) if sys.platform != "win32" else ():
@@ -51,7 +51,7 @@ async def keep(products: Sequence[Product], *, required: bool) -> int:
 
 
 async def keep_one(product: Product, *, required: bool) -> None:
-    """Keep one broker up until cancelled; if it cannot be had says why, and raises that only if `required`."""
+    """Keep one broker running until cancelled. If it is not available, print why, and raise that if `required`."""
     print(f"{product.title}: starting …", file=sys.stderr)
     try:
         async with private(product) as broker:

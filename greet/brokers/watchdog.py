@@ -1,7 +1,7 @@
 """Ends a private broker with all that it started, also when the Python that owned it was killed.
 
 Every process of a broker has `MARK` with the broker's folder in its environment, which its own children
-inherit; so epmd, which makes a daemon of itself, is found as surely as a server that was started again.
+inherit; so epmd, which makes a daemon of itself, is found just like a server that was started again.
 Run as a script (`watchdog.py FOLDER OWNER`), this file sleeps until the process `OWNER`, its parent, is
 gone, and then ends what is left. It imports nothing of greet, so that it stands before the broker does.
 """

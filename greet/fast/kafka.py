@@ -2,8 +2,8 @@
 
 It also keeps what that cannot keep with what aiokafka documents:
 - Publishers of AT_MOST_ONCE notice that their broker does not answer any more: it is asked now and then.
-- Leaving ends by its deadline, and nothing goes on behind it: connections are cut. Whoever still
-  publishes is told so at once.
+- Leaving ends by its deadline, and nothing goes on behind it: connections are cut. Calls that
+  still publish fail at once.
 
 How long messages are carried is in `greet.fast.kafka_wire`. What both use of aiokafka that is private:
 
@@ -164,7 +164,7 @@ class FastKafkaLine(KafkaLine):
 class _Outbox:
     """The way out to one partition: a lone name leaves at once; names that come meanwhile share a batch.
 
-    So a thousand publishers fill a batch while the last one is under way, and none waits for a linger.
+    So a thousand publishers fill a batch while the last one is being sent, and none waits for a linger.
     """
 
     def __init__(self, line: FastKafkaLine, number: int) -> None:
@@ -172,7 +172,7 @@ class _Outbox:
         self._number = number
         self._lane = line._lanes[number]
         self._crowded = False  # the last batch was shared, so who comes now is hardly alone
-        self._bodies: list[bytes] = []  # what waits for the lane,
+        self._bodies: list[bytes] = []  # the names that wait for the lane,
         self._posted: list[asyncio.Future[None]] = []  # and its publishers
 
     def post(self, body: bytes) -> Awaitable[Any]:
@@ -187,7 +187,7 @@ class _Outbox:
         return posted
 
     async def _send_posted(self, deadline: float) -> None:
-        """Send what waits when the lane is free, as much of it as one batch holds."""
+        """When the lane is free, send as many of the waiting names as one batch holds."""
         line = self._line
         failure: GreetError = PublishUnknown("the line was closed: publish it again if a duplicate does no harm")
         async with self._lane:  # who holds it began earlier, so its deadline comes earlier too
@@ -220,7 +220,7 @@ class _Outbox:
 
 
 def _fitting(bodies: Sequence[bytes], start: int, most: int) -> int:
-    """How many of `bodies`, from number `start` on, a batch of `most` bytes surely holds; at least one."""
+    """How many of `bodies`, from number `start` on, a batch of `most` bytes certainly holds; at least one."""
     size = 0
     for count, body in enumerate(islice(bodies, start, None)):
         size += len(body) + RECORD_BYTES

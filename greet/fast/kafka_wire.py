@@ -235,7 +235,7 @@ class Frames(asyncio.BufferedProtocol):
         self._filled = filled - start
 
     def _hand_on(self, answer: memoryview) -> bool:
-        """Give an answer to whoever waits for it; False if the connection is closed."""
+        """Give an answer to the call that waits for it; False if the connection is closed."""
         connection = self._connection
         if connection._reader is None:
             return False

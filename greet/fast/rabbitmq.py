@@ -163,7 +163,7 @@ class FastRabbitMQLine(RabbitMQLine):
     def _usable(self) -> bool:
         outbox = self._outbox
         # A broker sends something twice in each heartbeat. If nothing was read for longer, it is silent, or our
-        # loop stood still: then it may have given the connection up, and it is asked first.
+        # loop was blocked: then it may have closed the connection, and it is asked first.
         return outbox is not None and outbox.open and self._time() - self._link.wire.heard < self._link.heartbeat
 
     def _is_open(self) -> bool:
@@ -460,7 +460,7 @@ class Inbox:
         self._wire.write(marshal(Basic.Reject(tag, requeue=False), self._channel))
 
     def close(self) -> None:
-        """Forget what nobody took: the broker delivers it again, to whoever reads."""
+        """Forget the messages that nobody took: the broker delivers them again, to any member."""
         self.open = False
         self._bodies, self._origins = [], []
         self._wake()
@@ -744,7 +744,7 @@ class Outbox:
             raise PublishFailed(f"{count} names published before were dropped: {nowhere(self._exchange)}")
 
     def close(self, reason: str, reply: BaseException | None = None) -> None:
-        """Use it no more. Whatever was written may be accepted; whatever was not, surely is not.
+        """Use it no more. Names that were written may be accepted; all others are certainly not.
 
         `reply` is the broker's, which closed the channel: it has not accepted a name that was alone there.
         """

@@ -45,3 +45,10 @@ def test_every_command_is_understood() -> None:
 def test_every_link_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_screenshot_is_there_for_both_grounds_and_small() -> None:
+    shown = re.findall(r'(?:src|srcset)="([^"]+)"', README)
+    assert shown == ["pictures/walkthrough-dark.png", "pictures/walkthrough.png"]
+    for target in shown:
+        assert (ROOT / target).stat().st_size < 150_000
