@@ -24,7 +24,7 @@ help:
 	@echo "make test    the tests and the notebooks, but what is long   (ARGS=... is passed on)"
 	@echo "make test-all  also the long kills, clusters, peers and the browser"
 	@echo "make lab     the notebooks, in JupyterLab"
-	@echo "make check   ruff, mypy --strict, and which way imports run"
+	@echo "make check   ruff, mypy --strict, the import rules and the words of the texts"
 	@echo "make reference  all that is published, measured and drawn anew: two hours and a half"
 	@echo "make lock    write the locks anew from pyproject.toml        (needs uv)"
 	@echo "make clean   remove .venv and the caches; results/ stays"

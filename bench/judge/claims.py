@@ -378,7 +378,7 @@ def _scalable(run: Figures) -> Verdict:
 
 
 Told = tuple[str, bool, bool | None]
-"""Evidence, whether messages were lost or doubled, and whether it kept up: None settles nothing."""
+"""Evidence, whether messages were lost or duplicated, and whether it kept up: None settles nothing."""
 
 
 def _concurrent(run: Figures) -> Verdict:
@@ -396,7 +396,7 @@ def _concurrent(run: Figures) -> Verdict:
     settled = [kept for _, _, kept in told if kept is not None]
     if any(wrong for _, wrong, _ in told):
         return Verdict(FAILS, evidence)
-    return _settled(evidence, *settled, on="what there is much of") if settled else Verdict(UNKNOWN, evidence)
+    return _settled(evidence, *settled, on="whether publishers or connections are many") if settled else Verdict(UNKNOWN, evidence)
 
 
 def _many_publishers(run: Figures) -> Told:
@@ -437,7 +437,7 @@ def _many_connections(run: Figures) -> Told:
     evidence += f" ({many['contender']}), and {wrong} messages were lost or duplicated"
     with suppress(Missing):  # of a broker whose memory was not seen
         sizes = [run.median("rss_mb.broker", **cell) for cell in (many, few)]
-        evidence += "; the broker holds {:.0f} and {:.0f} MB".format(*sizes)
+        evidence += "; the broker uses {:.0f} and {:.0f} MB".format(*sizes)
     with suppress(Missing):
         theirs = run._client(min, P99, _crowd("rabbitmq", CROWD))
         evidence += f"; RabbitMQ's p99 with as many is {_two(run.median(P99, **theirs))} ms"

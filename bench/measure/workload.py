@@ -146,7 +146,7 @@ def _key(read: Callable[[Value], Value], what: str, part: str = "") -> dict[str,
 
 @dataclass(frozen=True)
 class Workload:
-    """A workload: the messages, how many, who reads them, and what is needed."""
+    """A workload: the messages, how many, the readers, and what is needed."""
 
     about: str = field(default="", metadata=_key(_text, "one line of description", "The workload"))
     size: Value = field(

@@ -1,12 +1,12 @@
-"""Does it stay as quick with a thousand connections, most of them idle?
+"""Is it as fast with a thousand connections, most of them idle?
 
-10, 100 and 1,000 publishers in one process, each with a connection of its own, as many small services would have
-them, take turns: together they send 400 messages a second, so each of a thousand sends one in 2.5 seconds. One member
-of a group, in another process, reads. Each repetition has a broker of its own, started for it and private, so that its
-memory is that of these connections and not of what was measured before: 10 first, then 100, then 1,000. The clients are
-the plain drivers, aiormq and aiokafka, and greet where these are left out; their defaults hold. The publishers wake
-up to a millisecond late, as their event loop counts whole ones. Kafka's heap is of 1 GB, as is usual, and fills
-whatever is done, so its memory says less than RabbitMQ's.
+10, 100 and 1,000 publishers in one process, each with its own connection, like many small services. They take turns:
+together they send 400 messages a second, so each of a thousand sends one in 2.5 seconds. One member of a group, in
+another process, reads. Each repetition has its own private broker, so that the broker's memory is that of these
+connections and not of earlier measurements: 10 first, then 100, then 1,000. The clients are the plain drivers, aiormq
+and aiokafka, or greet if these are left out, with their default settings. The publishers wake up to a millisecond
+late, because their event loop counts whole milliseconds. Kafka has its usual heap of 1 GB and fills it in any case,
+so its memory says less than RabbitMQ's.
 """
 
 from __future__ import annotations

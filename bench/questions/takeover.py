@@ -1,16 +1,16 @@
 """How long do messages wait when a member of their group is killed, joins or leaves?
 
-200 messages a second are published, to two partitions where there are partitions, and a member handles them. A second
-one joins, and the first leaves; a third one joins, and the second is killed (SIGKILL). So who goes is the older one,
-which of a stream is the one that reads. Each time it is told how long the message that waited longest was on its way,
-and how many came twice. Where members share a topic by partitions, half of the messages wait for the member that takes over a
-partition; the others may go on.
+A publisher sends 200 messages a second, to two partitions if the design has partitions, and one member handles them.
+A second member joins, and the first leaves; a third one joins, and the second is killed (SIGKILL). So the older member
+goes; with a stream this is the member that reads. For each step the table shows the longest time that a message was on
+its way, and how many messages came twice. If the members share a topic by partitions, half of the messages wait for
+the member that takes over a partition; the others may continue.
 
-RabbitMQ and a share group see that the connection of a killed member has ended. A consumer group of Kafka waits for
-its session to run out, so that time is what is measured: 6 s here, with a heartbeat each 0.25 s, as greet has it. By
-default it is 45 s, with a heartbeat each 3 s in the classic protocol and each 5 s in the new one (KIP-848), where the
-broker says so and not the client. So Kafka's groups are on a broker of their own that is told the same.
-confluent-kafka stands beside greet, by the classic protocol and by the new one.
+RabbitMQ and a share group notice that the connection of a killed member has ended. A Kafka consumer group waits until
+the member's session times out, so this time is measured: 6 s here, with a heartbeat each 0.25 s, as in greet. The
+default is 45 s, with a heartbeat each 3 s in the classic protocol and each 5 s in the new one (KIP-848), where the
+broker sets it, not the client. So Kafka's groups use a separate broker with the same settings. confluent-kafka is
+measured beside greet, with the classic and with the new protocol.
 """
 
 from __future__ import annotations

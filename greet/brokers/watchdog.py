@@ -58,7 +58,7 @@ def end(folder: Path) -> None:
 
 
 def main() -> None:
-    """Outlive the parent, then end its broker."""
+    """Survive the parent, then end its broker."""
     folder, owner = Path(sys.argv[1]), int(sys.argv[2])
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)

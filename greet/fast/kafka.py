@@ -29,7 +29,7 @@ How long messages are carried is in `greet.fast.kafka_wire`. What both use of ai
       .ensure_coordinator_known
     Producer._message_accumulator         a batch lives as long as the call   publishing while a broker restarts,
       ._batch_ttl                           that sends it, not as a request     without DURABLE
-      ._batches, ._pending_batches        to tell who waits for a batch       who publishes while the line is left
+      ._batches, ._pending_batches        to fail the calls that wait         publishing while the line is left
     BatchBuilder._build                   what a batch of long bodies stands    publishing long names
       ._set_producer_state                  in for
     Client._get_conn, ._conns             connections that copy less            all
@@ -426,7 +426,7 @@ async def _kill(client: AIOKafkaProducer | AIOKafkaConsumer, stopping: asyncio.F
 
 
 async def _fail_batches(producer: AIOKafkaProducer) -> None:
-    """Tell who waits for a batch that nobody will send it any more."""
+    """Fail the calls that wait for a batch: it will not be sent any more."""
     accumulator = producer._message_accumulator
     batches = {*accumulator._pending_batches, *(batch for queue in accumulator._batches.values() for batch in queue)}
     accumulator._pending_batches |= batches  # it is taken out of there, also when it is not in there

@@ -28,7 +28,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 SECONDS = 120
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
 SCREENSHOTS = os.environ.get("GREET_SCREENSHOTS")
-"""A folder, for who wants to look at the notebooks: one picture in light and one in dark of each."""
+"""A folder for pictures of the notebooks, in light and dark, and for the picture in README.md (walkthrough*.png)."""
+WALKTHROUGH = ("00_start_here", 19)
+"""The notebook in the picture of README.md, and its cell at the top: the film of twelve names."""
 
 pytestmark = [
     pytest.mark.long,
@@ -183,6 +185,11 @@ SCROLL = """share => {
     notebook.activeCellIndex = Math.round(share * (notebook.widgets.length - 1));
     return notebook.scrollToItem(notebook.activeCellIndex, 'start');
 }"""
+SCROLL_TO = """place => {
+    const notebook = window.jupyterapp.shell.currentWidget.content;
+    notebook.activeCellIndex = place;
+    return notebook.scrollToItem(place, 'start');
+}"""
 
 
 async def _menu(page: Page, menu: str, item: str) -> None:
@@ -221,6 +228,12 @@ async def _photograph(page: Page, folder: Path, name: str) -> None:
             await page.evaluate(SCROLL, place / 5)
             await page.wait_for_timeout(500)
             await page.screenshot(path=folder / f"{name}-{theme.split()[1].lower()}-{place}.png")
+        if name == WALKTHROUGH[0]:
+            await page.set_viewport_size({"width": 1100, "height": 760})
+            await page.evaluate(SCROLL_TO, WALKTHROUGH[1])
+            await page.wait_for_timeout(1000)
+            await page.screenshot(path=folder / f"walkthrough{'-dark' if theme.endswith('Dark') else ''}.png")
+            await page.set_viewport_size({"width": 1280, "height": 1600})
 
 
 # One cell after the other, each when the one before is done.

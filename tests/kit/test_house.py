@@ -1,8 +1,9 @@
-"""The house stands as it is drawn: imports run one way, and each driver has one room."""
+"""The house stands as it is drawn: imports run one way, each driver has one room, and the texts are plain English."""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -148,6 +149,63 @@ def test_nobody_waits_for_a_library_that_is_not_used(design: str) -> None:
     code = f"import sys, greet; greet.connect('{design}:'); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30).stdout
     assert {"aio_pika", "aiokafka", "psutil", "pandas", "matplotlib"}.isdisjoint(loaded.split())
+
+
+HARD = {
+    "whoever": "the member that, anybody",
+    "who (?:wants?|waits|dies|publishes|subscribes|reads)(?! [^.|]*\\?)": "a reader that",
+    "what waits": "waiting messages, a backlog",
+    "outliv\\w+": "survive",
+    "dealt|deal(?:s|ing)?(?: \\w+)? out": "deliver, share",
+    "doubled|an? double": "duplicate",
+    "the other way round": "say which way",
+    "mend(?:s|ed)?": "fix, repair",
+    "surely": "certainly",
+    "in silence": "silently",
+    "under way": "being sent, not acknowledged yet",
+    "anew": "again",
+    "at work": "working",
+    "(?:stood|stands?) still": "is blocked, is stopped",
+    "downfalls?": "weak point",
+    "(?:is|are|was) called one": "counts",
+    "be had": "is available",
+    "(?:hung|hangs) up": "closed the connection",
+    "so soon (?:does|is)|so long does": "within this time",
+    "(?<!there\\s)(?:is|was) no (?:name|number|answer|message|program|duplicate|difference)": "is not a",
+}
+"""What is a riddle in a second language, as a pattern, and what to write: what manuals of brokers and pytest write."""
+READ = ("greet/**/*.py", "bench/questions/*.py", "bench/judge/*.py", "bench/**/__main__.py", "bench/**/workload.py")
+"""The code whose sentences a user reads: docstrings of the designs, questions, answers, help and errors."""
+
+
+def sentences() -> dict[str, str]:
+    """What a user reads: the README, the text of the notebooks, and the code of `READ`."""
+    found = {"README.md": (ROOT / "README.md").read_text(encoding="utf-8")}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        found[path.name] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    for path in sorted({path for pattern in READ for path in ROOT.glob(pattern)}):
+        found[path.relative_to(ROOT).as_posix()] = path.read_text(encoding="utf-8")
+    return found
+
+
+def hard(text: str) -> list[str]:
+    """The words of `HARD` in a text, each with its line and what to write instead; also where a line is broken."""
+    return [
+        f"line {text.count(chr(10), 0, found.start()) + 1}: {found[0]!r}, write: {instead}"
+        for words, instead in HARD.items()
+        for found in re.finditer(rf"\b(?:{words.replace(' ', chr(92) + 's+')})\b", text, re.IGNORECASE)
+    ]
+
+
+@pytest.mark.parametrize(("name", "text"), [pytest.param(*one, id=one[0]) for one in sentences().items()])
+def test_what_a_user_reads_is_plain_english(name: str, text: str) -> None:
+    assert hard(text) == [], name
+
+
+@pytest.mark.parametrize("words", ["Who wants them subscribes.", "it was\n  handled in\n silence", "surely sent"])
+def test_a_riddle_is_found(words: str) -> None:
+    assert len(hard(words)) == 1
 
 
 def test_nothing_names_a_machine() -> None:
