@@ -21,7 +21,7 @@ ASKED = {
     "survive": "survives the kill of",
     "order": "in order",
     "replay": "read again later",
-    "apart": "programs of their own",
+    "apart": "separate programs",
 }
 
 

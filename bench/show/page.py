@@ -29,9 +29,9 @@ def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
         parts += _contents(rows)
         parts += ["<h2>What was counted</h2>", *_items([*report.conclusion(rows), *report.errors(rows)])]
     if len(rows):
-        parts += ["<h2>What is usually said</h2>", _table(judged[judged["verdict"] != claims.UNKNOWN])]
+        parts += ["<h2>What people say</h2>", _table(judged[judged["verdict"] != claims.UNKNOWN])]
         left = [f"{remedy}: {' '.join(of)}" for remedy, of in answer.open_claims(judged).items()]
-        parts += ["<h2>What stays open</h2>", *_items(left)] if left else []
+        parts += ["<h2>Open claims</h2>", *_items(left)] if left else []
     if len(ratios := targets.table(rows)):
         parts += [f"<h2>{report.BESIDE}</h2><p>{report.RATIOS}</p>", _table(ratios)]
     if len(rows):

@@ -18,9 +18,9 @@ from bench.show import workload
 from bench.stats import short
 
 BESIDE = "greet beside its peers"
-RATIOS = "paired by round, with the 95 % interval. A target was set beforehand, and is met where all of the interval is"
+RATIOS = "paired by round, with the 95 % interval. A target was set beforehand; the whole interval must meet it"
 BEGIN, END = "<!-- bench report --markdown: begin -->\n", "<!-- bench report --markdown: end -->"
-"""The marks in a file, between which the Markdown stands."""
+"""The marks in a file: the Markdown is written between them."""
 PAIRED = "Ratios are paired by round, so they may differ from the quotient of two medians."
 DEFAULTS = "What decides each contender's figures"
 LONG = 24  # lines of a table, beyond which the README has it folded
@@ -43,20 +43,20 @@ LEAST_FIRST = (
     "from when it was due, p50 ms",
     "count",
 )
-"""The columns of tables, those first that are left out first where there is no room."""
+"""The columns of tables that are left out if there is no space, in this order."""
 NEXT = (
     (
         "python -m bench workload --init mine.toml",
         "then `bench workload mine.toml`: the same question for your own messages",
     ),
     ("python -m bench run --profile full", "about an hour: all questions, with all peers"),
-    ("python -m bench run --profile full --questions faults", "half an hour: what kills cost, and what survives them"),
+    ("python -m bench run --profile full --questions faults", "half an hour: what kills cost, and what survives"),
     ("python -m bench report --html > report.html", "this run as a page, with pictures"),
 )
 
 
 def conclusion(rows: pd.DataFrame) -> list[str]:
-    """What the run says, each sentence with its figure."""
+    """The conclusions of the run, each sentence with its figure."""
     if rows.empty:
         return ["Nothing was measured."]
     found = [*_arrived(rows), *_under_faults(rows), *_fastest(rows)]
@@ -65,7 +65,7 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
     if noise < math.inf:
         said = ", ".join(f"{design} {same}" for design, same in twice)
         found.append(
-            f"Noise floor (A/A): {noise:.1%}; a smaller difference is not called one. The same measured twice: {said}."
+            f"Noise floor (A/A): {noise:.1%}; a smaller difference does not count. The same measured twice: {said}."
         )
     elif twice:
         found.append("Noise floor (A/A): needs four rounds or more.")
@@ -73,11 +73,11 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
 
 
 def _arrived(rows: pd.DataFrame) -> list[str]:
-    """What became of the messages where nothing was done to them; of all rows, where something went wrong."""
+    """What happened to the messages of rows without faults; of all rows, if something went wrong."""
     wrong, failed = tables.broken(rows).sum(), int(rows["error"].notna().sum())
     if wrong.any() or failed:
         return [f"Not all went well: {_said(wrong) or 'nothing lost'}; {failed} of {len(rows)} repetitions failed."]
-    # what was published with nobody reading is counted where it was read
+    # messages that were published while nobody read are counted when they are read
     hurt = rows["question"].isin(["faults", "takeover"])
     own = rows[~hurt & rows["params.phase"].ne("publish") & tables.told_apart(rows)]
     how = "once and in order" if own["reordered"].notna().all() else "once, and in order where that is promised"
@@ -86,24 +86,24 @@ def _arrived(rows: pd.DataFrame) -> list[str]:
 
 
 def _under_faults(rows: pd.DataFrame) -> list[str]:
-    """What became of the messages where faults were injected: beyond the guarantee, and within it."""
+    """What happened to the messages of rows with faults: beyond the guarantee, and within it."""
     rows = rows[rows["question"].eq("faults") & rows["received"].notna()]
     if rows.empty:
         return []
     beyond = tables.broken(rows).sum()
     within = rows[[*tables.BREACHES]].sum() - beyond
-    said = f"With faults injected: {_said(beyond) or '0 lost or doubled'} beyond what the guarantee allows"
-    return [f"{said}; where it allows it, or a control provokes it: {_said(within) or '0 lost or doubled'}."]
+    said = f"With faults injected: {_said(beyond) or '0 lost or duplicated'} beyond what the guarantee allows"
+    return [f"{said}; where the guarantee allows it, or in a control: {_said(within) or '0 lost or duplicated'}."]
 
 
 def _said(counts: pd.Series[Any]) -> str:
-    """ "13,832 lost, 24 twice": what of `BREACHES` there is."""
+    """ "13,832 lost, 24 twice": the counts of `BREACHES` that are not 0."""
     words = zip(("lost", "twice", "out of order"), (int(counts[what]) for what in tables.BREACHES), strict=True)
     return ", ".join(f"{count:,} {word}" for word, count in words if count)
 
 
 def _instrument(rows: pd.DataFrame) -> list[str]:
-    """What the instrument itself costs, from the ladder."""
+    """What the bench's own code costs, from the ladder."""
     ladder = questions.question("ladder")
     own = rows[rows["question"] == "ladder"]
     measured, bare = (own[own["params.rung"].eq(rung)] for rung in (ladder.LISTS, BARE))
@@ -111,7 +111,7 @@ def _instrument(rows: pd.DataFrame) -> list[str]:
         return []
     ratio = stats.beside(measured, bare)
     return (
-        [f"The fastest loop measured, beside the same without the instrument: {ratio} times as fast."] if ratio else []
+        [f"The fastest loop is {ratio} times as fast with the bench's own code around it as without."] if ratio else []
     )
 
 
@@ -145,12 +145,12 @@ def answers(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def measured(rows: pd.DataFrame) -> list[str]:
-    """The questions that were asked, in their order."""
+    """The questions that were measured, in order."""
     return [name for name in questions.NAMES if len(rows) and (rows["question"] == name).any()]
 
 
 def terminal(console: Console, rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> None:
-    """Print the answer, what to type next, and its evidence in tables that fit: of the runs that `abouts` tell of."""
+    """Print the answer, the next commands, and the evidence in tables that fit, for the runs of `abouts`."""
     cases = [about for about in abouts if "workload" in about]
     for about in cases:
         workload.terminal(console, of_run(rows, about), about, full=True)
@@ -159,19 +159,19 @@ def terminal(console: Console, rows: pd.DataFrame, *abouts: Mapping[str, Any]) -
     if len(rest) or not cases:
         _questions(console, rest, left_out)
     notes = (
-        [f"Left out here for want of room: {', '.join(left_out)}. `bench report --html` has it."] if left_out else []
+        [f"Left out here to save space: {', '.join(left_out)}. `bench report --html` has it."] if left_out else []
     )
     for line in [*notes, *([PAIRED] if len(rest) else []), *ground(*abouts)]:
         console.print(line, style="dim", markup=False, highlight=False)
 
 
 def of_run(rows: pd.DataFrame, about: Mapping[str, Any]) -> pd.DataFrame:
-    """Those rows that are of one run."""
+    """The rows of one run."""
     return rows[rows["run"].eq(about["run"])] if len(rows) else rows
 
 
 def _questions(console: Console, rows: pd.DataFrame, left_out: dict[str, None]) -> None:
-    """The answer first, then what to type next, then the tables of the questions, and what follows from them."""
+    """The answer first, then the next commands, then the tables of the questions, and the conclusions."""
     judged = claims.verdicts(rows)
     said = answer.answer(rows, judged)
     if said:
@@ -182,7 +182,7 @@ def _questions(console: Console, rows: pd.DataFrame, left_out: dict[str, None]) 
     judged = judged[judged["verdict"] != claims.UNKNOWN].drop(columns="of")
     tried = ~judged["claim"].isin(claims.SHOWN)
     if tried.any():
-        _print(console, judged[tried], "What is usually said, and what this run says of it", left_out)
+        _print(console, judged[tried], "What people say, and what this run says", left_out)
     if said and (~tried).any():
         _print(console, judged[~tried], "What a notebook shows; this run did not try it", left_out)
     for name, table in answers(rows).items():
@@ -190,20 +190,20 @@ def _questions(console: Console, rows: pd.DataFrame, left_out: dict[str, None]) 
     ratios = targets.table(rows)
     if len(ratios):
         if len(missed := targets.beyond(ratios)):
-            _print(console, missed, f"{BESIDE}, where it loses or nearly so: {RATIOS}", left_out)
+            _print(console, missed, f"{BESIDE}, where it misses the target or nearly: {RATIOS}", left_out)
         console.print(f"• {BESIDE}: {targets.said(ratios)}", markup=False, highlight=False)
     for sentence in [*conclusion(rows), *errors(rows)]:
         console.print(f"• {sentence}", markup=False, highlight=False)
 
 
 def following(console: Console, left: Mapping[str, list[str]]) -> None:
-    """What to type next, and which claims are left open, by what settles them."""
-    console.print("What to type next", style="bold")
+    """The next commands, and the open claims, by the command that decides them."""
+    console.print("Next commands", style="bold")
     for command, what in NEXT:
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"      {what}", style="dim", markup=False, highlight=False)
     if left:
-        console.print("What stays open", style="bold")
+        console.print("Open claims", style="bold")
     for remedy, of in left.items():
         console.print(f"  {remedy}", markup=False, highlight=False, soft_wrap=True)
         for claim in of:
@@ -217,7 +217,7 @@ def _print(console: Console, table: pd.DataFrame, title: str, left_out: dict[str
 
 
 def fitted(table: pd.DataFrame, width: int) -> pd.DataFrame:
-    """`table` with as many columns as fit into `width` without breaking a figure; the least of weight go first."""
+    """`table` with as many columns as fit into `width` without breaking a figure; less important ones are left out."""
     found = table
     while len(found.columns) > 3 and sum(_least_width(found[name]) for name in found.columns) > width:
         names = list(found.columns)
@@ -226,7 +226,7 @@ def fitted(table: pd.DataFrame, width: int) -> pd.DataFrame:
 
 
 def _least_width(column: pd.Series[Any]) -> int:
-    """Characters that a column takes at least, with its space: figures are not broken into lines, words are."""
+    """The least width of a column in characters, with its space: words may be broken into lines, figures not."""
     longest: int = max([*column.map(text).map(len), *map(len, str(column.name).split())])
     return (longest if of_figures(column) or column.name in LABELS else min(longest, WORDS)) + 2
 
@@ -253,13 +253,13 @@ def _ground(about: Mapping[str, Any]) -> list[str]:
 
 
 def defaults(*abouts: Mapping[str, Any]) -> pd.DataFrame:
-    """The settings that decide the figures of each contender, as the runs have noted them."""
+    """The settings that decide the figures of each contender, as the runs have recorded them."""
     noted = [pair for about in abouts for pair in about["settings"].get("defaults", {}).items()]
     return pd.DataFrame(list(dict.fromkeys(noted)), columns=["contender", "settings"])
 
 
 def rich_table(frame: pd.DataFrame, title: str = "") -> Table:
-    """A DataFrame for the terminal; what is the same as in the line above is left out in the first column."""
+    """A DataFrame for the terminal. In the first column, a value is left out if it is the same as in the line above."""
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
     for name in frame.columns:
         least = _least_width(frame[name]) - 2 if of_figures(frame[name]) else None
@@ -277,7 +277,7 @@ def of_figures(column: pd.Series[Any]) -> bool:
 
 
 def markdown(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
-    """Verdicts, ratios and short main answers in sight, the others and the settings folded; then the workloads."""
+    """Verdicts, ratios and the short main answers are visible, the rest and the settings folded; then the workloads."""
     cases = [about for about in abouts if "workload" in about]
     told = [workload.markdown(of_run(rows, about), about, markdown_table) for about in cases]
     rows = rows[rows["question"].ne("workload")] if len(rows) else rows
@@ -303,7 +303,7 @@ def markdown(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
 
 
 def placed(block: str, text: str) -> str:
-    """`text` with `block` in place of what stands between its marks.
+    """`text` with `block` between its marks, in place of what was there.
 
     Raises:
         ValueError: it has no such marks.
@@ -311,7 +311,7 @@ def placed(block: str, text: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"there is no line {BEGIN.strip()} and after it {END}: put both where the block shall stand")
+        raise ValueError(f"there is no line {BEGIN.strip()} and after it {END}: put both where the block belongs")
     return f"{before}{begin}{block}{end}{after}"
 
 
@@ -327,5 +327,5 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 
 def text(value: Any) -> str:
-    """What stands in a field of a table."""
+    """The text of a field of a table."""
     return f"{value:g}" if isinstance(value, float) else str(value)

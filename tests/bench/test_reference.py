@@ -49,7 +49,7 @@ def test_the_results_say_what_they_say() -> None:
 
 
 def test_a_file_without_marks_is_refused() -> None:
-    with pytest.raises(ValueError, match="put both where the block shall stand"):
+    with pytest.raises(ValueError, match="put both where the block belongs"):
         report.placed("block", "# Results\n")
 
 

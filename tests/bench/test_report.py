@@ -19,7 +19,7 @@ COUNTED: dict[str, Any] = {
     "sent": 10, "accepted": 10, "received": 10, "lost": 0, "duplicates": 0, "reordered": 0,
     "elapsed_s": 1.0, "messages_per_s": 10.0, "survives": "nothing",
 }  # fmt: skip
-WITHIN = "where it allows it, or a control provokes it"
+WITHIN = "where the guarantee allows it, or in a control"
 ABOUT: dict[str, Any] = {
     "machine": {"cpu": "a CPU", "usable": 2, "memory_gb": 1.0, "os": "Linux", "load_average": [0.0]},
     "python": "CPython 3.12",
@@ -65,7 +65,7 @@ def test_names_are_summed_once_and_only_where_each_was_known(tmp_path: Path) -> 
     said = report.conclusion(rows)
     total = "21 receipts, one of a message in each group, in 2 repetitions"
     assert said[0] == f"Without faults every message arrived, once and in order: {total}."
-    beyond = "With faults injected: 0 lost or doubled beyond what the guarantee allows"
+    beyond = "With faults injected: 0 lost or duplicated beyond what the guarantee allows"
     assert said[1] == f"{beyond}; {WITHIN}: 1,300 lost, 2 twice."
     assert tables.counted(rows[:3]) == "3 × all"
     assert tables.counted(rows[3:4]) == tables.counted(rows[4:5]) == "1 × all, not told apart"
