@@ -93,9 +93,8 @@ class KafkaLook(Look):
         new = NewTopic(topic, count, replicas, {} if replicas < 0 else None, config)
         await asked(lambda: self._admin.create_topics([new]))
 
-    async def at_topic(self, topic: str, group: str) -> AsyncIterator[Finding]:
+    async def at_topic(self, topic: str, group: str) -> AsyncIterator[Finding]:  # noqa: ARG002, it is the topic's
         """Copies, what is kept for how long, and how far the broker is."""
-        assert group, "it was read"
         (found,) = await asked(lambda: self._admin.describe_topics([topic]))
         settings = await self._settings(topic)
         yield _replication(found["partitions"], settings, self._brokers)

@@ -99,8 +99,10 @@ async def _answers(host: str, port: int) -> bool:
 
 
 def duration(milliseconds: float) -> str:
-    """ "7 days", "90 s"."""
+    """As people say it: "7 days", "90 s", "for ever"."""
+    if math.isinf(milliseconds):
+        return "for ever"
     for unit, each in (("days", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
         if milliseconds >= 2 * each:
             return f"{milliseconds / each:.3g} {unit}"
-    return "for ever" if math.isinf(milliseconds) else f"{milliseconds / 1000:.3g} s"
+    return f"{milliseconds / 1000:.3g} s"

@@ -103,9 +103,9 @@ async def examine_broker(url: str) -> AsyncIterator[Finding]:
             reached = True
             async for finding in look.at_broker():
                 yield finding
-            await look.make(topic)
-            can, why = await _tried(line)
             try:
+                await look.make(topic)
+                can, why = await _tried(line)
                 if not why and "{topic}:{group}" in design.made:
                     async for finding in look.at_topic(topic, GROUP):
                         yield finding

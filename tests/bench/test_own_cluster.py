@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import signal
@@ -518,6 +519,21 @@ async def test_doctor_says_what_a_user_of_rabbitmq_may_not(rabbit: Rabbit) -> No
     found = await seen(rabbit.url.replace(rabbit.url[8 : rabbit.url.index("@")], "eve:secret"))
     assert found["rights"].found == "none"
     assert "set_permissions" in found["rights"].fix
+
+
+async def test_after_ctrl_c_doctor_leaves_nothing(guarded: Guarded) -> None:
+    before = await on_kafka(guarded)
+
+    async def under_way() -> bool:
+        return any(one.startswith("bench-doctor-") for one in await on_kafka(guarded))
+
+    assert await interrupted(["doctor", msk_scram(guarded)], under_way) == (130, "")
+    assert await on_kafka(guarded) == before
+
+
+def test_how_long_is_told_as_people_say_it() -> None:
+    said = [look.duration(one) for one in (math.inf, 604_800_000, 7_200_000, 90_000, 250)]
+    assert said == ["for ever", "7 days", "2 h", "90 s", "0.25 s"]
 
 
 def test_a_way_that_is_long_is_a_fault() -> None:
