@@ -459,7 +459,7 @@ def lines_of(path: Path, place: str) -> list[str]:
     """The sample messages of a file, each without the first characters, which its number replaces.
 
     Raises:
-        Misread: it cannot be read, is empty, or a line is no message: with its file and line.
+        Misread: it cannot be read, is empty, or a line is not a message: with its file and line.
     """
     try:
         text = path.read_text(encoding="utf-8")
