@@ -25,7 +25,7 @@ help:
 	@echo "make test-all  also the long kills, clusters, peers and the browser"
 	@echo "make lab     the notebooks, in JupyterLab"
 	@echo "make check   ruff, mypy --strict, the import rules and the words of the texts"
-	@echo "make reference  all that is published, measured and drawn anew: two hours and a half"
+	@echo "make reference  all that is published, measured and drawn again: two hours"
 	@echo "make lock    write the locks anew from pyproject.toml        (needs uv)"
 	@echo "make clean   remove .venv and the caches; results/ stays"
 
@@ -67,7 +67,7 @@ READY := $(patsubst workloads/%.toml,workload-%,$(wildcard workloads/*.toml))
 PARTS := figures faults $(READY)
 
 reference: $(STAMP) rabbitmq
-	@echo "reference: the full profile (an hour), faults (40 minutes), $(words $(READY)) workloads (15 minutes), notebooks (10 minutes)"
+	@echo "reference: the full profile (75 minutes), faults (30 minutes), $(words $(READY)) workloads (6 minutes), notebooks (8 minutes)"
 	@echo "reference: let the machine do nothing else meanwhile"
 	@$(MAKE) --no-print-directory $(PARTS:%=$(MADE)/%)
 	@rm -rf bench/reference

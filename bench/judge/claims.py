@@ -396,7 +396,10 @@ def _concurrent(run: Figures) -> Verdict:
     settled = [kept for _, _, kept in told if kept is not None]
     if any(wrong for _, wrong, _ in told):
         return Verdict(FAILS, evidence)
-    return _settled(evidence, *settled, on="whether publishers or connections are many") if settled else Verdict(UNKNOWN, evidence)
+    if settled:
+        return _settled(evidence, *settled, on="whether publishers or connections are many")
+    few = "a few processes on a few cores are not high concurrency: `--questions connections` has a thousand"
+    return Verdict(UNKNOWN, f"{evidence}; {few}" if missing else evidence)
 
 
 def _many_publishers(run: Figures) -> Told:
@@ -414,10 +417,7 @@ def _many_publishers(run: Figures) -> Told:
     evidence += f"; {publishers} publishers carry {_times(slowed)} as much as one"
     if slowed.high < 1 / 2:
         return evidence, bool(wrong), False
-    if min(publishers, members) >= HIGH:
-        return evidence, bool(wrong), True
-    few = "a few processes on a few cores are not high concurrency: `--questions connections` has a thousand"
-    return f"{evidence}; {few}", bool(wrong), None
+    return evidence, bool(wrong), True if min(publishers, members) >= HIGH else None
 
 
 def _crowd(design: str, connections: int) -> dict[str, Any]:

@@ -158,9 +158,7 @@ def terminal(console: Console, rows: pd.DataFrame, *abouts: Mapping[str, Any]) -
     left_out: dict[str, None] = {}
     if len(rest) or not cases:
         _questions(console, rest, left_out)
-    notes = (
-        [f"Left out here to save space: {', '.join(left_out)}. `bench report --html` has it."] if left_out else []
-    )
+    notes = [f"Left out here to save space: {', '.join(left_out)}. `bench report --html` has it."] if left_out else []
     for line in [*notes, *([PAIRED] if len(rest) else []), *ground(*abouts)]:
         console.print(line, style="dim", markup=False, highlight=False)
 
