@@ -275,18 +275,19 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """The longest wait, a row for each client: when a member is killed, and when one joins or leaves."""
+    """The longest wait in ms, a row for each client: when a member is killed, and when one joins or leaves."""
     rows = pictures.measured(rows, "elapsed_s")
+    rows = rows.assign(value=1e3 * rows["value"])
     killed, own = rows["params.rung"].eq(KILLED), rows["contender"].eq("greet")
-    said = pictures.across(pictures.medians(rows[killed & own]), " s")
-    moved = pictures.across(pictures.medians(rows[~killed & own]), " s")
+    said = pictures.across(pictures.medians(rows[killed & own]), " ms")
+    moved = pictures.across(pictures.medians(rows[~killed & own]), " ms")
     or_moved = f"; when one joins or leaves, {moved}" if moved else ""
     return Dots(
         title=pictures.headline(
-            said and f"When a member is killed, with greet a message waits for up to {said}{or_moved}", __doc__
+            said and f"If a member is killed, a message of greet waits up to {said}{or_moved}", __doc__
         ),
         rows=tables.in_order(rows.assign(row=rows["design"].map(title_of) + ", " + rows["contender"], hollow=~killed)),
-        unit="seconds that the last message waited",
-        form="{} s",
+        unit="ms that the last message waited",
+        form="{} ms",
         note="Filled: a member is killed. Hollow: one joins or leaves. Sessions of Kafka's groups: 6 s, by default 45.",
     )
