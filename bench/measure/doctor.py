@@ -129,7 +129,7 @@ async def _tried(line: greet.Line) -> tuple[list[str], str]:
     can: list[str] = []
     try:
         async with asyncio.timeout(TRIAL_S), line, line.subscribe(GROUP) as names:
-            can.append("make")
+            can.append("create")
             await line.publish("doctor")
             can.append("publish")
             await anext(names)

@@ -389,7 +389,7 @@ async def test_doctor_finds_no_fault_with_a_good_broker(
         status = await asyncio.to_thread(main, ["doctor", url])
         said = capsys.readouterr().out
         assert (status, said.splitlines()[-1]) == (0, "no faults"), said
-        assert "make, publish, read, delete" in said
+        assert "create, publish, read, delete" in said
         assert CANARY not in said
         assert rabbit.password not in said
     assert (await on_kafka(guarded), await on_rabbitmq(rabbit)) == before
@@ -442,15 +442,15 @@ async def test_doctor_says_what_a_user_of_kafka_may_not(guarded: Guarded) -> Non
 
     await allow(on_cluster, "CREATE")
     await allow(on_topics, "DESCRIBE", "READ")
-    assert "user eve may not make topic bench-doctor-" in await rights("none")
+    assert "user eve may not create topic bench-doctor-" in await rights("none")
     await allow(on_topics, "CREATE")
     assert re.search(
-        "user eve may not write topic bench-doctor-.*; bench-doctor-.* is left .*: grant DELETE", await rights("make")
+        "user eve may not write topic bench-doctor-.*; bench-doctor-.* is left .*: grant DELETE", await rights("create")
     )
     await allow(on_topics, "WRITE")
-    assert re.match("bench-doctor-.* is left .*: grant DELETE", await rights("make, publish, read"))
+    assert re.match("bench-doctor-.* is left .*: grant DELETE", await rights("create, publish, read"))
     await allow(on_topics, "DELETE", "DESCRIBE_CONFIGS")
-    assert await rights("make, publish, read, delete") == ""
+    assert await rights("create, publish, read, delete") == ""
     async with admin(guarded.broker.url) as super_user:
         left = [one for one in await super_user.list_topics() if one.startswith("bench-doctor-")]
         assert len(left) >= 2, "what eve could not delete"
