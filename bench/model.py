@@ -121,10 +121,14 @@ class Publisher:
 
 
 class Following:
-    """An async iterator out of a function that waits for the next: no call of ours between."""
+    """An async iterator out of a function that waits for the next: no call of ours between, unless by `async for`."""
 
     def __init__(self, following: Callable[[], Awaitable[Any]]) -> None:
         self.__anext__ = following
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        while True:
+            yield await self.__anext__()
 
 
 @dataclass(frozen=True)

@@ -80,21 +80,27 @@ async def rabbitmq(url: str) -> Door:
     address = address_of(url)
     host, port = await listening(address)
     login = f"{quote(address.user or 'guest', '')}:{quote(address.password or 'guest', '')}"
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     scheme = "amqps" if address.tls else "amqp"
-    return Door(f"{scheme}://{login}@{where}{address.path or '/'}", tls(address), host, port)
+    return Door(f"{scheme}://{login}@{_place(host, port)}{address.path or '/'}", tls(address), host, port)
 
 
 async def listening(address: Address) -> tuple[str, int]:
     """The first host that listens; the last where none does."""
     *others, last = address.hosts
     for host, port in others:
-        with suppress(OSError):
-            async with asyncio.timeout(LISTENS_S):
-                _, writer = await asyncio.open_connection(host, port)
-            writer.close()
+        if await listens(host, port):
             return host, port
     return last
+
+
+async def listens(host: str, port: int) -> bool:
+    """Whether somebody answers there."""
+    with suppress(OSError):
+        async with asyncio.timeout(LISTENS_S):
+            _, writer = await asyncio.open_connection(host, port)
+        writer.close()
+        return True
+    return False
 
 
 # Kafka
@@ -102,7 +108,11 @@ async def listening(address: Address) -> tuple[str, int]:
 
 def servers(address: Address) -> list[str]:
     """Each host with its port."""
-    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in address.hosts]
+    return [_place(host, port) for host, port in address.hosts]
+
+
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def compression(place: Place) -> str | None:

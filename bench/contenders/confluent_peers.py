@@ -197,22 +197,6 @@ class Confluent(Contender):
             await asyncio.to_thread(consumer.close)
 
 
-@dataclass(frozen=True)
-class Member(Confluent):
-    """The same in a group of several, read by `async for`."""
-
-    @asynccontextmanager
-    async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
-        """As its parent."""
-        async with super().consumer(place, group) as names:
-            yield _each(names)
-
-
-async def _each(names: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    while True:
-        yield await names.__anext__()
-
-
 class _Futures(Publisher):
     """`await produce`, which gives a future for each message."""
 
@@ -354,7 +338,7 @@ CLASSIC = (("group.protocol", "classic"), ("session.timeout.ms", 6000), ("heartb
 NEW = (("group.protocol", "consumer"),)
 """KIP-848: the broker says how long a session is, and how often a heartbeat comes; by default 45 s and 5 s."""
 MEMBERS: list[Contender] = [
-    Member(
+    Confluent(
         *("kafka", "name", 20_000, "as confluent-kafka; session and heartbeat as greet's"),
         name=f"confluent-kafka, {protocol} protocol",
         window=1_000,

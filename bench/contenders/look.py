@@ -6,7 +6,6 @@ import asyncio
 import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -18,7 +17,6 @@ FAR_MS = 5.0
 """A round trip that takes longer is a part of every figure."""
 WINDOW = 500
 """Messages that peers have unconfirmed."""
-LISTENS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -85,17 +83,8 @@ def of_trips(taken: Sequence[float]) -> Finding:
 async def unreached(places: Iterable[tuple[str, int]]) -> list[str]:
     """Those that nobody answers at."""
     there = list(places)
-    answers = await asyncio.gather(*(_answers(host, port) for host, port in there))
+    answers = await asyncio.gather(*(access.listens(host, port) for host, port in there))
     return [f"{host}:{port}" for (host, port), answered in zip(there, answers, strict=True) if not answered]
-
-
-async def _answers(host: str, port: int) -> bool:
-    with suppress(OSError):
-        async with asyncio.timeout(LISTENS_S):
-            _, writer = await asyncio.open_connection(host, port)
-        writer.close()
-        return True
-    return False
 
 
 def duration(milliseconds: float) -> str:
