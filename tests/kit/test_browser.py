@@ -276,7 +276,7 @@ async def test_the_answer_follows_the_form_of_a_workload(lab: str, browser: Brow
     await answers("--rate 5000 --members 64")
     await field("read again later", "input").check()
     await answers("Take Kafka")
-    await answers("Not RabbitMQ: it keeps no message that was read")
+    await answers("Not RabbitMQ: it does not keep messages that were read")
     await field("read again later", "input").uncheck()
     await enter("messages a second", 100)
     await field("survives the kill of", "select").select_option("nothing")
