@@ -25,7 +25,7 @@ def test_a_plain_driver_is_asked_or_else_greet() -> None:
 @pytest.mark.timeout(240)
 async def test_more_connections_carry_the_same(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLES["rabbitmq"], rabbitmq_url)
-    monkeypatch.setattr(connections, "LEVELS", (2, 40))
+    monkeypatch.setattr(connections, "LEVELS", (2, 300))
     settings = Settings(("rabbitmq",), tuple(every()))
     (cell,) = connections.cells(settings)
     async with session(settings, ThreadPoolExecutor) as opened:
@@ -34,7 +34,7 @@ async def test_more_connections_carry_the_same(rabbitmq_url: str, monkeypatch: p
         assert (found.fields["error"], found.fields["lost"], found.fields["duplicates"]) == (None, 0, 0)
         assert found.fields["received"] == connections.MESSAGES
         assert found.fields["latency_ms"]["p99"] > 0
-    assert [one.params["publishers"] for one in (few, many)] == [2, 40]
+    assert [one.params["publishers"] for one in (few, many)] == [2, 300]
     assert held(many) > held(few)
 
 

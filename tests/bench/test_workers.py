@@ -342,7 +342,7 @@ def test_the_answer_tells_who_the_clients_were() -> None:
     far = rows.assign(clock_bound_ms=[0.25, *[np.nan] * (len(rows) - 1)])
     here, there = (answer(one, judged)[-1] for one in (rows, far))
     assert "rounds, in which broker and clients shared this machine; " in here
-    assert "rounds in which Dask workers were the clients, their clocks known to 0.25 ms; " in there
+    assert "rounds, in which Dask workers were the clients, their clocks known to 0.25 ms; " in there
 
 
 # --- the command line ---
