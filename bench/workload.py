@@ -50,8 +50,8 @@ def parser() -> argparse.ArgumentParser:
         "  python -m bench workload workload.toml\n"
         "  python -m bench workload workloads/orders.toml --members 1,3\n"
         "  python -m bench workload --rate 300 --size 800 --survive broker --break broker\n"
-        "status: 0 for each workload there is a design, 1 for one there is none, or a message was lost, 2 wrong use,\n"
-        "        3 a requested broker is not available, 130 interrupted",
+        "status: 0 for each workload there is a design, 1 for one there is none, or a message was lost, or a\n"
+        "        measurement failed, 2 wrong use, 3 a requested broker is not available, 130 interrupted",
     )
     found.add_argument("file", nargs="?", type=Path, metavar="FILE.toml", help="keys and values; flags override it")
     found.add_argument("--init", action="store_true", help=f"only write every key, commented, to FILE ({FILE})")

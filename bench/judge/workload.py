@@ -104,6 +104,8 @@ class Answer:
     more_made: bool = True
     """Whether this machine can create the load that was too much."""
     searched: bool = False
+    not_searched: str = ""
+    """Why the search for its capacity stopped early."""
     due: int | None = None
     """The expected number of receipts, over all groups."""
     received: int | None = None
@@ -227,6 +229,7 @@ def _measured(start: Answer, rows: pd.DataFrame) -> Answer:
         one = part.iloc[-1]
         known |= {
             "searched": True,
+            "not_searched": error if isinstance(error := one.get("error"), str) else "",
             "room": _figure(one, "params.room"),
             "too_much": _figure(one, "params.too_much"),
             "capped": bool(one.get("params.capped")),

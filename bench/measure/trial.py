@@ -360,7 +360,8 @@ class Trial:
 
         A step counts as carried by the same rule as the load itself. The search ends when it is close enough or
         its time is over; what it could not find out is in the params: "capped" where it went as far as it may, or as
-        the load itself could be made.
+        the load itself could be made. A step that cannot begin, as where the broker is gone, ends it with that error;
+        then no load counts as too much: the broker may have been gone already in the step before.
         """
         began, tried = time.monotonic(), list[tuple[float, bool]]()
         most = self._most()
@@ -375,9 +376,13 @@ class Trial:
                 break
             self.tell(f"searching the room: {factor:.2f} times the load")
             found = await self._step(factor)
-            tried.append((factor, in_time(found)))
             if found.fields["error"] and not found.fields.get("sent"):
-                break
+                return Figures(
+                    {"error": found.fields["error"]},
+                    {"room": low or None, "too_much": None, "capped": True, "made": True, "steps": len(tried)},
+                    {"search": tried},
+                )
+            tried.append((factor, in_time(found)))
             if in_time(found):
                 best, low = found, factor
             else:

@@ -183,6 +183,11 @@ def notes(workload: Workload, found: Sequence[Answer]) -> list[str]:
             said.setdefault(f"not enough: {'; '.join(one.misses(workload))}", []).append(one.title)
         if one.not_broken:
             said.setdefault(f"the {one.broken} was not broken: {one.not_broken}", []).append(one.title)
+        if one.not_searched:
+            known = "so it may carry more" if one.room else "so it is not known"
+            said.setdefault(f"the search for its capacity stopped early, {known}: {one.not_searched}", []).append(
+                one.title
+            )
         for what in one.remarks if not one.unable else ():
             said.setdefault(what, []).append(one.title)
     told_of = [f"{', '.join(titles)}: {what}." for what, titles in said.items()]

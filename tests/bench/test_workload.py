@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,8 @@ import pytest
 from rich.console import Console
 
 import bench
+from bench import contenders
+from bench.faults import ground
 from bench.judge import compare
 from bench.judge import workload as judge
 from bench.judge.workload import Answer
@@ -31,6 +34,7 @@ from bench.model import Figures, Place
 from bench.results import MEASUREMENTS
 from bench.show import workload as show
 from greet import Guarantee
+from greet.brokers import Broker, rabbitmq
 from greet.designs import DESIGNS, named
 
 ROOT = Path(__file__).parents[2]
@@ -333,6 +337,45 @@ async def test_a_search_ends_close_to_what_is_carried_also_where_steps_are_slow(
     assert found["capped"] is False
     unmade = replace(trial, made=False, clock=trial.clock)
     assert (await unmade._room(await unmade._step(1.0))).params["capped"] is (carries != 0.99)
+
+
+@dataclass(frozen=True)
+class Dying(Trial):
+    """A trial whose broker is killed in the middle of the first step of the search."""
+
+    running: list[Broker] = field(default_factory=list)
+
+    async def _step(self, factor: float) -> Figures:
+        async def strike() -> None:
+            await asyncio.sleep(1)
+            await self.running.pop().kill()
+
+        striking = [asyncio.create_task(strike()) for _ in self.running]
+        found = await super()._step(factor)
+        await asyncio.gather(*striking)
+        return found
+
+
+async def test_a_search_whose_broker_dies_says_why_there_is_no_figure() -> None:
+    """It keeps what was carried before, calls no load too much, and the run is not a good one."""
+    greets = {one.way: one for one in contenders.every() if one.name == "greet" and one.design == "rabbitmq"}
+    case = Workload(rate=200, seconds=1, p99_ms=5000)
+    async with rabbitmq() as broker:
+        here = ground.Ground(named("rabbitmq"), f"{broker.url}?timeout=3", broker)
+        trial = Dying("r", here, greets["name"], greets["many"], case, running=[broker])
+        rows = [one async for one, _ in trial.measured()]
+    asked, room = rows
+    assert (asked.wrong, asked.params["in_time"]) == (False, True)
+    assert room.wrong
+    assert room.error is not None
+    assert "ConnectFailed" in room.error
+    assert room.params["room"] == 1.0
+    assert room.params["too_much"] is None
+    console = Console(width=80, record=True, file=StringIO())
+    told_of = {"workload": {"designs": ["rabbitmq"], "points": [asdict(case)], "dimensions": []}}
+    show.terminal(console, pd.json_normalize([asdict(one) for one in rows], max_level=1), told_of)
+    said = " ".join(console.export_text().split())
+    assert "RabbitMQ: the search for its capacity stopped early, so it may carry more: ConnectFailed" in said
 
 
 # ---------------------------------------------------------------------------------------- can it at all
