@@ -484,7 +484,8 @@ class KafkaSubscription(Subscription):
             await self._line._stop(self._consumer, 0)
         self._consumer = self._new_consumer()
         await self._consumer.start()
-        await self._write_start()
+        if await self._is_new():
+            await self._write_start()
         self._consumer.subscribe([self._line.topic], listener=_Rebalance(self))
 
     def _new_consumer(self) -> AIOKafkaConsumer:
@@ -508,19 +509,24 @@ class KafkaSubscription(Subscription):
 
         The ends of the partitions are read first. So if two members create a group at the same time,
         both commit an offset that is not later than the moment at which either of them entered.
+
+        This needs assigned partitions, and a consumer of its own: if `assign` is followed by `subscribe`
+        while aiokafka 0.14 looks for the group's coordinator, its task that keeps the group ends.
         """
-        consumer, partitions = self._consumer, self._all
+        partitions, new = self._all, False
+        consumer = self._new_consumer()
         consumer.assign(partitions)
         consumer.pause(*partitions)
-        oldest = await consumer.beginning_offsets(partitions)
-        starts = oldest if self._replay else await consumer.end_offsets(partitions)
-        new = False
-        while all(offset < 0 for offset in (await self._known(partitions)).values()):
-            with suppress(CommitFailedError):  # the group has members already: one of them has committed it
-                await self._commit(starts)
-                new = True
-                break
-        consumer.unsubscribe()
+        try:
+            await consumer.start()
+            oldest = await consumer.beginning_offsets(partitions)
+            starts = oldest if self._replay else await consumer.end_offsets(partitions)
+            while not new and await self._is_new():
+                with suppress(CommitFailedError):  # the group has members already: one of them has committed it
+                    await consumer.commit(starts)
+                    new = True
+        finally:
+            await self._line._stop(consumer, 0)
         if new and (passed := sum(starts[one] - oldest[one] for one in partitions)):
             log.warning(
                 "group %s is new to topic %s, or Kafka has deleted its offsets: it starts at the end and skips %s names"
@@ -529,6 +535,9 @@ class KafkaSubscription(Subscription):
                 self._line.topic,
                 f"{passed:,}",
             )
+
+    async def _is_new(self) -> bool:
+        return all(offset < 0 for offset in (await self._known(self._all)).values())
 
     async def _known(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """The committed offsets of the group; `SilentCoordinator` if the broker answers, but not for this group."""

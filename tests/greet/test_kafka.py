@@ -20,6 +20,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import GroupLoadInProgressError, kafka_errors
 from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
+from aiokafka.protocol.coordination import FindCoordinatorRequest
 from common import take
 
 import greet
@@ -702,10 +703,33 @@ async def test_a_group_goes_on_where_it_was_though_its_broker_still_loads_the_gr
             assert await take(names, 2) == ["Di", "Ed"]
         loads(monkeypatch, 2 * JOIN_SECONDS)  # longer than entering waits for a share of the partitions
         with monkeypatch.context() as soon:
-            soon.setattr(KafkaSubscription, "_write_start", lambda _: asyncio.sleep(0))  # known before it loads
+            soon.setattr(KafkaSubscription, "_is_new", lambda _: asyncio.sleep(0, False))  # known before it loads
             await line.publish("Flo")
             async with line.subscribe("hello") as names:
                 assert await take(names, 1) == ["Flo"]
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_member_reads_though_the_coordinator_is_found_late(
+    kafka_url: str, topic: str, path: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka's task for the group ended if the consumer first assigned partitions, and then subscribed."""
+    send, delays = AIOKafkaClient.send, iter([1.0])
+
+    async def late(client: AIOKafkaClient, node: int, request: Any, **more: Any) -> Any:
+        if isinstance(request, FindCoordinatorRequest):
+            await asyncio.sleep(next(delays, 0))
+        return await send(client, node, request, **more)
+
+    async with greet.connect(f"{kafka_url}?path={path}", topic=topic) as line:
+        if known:
+            async with line.subscribe("hello"):
+                pass
+        monkeypatch.setattr(AIOKafkaClient, "send", late)
+        async with line.subscribe("hello") as names:
+            await line.publish_many(["Ada", "Bo"])
+            assert await take(names, 2) == ["Ada", "Bo"]
 
 
 @pytest.mark.parametrize("path", ["fast", "plain"])
