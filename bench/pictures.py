@@ -176,12 +176,20 @@ def carried(rows: pd.DataFrame) -> str:
     beside = brokers(map(str, best.index))
     if len(beside) > 1:
         slow, *_, fast = sorted(beside, key=lambda one: float(best.loc[one, "many"]))
-        many, name = (number(best.loc[fast, way] / best.loc[slow, way]) for way in ("many", "name"))
-        more = f"{title_of(fast)} carries {many} times as many small messages as {title_of(slow)} in batches"
-        return f"{more}; one at a time, {name}"
+        clients: Any = speeds.groupby(["design", "params.way"]).idxmax()
+
+        def times(way: str) -> str:
+            """Paired by round, as the verdicts are."""
+            keys = rows.set_index(["design", "params.way", "contender"]).index
+            parts = (rows[keys == clients[design, way]] for design in (fast, slow))
+            one, other = (part.groupby("repetition")["value"].median() for part in parts)
+            return number(float((one / other).median()))
+
+        more = f"{title_of(fast)} carries {times('many')} times as many small messages as {title_of(slow)}"
+        return f"{more} in batches; one by one, {times('name')}"
     for design in told(map(str, best.index))[:1]:
         many, name = (short(best.loc[design, way]) for way in ("many", "name"))
-        return f"{title_of(design)} carries {many} small messages a second in batches; one at a time, {name}"
+        return f"{title_of(design)} carries {many} small messages a second in batches; one by one, {name}"
     return ""
 
 

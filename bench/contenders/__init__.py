@@ -34,7 +34,7 @@ def missing() -> dict[str, str]:
     """The peers that `every` leaves out, and how to have them."""
     lacking = {one.name for one in _known() if one.needs and not find_spec(one.needs)}
     unable = {one.name: why for one in _known() if (why := _unable(one))}
-    return dict.fromkeys(sorted(lacking), "pip install 'greet[peers]'") | unable
+    return dict.fromkeys(sorted(lacking), "pip install -e '.[peers]'") | unable
 
 
 def _unable(one: Contender) -> str:

@@ -73,7 +73,7 @@ def dask(where: str) -> Iterator[Cluster]:
     try:
         import distributed  # noqa: PLC0415, an extra
     except ImportError:
-        raise ValueError("workers on other machines need Dask: pip install 'greet[workers]'") from None
+        raise ValueError("workers on other machines need Dask: pip install -e '.[workers]'") from None
     for name in ("distributed", *logging.root.manager.loggerDict):
         if name.startswith("distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what goes wrong is raised here
@@ -155,7 +155,7 @@ class Cluster:
             raise NoWorkers(f"{who} did not answer in {GREET_S} s: is it busy with other work?") from None
         except Exception as error:
             raise NoWorkers(
-                f"{who} cannot work, {said(error)}: it and the scheduler need this kit installed, with greet[workers]"
+                f"{who} cannot work, {said(error)}: it and the scheduler need this kit installed, with .[workers]"
             ) from error
         if theirs != kit():
             raise NoWorkers(f"{who} has another version of this kit: install the same there and at the scheduler")

@@ -51,7 +51,7 @@ def picture(rows: pd.DataFrame) -> Picture:
     label = kept["design"].map(title_of) + ", " + kept["guarantee"]
     shown = kept.assign(row=label + kind.map(", {} queue".format, na_action="ignore").fillna(""))
     said = pictures.ranked(pictures.medians(pictures.strongest(kept[kind.isna()])), " %")
-    left = f"The strongest guarantee leaves of the speed of the weakest: {said}"
+    left = f"The strongest guarantee, in per cent of the speed with the weakest: {said}"
     return Dots(
         title=pictures.headline(said and left, __doc__),
         rows=tables.in_order(shown, "row").sort_values("design", key=lambda names: names.map(rank), kind="stable"),

@@ -86,7 +86,7 @@ try:
         OffsetSpec,
     )
 except ImportError as missing:
-    raise Unsupported("kafka+share needs confluent-kafka 2.16 or later: pip install 'greet[share]'") from missing
+    raise Unsupported("kafka+share needs confluent-kafka 2.16 or later: pip install -e '.[share]'") from missing
 
 ACKS = {Guarantee.AT_MOST_ONCE: "0", Guarantee.AT_LEAST_ONCE: "1", Guarantee.DURABLE: "all"}
 POLL_SECONDS = 0.1  # a member's thread notices within this time that it must end
