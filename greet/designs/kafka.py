@@ -28,7 +28,8 @@ What can be lost or duplicated:
   members are deleted too, after `offsets.retention.minutes` (by default 7 days). Such a group starts
   again at the end of the topic, and the logger "greet" warns how many names it skips.
 
-This is the plain path; `greet.fast.kafka` sends and receives the same faster.
+This is the plain path; `greet.fast.kafka` sends and receives the same faster. The fast path also
+refuses an answer of more than 128 MiB; here it is read until the request times out.
 """
 
 from __future__ import annotations

@@ -106,15 +106,17 @@ class FastKafkaLine(KafkaLine):
 
     def _post(self, name: str) -> Awaitable[None]:
         body = name.encode()
-        return self._outbox(body).post(body) if self._counted else self._post_first(body)
+        return self._outbox(body).post(body, self._deadline()) if self._counted else self._post_first(body)
 
     async def _prepare(self) -> None:
         async with self._publishing(self._deadline()):
             self._counted = await self._count()
 
     async def _post_first(self, body: bytes) -> None:
-        await self._prepare()
-        await self._outbox(body).post(body)
+        deadline = self._deadline()
+        async with self._publishing(deadline):
+            self._counted = await self._count()
+        await self._outbox(body).post(body, deadline)
 
     def _outbox(self, body: bytes) -> _Outbox:
         number = crc32(body) % self._counted if self._counted > 1 else 0
@@ -173,29 +175,32 @@ class _Outbox:
         self._lane = line._lanes[number]
         self._crowded = False  # the last batch was shared, so who comes now is hardly alone
         self._bodies: list[bytes] = []  # the names that wait for the lane,
-        self._posted: list[asyncio.Future[None]] = []  # and its publishers
+        self._posted: list[asyncio.Future[None]] = []  # its publishers
+        self._deadlines: list[float] = []  # and theirs
 
-    def post(self, body: bytes) -> Awaitable[Any]:
+    def post(self, body: bytes, deadline: float) -> Awaitable[Any]:
         """Send a name; what is returned is done when it is acknowledged."""
         if not (self._bodies or self._crowded or self._lane.locked()):
-            return self._line._send_share(self._number, [body], self._line._deadline())
+            return self._line._send_share(self._number, [body], deadline)
         posted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._bodies.append(body)
         self._posted.append(posted)
+        self._deadlines.append(deadline)
         if len(self._bodies) == 1:  # and it is there already: a task may begin at once
-            beside(self._send_posted(self._line._deadline()), self._line._sending)
+            beside(self._send_posted(), self._line._sending)
         return posted
 
-    async def _send_posted(self, deadline: float) -> None:
-        """When the lane is free, send as many of the waiting names as one batch holds."""
+    async def _send_posted(self) -> None:
+        """When the lane is free, send as many of the waiting names as one batch holds, by the deadline of the first."""
         line = self._line
         failure: GreetError = PublishUnknown("the line was closed: publish it again if a duplicate does no harm")
         async with self._lane:  # who holds it began earlier, so its deadline comes earlier too
             count = _fitting(self._bodies, 0, BATCH_BYTES)
             bodies, self._bodies = self._bodies[:count], self._bodies[count:]
             posted, self._posted = self._posted[:count], self._posted[count:]
+            deadline, self._deadlines = self._deadlines[0], self._deadlines[count:]
         if self._bodies:
-            beside(self._send_posted(line._deadline()), line._sending)
+            beside(self._send_posted(), line._sending)
         start = 0
         try:
             while start < count:

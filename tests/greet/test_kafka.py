@@ -6,11 +6,13 @@ import asyncio
 import logging
 import socket
 import struct
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from zlib import crc32
 
 import pytest
@@ -29,8 +31,9 @@ from bench.faults.proxy import proxy
 from greet import Guarantee
 from greet.brokers import Broker
 from greet.brokers.process import free_ports
-from greet.designs.kafka import JOIN_SECONDS, KafkaSubscription
+from greet.designs.kafka import JOIN_SECONDS, KafkaLine, KafkaSubscription
 from greet.designs.kafka_settings import words
+from greet.fast.kafka import _Outbox
 
 MANY = [f"name-{number:013d}" for number in range(5000)]
 
@@ -357,6 +360,75 @@ async def test_a_cancelled_publish_many_ends(kafka_url: str, topic: str) -> None
         await line.publish("Ada")
 
 
+WAYS = pytest.mark.parametrize("path", ["fast", "plain"])
+
+
+@WAYS
+async def test_one_deadline_for_one_call(
+    kafka_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait for the producer and the one for the answer have it together; so have names behind many others."""
+
+    async def silence(*_: object, **__: object) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().create_future()
+
+    async with greet.connect(f"{kafka_url}?timeout=2&path={path}", topic) as line:
+        assert isinstance(line, KafkaLine)
+        started = line._try_producer
+
+        async def slowly() -> None:
+            await asyncio.sleep(1.2)
+            await started()
+            for send in ("send", "send_batch"):
+                monkeypatch.setattr(line._producer, send, silence)
+
+        monkeypatch.setattr(line, "_try_producer", slowly)
+        start = monotonic()
+        with pytest.raises(greet.PublishUnknown):
+            await line.publish("Ada")
+        assert monotonic() - start < 2.8
+        await line._prepare()
+        start = monotonic()
+        results = await asyncio.gather(*map(line.publish, ["x" * 60_000] * 100), return_exceptions=True)
+        assert monotonic() - start < 3.5  # six batches: one after another, they would take as many time-outs
+        assert {type(one) for one in results} <= {greet.PublishUnknown, greet.PublishFailed}
+
+
+@WAYS
+async def test_a_partition_that_fails_leaves_the_others_alone(
+    kafka_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AT_LEAST_ONCE: its batch is sent again by the same producer, which has the names of the others."""
+    url, fails = f"{kafka_url}?partitions=2&path={path}", 5
+    shares = [[name for name in MANY[:200] if crc32(name.encode()) % 2 == number] for number in range(2)]
+    async with (
+        greet.connect(url, topic, guarantee=Guarantee.AT_LEAST_ONCE) as line,
+        line.subscribe("hello") as names,
+    ):
+        assert isinstance(line, KafkaLine)
+        await line._prepare()
+        producer = await line._started()
+        send = producer.send_batch
+
+        async def failing(batch: Any, topic: str, *, partition: int) -> Any:
+            nonlocal fails
+            if partition == 0 and fails:
+                fails -= 1
+                written = asyncio.get_running_loop().create_future()
+                written.set_exception(kafka.NotLeaderForPartitionError())
+                return written
+            return await send(batch, topic, partition=partition)
+
+        monkeypatch.setattr(producer, "send_batch", failing)
+        refused = asyncio.create_task(line.publish_many(shares[0]))
+        for name in shares[1]:
+            await line.publish(name)
+        assert await refused == len(shares[0])
+        assert not fails
+        assert await line._started() is producer
+        assert Counter(await take(names, 200)) == Counter(MANY[:200])
+
+
 # A broker that goes away
 
 
@@ -550,9 +622,6 @@ async def make(url: str, topic: str, **config: str) -> None:
     await admin.close()
 
 
-WAYS = pytest.mark.parametrize("path", ["fast", "plain"])
-
-
 @WAYS
 async def test_connecting_leaves_nothing(kafka_url: str, topic: str, path: str) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=servers(kafka_url))
@@ -575,6 +644,25 @@ async def test_every_codec_is_written_and_read(kafka_url: str, topic: str, codec
         assert await take(names, 101) == [*MANY[:100], "Bob"]
     async with greet.connect(f"{kafka_url}?path={path}&compression={codec}", topic) as line:
         await line.publish("Cy")
+
+
+@WAYS
+async def test_a_batch_that_cannot_be_read_is_told_of_and_comes_again(
+    kafka_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose codec is not installed here."""
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line, line.subscribe("hello") as names:
+        await line.publish("Ada")
+        async with AIOKafkaProducer(bootstrap_servers=servers(kafka_url), compression_type="lz4") as producer:
+            await producer.send_and_wait(topic, b"Bob")
+        assert await take(names, 1) == ["Ada"]
+        with monkeypatch.context() as without:
+            without.setattr("aiokafka.codec.has_lz4", lambda: False)
+            for _ in range(2):
+                with pytest.raises(greet.Unsupported, match="a codec that cannot be read here: pip install cramjam"):
+                    async with asyncio.timeout(10):
+                        await anext(names)
+        assert await take(names, 1) == ["Bob"]
 
 
 @WAYS
@@ -674,6 +762,21 @@ async def test_a_clean_end_says_when_nothing_could_be_settled(own: Broker, topic
         finally:
             await own.resume()
     await until(lambda: asyncio.all_tasks() <= before)  # the plain way ends beside the caller
+
+
+@WAYS
+async def test_a_clean_end_settles_what_a_handler_that_blocks_has_handled(
+    kafka_url: str, topic: str, path: str
+) -> None:
+    """It blocks for longer than its session lasts: the end waits until the broker has the member back."""
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line:
+        async with line.subscribe("hello") as names:
+            await line.publish_many(MANY[:3])
+            assert await take(names, 3) == MANY[:3]
+            time.sleep(8)  # noqa: ASYNC251
+        async with line.subscribe("hello") as names:
+            await line.publish("Bob")
+            assert await take(names, 2, seconds=2) == ["Bob"]
 
 
 def loads(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -790,8 +893,9 @@ def test_the_reason_given_is_the_reason(error: Exception, said: str) -> None:
     assert said in words(error, greet.connect("kafka://ada@localhost").address, "names")
 
 
-async def test_eager_tasks_are_refused() -> None:
-    """As `asyncio.eager_task_factory` makes them: aiokafka starts its tasks before it has what they use."""
+@contextmanager
+def eager_tasks() -> Iterator[None]:
+    """Tasks as `asyncio.eager_task_factory` makes them, here for any Python."""
 
     def factory(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], **_: Any) -> asyncio.Future[None]:
         done = loop.create_future()
@@ -804,11 +908,34 @@ async def test_eager_tasks_are_refused() -> None:
     loop = asyncio.get_running_loop()
     loop.set_task_factory(factory)  # type: ignore[arg-type]
     try:
-        with pytest.raises(greet.Unsupported, match="eager tasks"):
-            async with greet.connect("kafka://localhost?timeout=1"):
-                pass
+        yield
     finally:
         loop.set_task_factory(None)
+
+
+async def test_eager_tasks_are_refused() -> None:
+    """aiokafka starts its tasks before it has what they use."""
+    with eager_tasks(), pytest.raises(greet.Unsupported, match="eager tasks"):
+        async with greet.connect("kafka://localhost?timeout=1"):
+            pass
+
+
+async def test_a_name_is_there_before_its_sender_begins() -> None:
+    """Else a sender that begins at once finds nothing, and the publisher waits for ever."""
+    sent: list[bytes] = []
+
+    async def send(_: int, bodies: list[bytes], deadline: float) -> int:
+        assert deadline == 7
+        sent.extend(bodies)
+        return len(bodies)
+
+    line: Any = SimpleNamespace(_lanes=[asyncio.Lock()], _sending=set(), _send_share=send, _producer=None)
+    outbox = _Outbox(line, 0)
+    outbox._crowded = True
+    with eager_tasks():
+        posted = cast(asyncio.Future[None], outbox.post(b"Ada", 7))
+    assert sent == [b"Ada"]
+    assert posted.done()
 
 
 # Secrets
@@ -916,6 +1043,10 @@ async def test_a_right_that_is_missing_is_named_at_once(walled: tuple[str, str],
                 await producer.send_and_wait(topic, b"\xff")
             with pytest.raises(greet.PublishFailed, match=rf"user bob may not create topic {topic}\.dead"):
                 await take(names, 1)
+            await make(all_may, f"{topic}.dead")
+            await grant(all_may, "bob", "--operation", "Describe", "--topic", f"{topic}.dead")
+            with pytest.raises(greet.PublishFailed, match=rf"user bob may not write topic {topic}\.dead"):
+                await take(names, 1)
         with pytest.raises(greet.ConnectionLost, match=rf"user bob may not read as group {topic}\.dead"):
             await line.dead_letters()
-        assert monotonic() - start < 8
+        assert monotonic() - start < 12
