@@ -338,6 +338,7 @@ class _Tap(asyncio.StreamReader):
         super().__init__()
         self._wire = wire
         self._rest = b""
+        self._strange = 0  # bytes that are no AMQP
         self._time = asyncio.get_running_loop().time
         self._fed = wire.heard = self._time()
 
@@ -360,8 +361,15 @@ class _Tap(asyncio.StreamReader):
         takers = self._wire.takers
         while (payload := start + 7) < len(data):
             kind, channel, size = _frame(data, start)
-            # What is no AMQP goes to aiormq as it is, which will say so.
-            end = payload + size + 1 if kind <= HEARTBEAT else len(data)
+            if kind > HEARTBEAT or self._strange:
+                # What is no AMQP goes to aiormq as it is, which will say so; but not without end.
+                self._strange += len(data) - start
+                if self._strange > self._wire.frame_max:
+                    raise ValueError("no AMQP")
+                super().feed_data(data[start:])
+                start = len(data)
+                break
+            end = payload + size + 1
             if end > len(data):
                 if size > self._wire.frame_max:
                     raise ValueError(f"a frame of {size} bytes")

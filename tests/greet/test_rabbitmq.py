@@ -624,9 +624,10 @@ async def test_a_virtual_host_that_is_not_there(rabbitmq_url: str, caplog: pytes
         (b"\x00" * 100, "does not speak AMQP 0-9-1"),
     ],
 )
-async def test_something_else_listens(says: bytes, why: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_something_else_listens(says: bytes, why: str, path: str, caplog: pytest.LogCaptureFixture) -> None:
     async with server(says) as port:
-        assert why in await refusal(f"amqp://greet:{CANARY}@127.0.0.1:{port}/?timeout=0.5", caplog)
+        assert why in await refusal(f"amqp://greet:{CANARY}@127.0.0.1:{port}/?timeout=0.5&path={path}", caplog)
 
 
 async def test_nothing_listens(caplog: pytest.LogCaptureFixture) -> None:
@@ -1211,25 +1212,29 @@ async def test_a_queue_that_gives_no_answer_is_told_of(
                 pass
 
 
-async def test_one_deadline_for_one_call(rabbitmq_url: str, topic: str) -> None:
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_one_deadline_for_one_call(
+    rabbitmq_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The wait for the connection and the one for the confirm have it together."""
-    async with line_to(rabbitmq_url, topic, timeout=2) as line, line.subscribe("hello"):
+    async with line_to(rabbitmq_url, topic, timeout=2, path=path) as line, line.subscribe("hello"):
         opened = line._open_exchange
 
         async def slowly(deadline: float) -> AbstractExchange:
             await asyncio.sleep(1.2)
             return await opened(deadline)
 
-        line._open_exchange = slowly  # type: ignore[method-assign]
-        taken = Outbox._take_frame
-        Outbox._take_frame = lambda *_: True  # type: ignore[method-assign]
-        try:
-            started = time.monotonic()
-            with pytest.raises(greet.PublishUnknown, match="no confirm"):
-                await line.publish("Ada")
-            assert time.monotonic() - started < 2.6
-        finally:
-            Outbox._take_frame = taken  # type: ignore[method-assign]
+        async def silence(*_: object, **__: object) -> None:
+            await asyncio.sleep(60)
+
+        monkeypatch.setattr(line, "_open_exchange", slowly)
+        monkeypatch.setattr(Outbox, "_take_frame", lambda *_: True)
+        monkeypatch.setattr(aio_pika.Exchange, "publish", silence)
+        started = time.monotonic()
+        with pytest.raises(greet.PublishUnknown, match="no confirm"):
+            await line.publish("Ada")
+        assert time.monotonic() - started < 2.6
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize(
@@ -1242,8 +1247,12 @@ async def test_one_deadline_for_one_call(rabbitmq_url: str, topic: str) -> None:
         marshal(ContentHeader(body_size=5), 7) + marshal(ContentBody(b""), 7),
         (marshal(Basic.Deliver("a tag", 1, False, "e", ""), 7) + marshal(ContentHeader(body_size=0), 7)) * 11,
         struct.pack(">BHI", 1, 7, 6) + bytes(Inbox._deliver) + b"\xff\xff\xce",
+        b"\xff" * 140_000,
     ],
-    ids=["a frame without end", "more than was said", "nothing for ever", "more than the prefetch", "a tag that ends"],
+    ids=[
+        *("a frame without end", "more than was said", "nothing for ever", "more than the prefetch"),
+        *("a tag that ends", "no frames"),
+    ],
 )
 async def test_a_broker_that_sends_what_nobody_asked_for(frames: bytes) -> None:
     class Aborted(Wire):
