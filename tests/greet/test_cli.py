@@ -12,7 +12,7 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -269,6 +269,29 @@ async def test_a_port_that_answers_something_else(scheme: str) -> None:
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         failed(await asyncio.to_thread(greet, "send", "--url", f"{scheme}://127.0.0.1:{port}?timeout=3", "Ada"), 3, "")
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+@pytest.mark.parametrize(("scheme", "first"), [("amqp", "01 0000 7fffffff"), ("kafka", "7fffffff 00000001")])
+async def test_a_port_that_floods(scheme: str, first: str, path: str) -> None:
+    """It announces 2 GB, and sends a quarter of a GB: the plain way takes it, but only until its deadline."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes.fromhex(first))
+        with suppress(ConnectionError):
+            for _part in range(2**8):
+                writer.write(bytes(2**20))
+                await writer.drain()
+            await closing.wait()
+        writer.close()
+
+    closing = asyncio.Event()
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}?timeout=3&path={path}"
+        started = time.monotonic()
+        failed(await asyncio.to_thread(greet, "send", "--url", url, "Ada"), 3, "")
+        assert time.monotonic() - started < 10
+        closing.set()
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "kafka"])

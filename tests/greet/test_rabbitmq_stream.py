@@ -280,6 +280,24 @@ async def test_a_killed_broker_loses_nothing(broker: Broker, topic: str, path: s
         assert set(got.values()) == {1}
 
 
+@WAYS
+async def test_a_clean_end_on_a_silent_broker_says_what_it_could_not_tell(
+    broker: Broker, topic: str, path: str
+) -> None:
+    async with line_to(broker.url, topic, path=path, timeout=2) as line:
+        try:
+            started = 0.0
+            with pytest.raises(greet.ConnectionLost, match="come again"):
+                async with line.subscribe("hello") as names:
+                    await line.publish("Ada")
+                    assert await take(names, 1) == ["Ada"]
+                    await broker.pause()
+                    started = time.monotonic()
+            assert time.monotonic() - started < 6
+        finally:
+            await broker.resume()
+
+
 @pytest.mark.parametrize("guarantee", DESIGN.guarantees[1:])
 async def test_a_killed_broker_keeps_names_and_places(broker: Broker, topic: str, guarantee: Guarantee) -> None:
     """Also under AT_LEAST_ONCE: a stream has no transient messages."""
