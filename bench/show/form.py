@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from typing import Any
 
@@ -23,6 +24,7 @@ ASKED = {
     "replay": "read again later",
     "apart": "separate programs",
 }
+CODE = r"<code>\1</code>"
 
 
 def form(rows: pd.DataFrame) -> widgets.HBox:
@@ -45,7 +47,8 @@ def form(rows: pd.DataFrame) -> widgets.HBox:
     def follow(_: object = None) -> None:
         workload = Workload(**{name: one.value for name, one in keys.items()})
         lines = estimate.said(workload, estimate.estimates(run, workload))
-        answer.value = "".join(f"<p>{escape(line)}</p>" for line in lines)
+        items = "".join(f"<li>{re.sub('`(.+?)`', CODE, escape(line))}</li>" for line in lines)
+        answer.value = f'<ul style="margin: 0; padding-left: 1rem; line-height: 1.5">{items}</ul>'
 
     lines = []
     for name, one in keys.items():
@@ -53,5 +56,7 @@ def form(rows: pd.DataFrame) -> widgets.HBox:
         one.observe(follow, "value")
         lines.append(widgets.HBox([widgets.Label(ASKED[name], layout=widgets.Layout(width="12rem")), one]))
     follow()
-    answer.layout = widgets.Layout(flex="1 1 20rem", width="auto", margin="0 0 0 2rem")
-    return widgets.HBox([widgets.VBox(lines), answer], layout=widgets.Layout(flex_flow="row wrap"))
+    answer.layout = widgets.Layout(flex="1 1 20rem", width="auto")
+    return widgets.HBox(
+        [widgets.VBox(lines), answer], layout=widgets.Layout(flex_flow="row wrap", grid_gap="1rem 2rem")
+    )
