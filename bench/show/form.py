@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from html import escape
 from typing import Any
 
@@ -11,6 +10,7 @@ import pandas as pd
 
 from bench.judge import estimate
 from bench.measure.workload import Workload
+from bench.show.page import CODE, COMMAND
 
 START = {"rate": 300, "size": 800, "groups": 1, "members": 3, "work_ms": 5.0, "survive": "broker"}
 ASKED = {
@@ -24,7 +24,6 @@ ASKED = {
     "replay": "read again later",
     "apart": "separate programs",
 }
-CODE = r"<code>\1</code>"
 
 
 def form(rows: pd.DataFrame) -> widgets.HBox:
@@ -47,7 +46,7 @@ def form(rows: pd.DataFrame) -> widgets.HBox:
     def follow(_: object = None) -> None:
         workload = Workload(**{name: one.value for name, one in keys.items()})
         lines = estimate.said(workload, estimate.estimates(run, workload))
-        items = "".join(f"<li>{re.sub('`(.+?)`', CODE, escape(line))}</li>" for line in lines)
+        items = "".join(f"<li>{COMMAND.sub(CODE, escape(line))}</li>" for line in lines)
         answer.value = f'<ul style="margin: 0; padding-left: 1rem; line-height: 1.5">{items}</ul>'
 
     lines = []

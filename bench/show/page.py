@@ -63,7 +63,7 @@ def _contents(rows: pd.DataFrame) -> list[str]:
 
 
 def _items(sentences: list[str]) -> list[str]:
-    return ["<ul>", *(f"<li>{escape(one)}</li>" for one in sentences), "</ul>"]
+    return ["<ul>", *(f"<li>{COMMAND.sub(CODE, escape(one))}</li>" for one in sentences), "</ul>"]
 
 
 def _folded(summary: str, table: pd.DataFrame) -> str:
@@ -83,6 +83,7 @@ def _table(frame: pd.DataFrame) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
+COMMAND, CODE = re.compile("`(.+?)`"), r"<code>\1</code>"
 VERDICTS = {claims.HOLDS: "good", "yes": "good", claims.FAILS: "bad", "no": "bad", claims.DEPENDS: "open"}
 
 PAGE = """<!doctype html>
@@ -98,12 +99,14 @@ PAGE = """<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 3rem auto; padding: 0 1rem }
 h1 { font-size: 2rem; margin-bottom: 1rem }
 h2 { font-size: 1.25rem; margin: 3rem 0 .75rem; padding-top: 1rem; border-top: 1px solid var(--line) }
-svg { width: 100%; min-width: 38rem; max-width: 48rem; height: auto; pointer-events: none } /* but for its marks */
+svg { width: 100%; min-width: 38rem; max-width: 48rem; height: auto; overflow: visible } /* letters may be wider */
+svg { pointer-events: none } /* but for its marks */
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .8rem; line-height: 1.35; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
 th { color: var(--soft); font-weight: 600; white-space: nowrap }
 .n { text-align: right; white-space: nowrap }
+@media (max-width: 40rem) { td:first-child { min-width: 6rem } td:last-child:not(.n) { min-width: 12rem } }
 .good { color: var(--good) } .bad { color: var(--bad) } .open { color: var(--open) }
 summary { cursor: pointer; color: var(--soft); margin: .5rem 0 }
 footer { margin-top: 3rem; color: var(--soft); font-size: .8rem; border-top: 1px solid var(--line) }
