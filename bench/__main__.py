@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import codecs
 import os
 import sys
 import textwrap
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +38,7 @@ SHOWN = 10
 """The number of figures of a comparison that are printed without --all."""
 HERE = ("start_up", "takeover", "connections", "faults")
 """Questions that are always measured on this machine, even with --workers."""
+PLAIN = {"•": "*", "–": "-", "×": "x", "µ": "u", "≥": ">", "…": "...", "→": "->", "✓": "x", "✗": "!"}
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 
 RECIPES = """\
@@ -68,6 +71,10 @@ status without a URL: 0, even if there are faults
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 0, 1 something measured is wrong, 2 wrong use, 3 a broker is missing."""
+    codecs.register_error("plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="plain")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "run")
@@ -84,6 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(_told_of(error), WRONG)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What is printed where standard output is not UTF-8 and has no such character."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(PLAIN.get(one, "?") for one in error.object[error.start : error.end]), error.end
 
 
 def _complain(text: str, status: int) -> int:
@@ -358,6 +371,8 @@ def _report(options: argparse.Namespace) -> int:
     elif options.markdown:
         print(report.markdown(rows, *abouts), end="")
     elif options.html:
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as the page says of itself
         print(page.page(rows, *abouts), end="")
     elif options.pictures:
         _draw(rows, options.pictures)

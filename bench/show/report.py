@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -27,6 +28,8 @@ LONG = 24  # lines of a table, beyond which the README has it folded
 WIDTH = 120  # of a table that does not go to a terminal
 LABELS = ("contender", "guarantee", "verdict")  # columns of words that stay on one line while there is room
 WORDS = 22  # characters in a line of a column of words, at least
+WORD = 12  # characters of a word that are not broken
+AROUND = 3  # characters between two columns
 LEAST_FIRST = (
     "max ms",
     "p99.9 ms",
@@ -42,8 +45,10 @@ LEAST_FIRST = (
     "sent late, p50 ms",
     "from when it was due, p50 ms",
     "count",
+    "greet",
+    "times",
 )
-"""The columns of tables that are left out if there is no space, in this order."""
+"""The columns of tables that are left out if there is no space, in this order. If that is not enough: the last one."""
 NEXT = (
     (
         "python -m bench workload --init mine.toml",
@@ -158,7 +163,7 @@ def terminal(console: Console, rows: pd.DataFrame, *abouts: Mapping[str, Any]) -
     left_out: dict[str, None] = {}
     if len(rest) or not cases:
         _questions(console, rest, left_out)
-    notes = [f"Left out here to save space: {', '.join(left_out)}. `bench report --html` has it."] if left_out else []
+    notes = [f"Left out here to save space: {'; '.join(left_out)}. `bench report --html` has it."] if left_out else []
     for line in [*notes, *([PAIRED] if len(rest) else []), *ground(*abouts)]:
         console.print(line, style="dim", markup=False, highlight=False)
 
@@ -175,7 +180,7 @@ def _questions(console: Console, rows: pd.DataFrame, left_out: dict[str, None]) 
     if said:
         console.print("Which one to take", style="bold")
         for line in said:
-            console.print(f"• {line}", markup=False, highlight=False)
+            _point(console, line)
     following(console, answer.open_claims(judged) if said else {})
     judged = judged[judged["verdict"] != claims.UNKNOWN].drop(columns="of")
     tried = ~judged["claim"].isin(claims.SHOWN)
@@ -189,9 +194,9 @@ def _questions(console: Console, rows: pd.DataFrame, left_out: dict[str, None]) 
     if len(ratios):
         if len(missed := targets.beyond(ratios)):
             _print(console, missed, f"{BESIDE}, where it misses the target or nearly: {RATIOS}", left_out)
-        console.print(f"• {BESIDE}: {targets.said(ratios)}", markup=False, highlight=False)
+        _point(console, f"{BESIDE}: {targets.said(ratios)}")
     for sentence in [*conclusion(rows), *errors(rows)]:
-        console.print(f"• {sentence}", markup=False, highlight=False)
+        _point(console, sentence)
 
 
 def following(console: Console, left: Mapping[str, list[str]]) -> None:
@@ -199,34 +204,69 @@ def following(console: Console, left: Mapping[str, list[str]]) -> None:
     console.print("Next commands", style="bold")
     for command, what in NEXT:
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"      {what}", style="dim", markup=False, highlight=False)
+        _point(console, what, "      ", style="dim")
     if left:
         console.print("Open claims", style="bold")
     for remedy, of in left.items():
         console.print(f"  {remedy}", markup=False, highlight=False, soft_wrap=True)
         for claim in of:
-            console.print(f"      {claim}", style="dim", markup=False, highlight=False)
+            _point(console, claim, "      ", style="dim")
+
+
+def _point(console: Console, line: str, mark: str = "• ", style: str = "") -> None:
+    """A line; where it is long, more of them, set in from the left."""
+    for part in textwrap.wrap(
+        line, console.width, initial_indent=mark, subsequent_indent=" " * len(mark), break_on_hyphens=False
+    ):
+        console.print(part, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print(console: Console, table: pd.DataFrame, title: str, left_out: dict[str, None]) -> None:
     fitting = fitted(table, console.width)
-    left_out.update(dict.fromkeys(str(name) for name in table if name not in fitting))
+    left_out.update(dict.fromkeys(str(name) for name in table.columns[1:] if name not in fitting))
     console.print(rich_table(fitting, title))
 
 
 def fitted(table: pd.DataFrame, width: int) -> pd.DataFrame:
-    """`table` with as many columns as fit into `width` without breaking a figure; less important ones are left out."""
+    """`table` with as many columns as fit into `width` without breaking a figure; less important ones are left out.
+
+    The first column then becomes lines above the rows that have it in common.
+    """
+
+    def fits(narrowest: int = WORDS, labels: Sequence[str] = LABELS) -> bool:
+        return 1 + sum(_least_width(found[name], narrowest, labels) + AROUND for name in found.columns) <= width
+
     found = table
-    while len(found.columns) > 3 and sum(_least_width(found[name]) for name in found.columns) > width:
-        names = list(found.columns)
-        found = found.drop(columns=next((name for name in LEAST_FIRST if name in names), names[-1]))
+    if len(found.columns) <= 3 or fits():
+        return found
+    found = _headed(found)
+    while not fits() and (names := [name for name in LEAST_FIRST if name in found.columns]):
+        found = found.drop(columns=names[0])
+    while len(found.columns) > 2 and not fits(narrowest=1, labels=()):
+        found = found.drop(columns=found.columns[-1])
     return found
 
 
-def _least_width(column: pd.Series[Any]) -> int:
-    """The least width of a column in characters, with its space: words may be broken into lines, figures not."""
-    longest: int = max([*column.map(text).map(len), *map(len, str(column.name).split())])
-    return (longest if of_figures(column) or column.name in LABELS else min(longest, WORDS)) + 2
+def _headed(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without its first column, each value of which is a line above the rows that have it."""
+    first, second, *_ = table.columns
+    lines: list[dict[Any, Any]] = []
+    for value, part in table.groupby(first, sort=False):
+        lines += [{second: value}, *part.drop(columns=first).to_dict("records")]
+    return pd.DataFrame(lines, columns=table.columns[1:], dtype=object).fillna("")
+
+
+def _least_width(column: pd.Series[Any], narrowest: int = WORDS, labels: Sequence[str] = LABELS) -> int:
+    """The least width of a column in characters: words may be broken into lines, figures not.
+
+    A column of words, but for `labels`, has at least `narrowest` characters, or those of its longest word up to `WORD`.
+    """
+    said = [*column.map(text), *str(column.name).split()]
+    longest = max(map(len, said))
+    if of_figures(column) or column.name in labels:
+        return longest
+    word = max((len(word) for one in said for word in one.split()), default=0)
+    return max(min(longest, narrowest), min(word, WORD))
 
 
 def ground(*abouts: Mapping[str, Any]) -> list[str]:
@@ -260,7 +300,7 @@ def rich_table(frame: pd.DataFrame, title: str = "") -> Table:
     """A DataFrame for the terminal. In the first column, a value is left out if it is the same as in the line above."""
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
     for name in frame.columns:
-        least = _least_width(frame[name]) - 2 if of_figures(frame[name]) else None
+        least = _least_width(frame[name]) if of_figures(frame[name]) else None
         table.add_column(str(name), justify="right" if least else "left", width=least, overflow="fold")
     above = ""
     for first, *rest in frame.itertuples(index=False):

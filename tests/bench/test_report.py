@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 import bench
 from bench import contenders, questions, results, tables
@@ -141,3 +146,37 @@ def test_it_says_what_decides_the_figures_and_on_which_commit(tmp_path: Path) ->
 
 def test_the_published_runs_are_printed() -> None:
     assert report.markdown(bench.reference(), *map(bench.about, results.published())).startswith("| of | claim |")
+
+
+KEPT = {"messages/s", "p50 ms", "p99 ms", "s", "longest wait s", "asyncio", "rabbitmq", "kafka", "times as much"}
+"""The columns that a table is for: on no screen they are left out."""
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_a_narrow_screen_shows_what_each_table_is_for_and_breaks_no_figure(width: int) -> None:
+    rows = bench.reference()
+    rows = rows[rows["question"] != "workload"]
+    tables_of = {**report.answers(rows), "beside its peers": targets.table(rows)}
+    assert len(tables_of) > 10
+    for name, table in tables_of.items():
+        fitting = report.fitted(table, width)
+        assert KEPT.intersection(table) <= set(fitting), name
+        assert str(fitting.iloc[0, 0]) == str(table.iloc[0, 0]), "what rows have in common is the line above them"
+        console = Console(width=width, record=True, file=StringIO())
+        console.print(report.rich_table(fitting, name))
+        text = console.export_text()
+        assert max(map(len, text.splitlines())) <= width, name
+        for column in map(str, fitting):
+            if report.of_figures(fitting[column]):
+                assert all(report.text(value) in text for value in fitting[column]), (name, column)
+
+
+def test_where_output_is_not_utf_8_it_is_still_printed() -> None:
+    command = [sys.executable, "-m", "bench", "report"]
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    folder = next(one for one in results.published() if one.name == "takeover")
+    ended = subprocess.run([*command, folder], env=plain, capture_output=True, timeout=60, check=True)
+    assert b"* Without faults every message arrived" in ended.stdout
+    assert ended.stderr == b""
+    ended = subprocess.run([*command, "--html", folder], env=plain, capture_output=True, timeout=60, check=True)
+    assert "× all".encode() in ended.stdout, "a page says of itself that it is UTF-8"
