@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import cycle, islice
@@ -19,8 +19,10 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
 from aiokafka.codec import has_gzip, has_lz4, has_snappy, has_zstd
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import NodeNotReadyError, TopicAlreadyExistsError, for_code
+from aiokafka.protocol.metadata import MetadataRequest
 
 from bench.contenders import access
 from bench.model import Contender, Following, Place, Publisher
@@ -52,11 +54,30 @@ async def make_topic(place: Place) -> None:
         error = for_code(response.topic_errors[0][1])
         if error.errno and error is not TopicAlreadyExistsError:
             raise error(place.topic)
-        while not (await admin.describe_topics([place.topic]))[0]["partitions"]:  # noqa: ASYNC110, no event tells it
-            await asyncio.sleep(0.02)
-        _made.add((place.servers, place.topic))
     finally:
         await admin.close()
+    await _known_to_all(place)
+    _made.add((place.servers, place.topic))
+
+
+async def _known_to_all(place: Place) -> None:
+    """Return when every broker that is up knows the topic: they learn it one after the other, and any may be asked."""
+    client = AIOKafkaClient(**access.aiokafka(place.url))
+    try:
+        await client.bootstrap()
+        for broker in client.cluster.brokers():
+            with suppress(NodeNotReadyError):  # it is down
+                while not await _partitions(client, broker.nodeId, place.topic):  # noqa: ASYNC110, no event tells it
+                    await asyncio.sleep(0.02)
+    finally:
+        await client.close()
+
+
+async def _partitions(client: AIOKafkaClient, broker: int, topic: str) -> list[Any]:
+    """Those of `topic` that `broker` knows."""
+    answer = await client.send(broker, MetadataRequest([topic]))
+    found: list[Any] = answer.to_object()["topics"][0]["partitions"]
+    return found
 
 
 def codecs() -> list[str]:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +23,7 @@ import pytest
 import pytest_asyncio
 import trustme
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import NodeNotReadyError
 from guarded import CANARY, Guarded, guarded_kafka, guarded_rabbitmq, jwt
 
 import greet
@@ -276,6 +278,33 @@ async def test_topics_of_peers_have_replicas(topic: str, monkeypatch: pytest.Mon
             assert [len(one["replicas"]) for one in found["partitions"]] == [2, 2]
         rows = await measured(url, Cell(PERFORMANCE, Guarantee.DURABLE), 5_000, monkeypatch)
         assert [one.fields["error"] for one in rows] == [None, None]
+
+
+async def test_a_topic_of_peers_is_waited_for_at_each_broker_that_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One knows it at once and one later, and one is down."""
+    later, asked = {1: 0, 2: 2, 3: 0}, []
+
+    class Client:
+        cluster = SimpleNamespace(brokers=lambda: [SimpleNamespace(nodeId=broker) for broker in (3, 2, 1)])
+
+        def __init__(self, **settings: Any) -> None:
+            assert settings["bootstrap_servers"]
+
+        async def send(self, broker: int, request: Any) -> Any:
+            asked.append(broker)
+            if broker == 3:
+                raise NodeNotReadyError
+            topic = {"partitions": [0] if asked.count(broker) > later[broker] else []}
+            return SimpleNamespace(to_object=lambda: {"topics": [topic]})
+
+        async def bootstrap(self) -> None: ...
+
+        async def close(self) -> None:
+            asked.append(0)
+
+    monkeypatch.setattr(kafka_peers, "AIOKafkaClient", Client)
+    await kafka_peers._known_to_all(Place("kafka://h:1", "names", Guarantee.DURABLE))
+    assert asked == [3, 2, 2, 2, 1, 0]
 
 
 # What is left
