@@ -103,4 +103,7 @@ def _where(rows: pd.DataFrame) -> str:
     bound = float(rows["clock_bound_ms"].max()) if "clock_bound_ms" in rows else 0.0
     if bound > 0:
         return f"Dask workers were the clients, their clocks known to {short(bound)} ms"
+    away = rows.loc[rows["broker_elsewhere"].eq(True), "design"].unique() if "broker_elsewhere" in rows else ()
+    if len(away):
+        return f"the clients ran on this machine, the broker of {' and '.join(away)} on another"
     return "broker and clients shared this machine"

@@ -496,6 +496,7 @@ class Delivery:
                 "grown_mb": max((one.usage.grown_mb for one in timed if one.usage.grown_mb is not None), default=None),
                 "disk_mb": more(*disk),
                 **({"clock_bound_ms": bound / 1e6} if bound else {}),
+                **({"broker_elsewhere": True} if self.here.elsewhere else {}),
             },
         )
 

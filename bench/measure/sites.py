@@ -13,6 +13,7 @@ import psutil
 
 import greet
 from bench.contenders.cleanup import remove
+from bench.measure.workers import on_this_machine
 from bench.model import Used
 from greet import BrokerMissing, GreetError
 from greet.brokers import PRIVATE, VARIABLES, Broker, by_default
@@ -46,6 +47,8 @@ class Site:
     """The groups of each topic that was made: where the broker stays, they are removed in the end."""
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     ready: set[str] = field(default_factory=set)
+    elsewhere: bool = False
+    """Whether its broker is on another machine."""
 
     async def wait_ready(self, who: Iterable[str]) -> None:
         """Return when all of `who` have told that they are ready, or the site is lost."""
@@ -141,6 +144,8 @@ async def _site(design: str, url: str, broker: Broker | None, stack: AsyncExitSt
     await found.wait_ready([""])
     if found.lost:
         raise BrokerMissing(found.lost)
+    with suppress(OSError):  # of a host among several that has no address
+        found.elsewhere = not any(on_this_machine(host) for host, _ in line.address.hosts)
     return found
 
 

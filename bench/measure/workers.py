@@ -179,8 +179,7 @@ class Cluster:
     @property
     def elsewhere(self) -> list[str]:
         """The hosts that are not this machine."""
-        here = {one.address.partition("%")[0] for found in psutil.net_if_addrs().values() for one in found}
-        return sorted(host for host in self._sides if not on_loopback(host) and _resolved(host) not in here)
+        return sorted(host for host in self._sides if not on_this_machine(host))
 
     @property
     def told(self) -> dict[str, Any]:
@@ -340,6 +339,12 @@ def on_loopback(host: str) -> bool:
         return ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def on_this_machine(host: str) -> bool:
+    """Whether `host` is one of its addresses."""
+    here = {one.address.partition("%")[0] for found in psutil.net_if_addrs().values() for one in found}
+    return on_loopback(host) or _resolved(host) in here
 
 
 def _resolved(host: str) -> str:

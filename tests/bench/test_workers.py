@@ -41,7 +41,7 @@ from bench.measure.clock import Begun, ClockMoved, Echo, Look, Scale, bound_ns, 
 from bench.measure.loops import Receive, Received, Send, Sent, now
 from bench.measure.pool import Lease, Unreached, seated
 from bench.measure.run import session
-from bench.measure.workers import Cluster, NoSeat, WorkerDied, WorkersLost
+from bench.measure.workers import Cluster, NoSeat, WorkerDied, WorkersLost, on_this_machine
 from bench.model import Cell, Place, Settings
 from greet import Guarantee
 
@@ -335,13 +335,24 @@ async def test_what_the_clocks_cannot_tell_is_null_with_its_reason(bound: int, m
         assert (figures.fields["error"], figures.fields["elapsed_s"] > 0.1) == (None, True)
 
 
-def test_the_answer_tells_who_the_clients_were() -> None:
+@pytest.mark.parametrize(
+    ("host", "here"), [("localhost", True), ("127.0.0.1", True), ("::1", True), ("203.0.113.7", False)]
+)
+def test_what_is_on_this_machine(host: str, here: bool) -> None:
+    assert on_this_machine(host) is here
+    own = {one.address for found in psutil.net_if_addrs().values() for one in found if one.family == socket.AF_INET}
+    assert all(map(on_this_machine, own))
+
+
+def test_the_answer_tells_where_broker_and_clients_were() -> None:
     rows = results.reference()
     rows = rows[rows["question"].ne("faults")].drop(columns="clock_bound_ms", errors="ignore")
     judged = verdicts(rows)
     far = rows.assign(clock_bound_ms=[0.25, *[np.nan] * (len(rows) - 1)])
-    here, there = (answer(one, judged)[-1] for one in (rows, far))
+    away = rows.assign(broker_elsewhere=rows["design"].eq("kafka"))
+    here, there, beside = (answer(one, judged)[-1] for one in (rows, far, away))
     assert "rounds, in which broker and clients shared this machine; " in here
+    assert "rounds, in which the clients ran on this machine, the broker of kafka on another; " in beside
     assert "rounds, in which Dask workers were the clients, their clocks known to 0.25 ms; " in there
 
 
