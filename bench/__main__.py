@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """The number of figures of a comparison that are printed without --all."""
-HERE = ("start_up", "takeover", "connections", "faults")
+HERE = ("start_up", "takeover", "connections", "scaling", "faults")
 """Questions that are always measured on this machine, even with --workers."""
 PLAIN = {"•": "*", "–": "-", "×": "x", "µ": "u", "≥": ">", "…": "...", "→": "->", "✓": "x", "✗": "!"}
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
@@ -286,11 +286,12 @@ def _measured(options: argparse.Namespace, cluster: workers.Cluster | None) -> i
         if options.questions and aside:
             raise ValueError(f"{aside[0]} runs only on this machine: measure it without --workers")
         asked = [name for name in asked if name not in aside]
+    lacking = {name: why for name in asked if (why := questions.lacking(name, settings))}
+    asked = [name for name in asked if name not in lacking]
     work = {name: partial(_cells, name, options.designs, first=first) for name in asked}
     if not any(cells(settings) for cells in work.values()):
-        raise ValueError(
-            f"nothing to measure: {', '.join(settings.designs)} does not offer that guarantee, or has no such question"
-        )
+        why = f"{', '.join(settings.designs)} does not offer that guarantee, or has no such question"
+        raise ValueError(f"nothing to measure: {'; '.join(f'{name}: {why}' for name, why in lacking.items()) or why}")
     required = options.designs or (settings.designs if os.environ.get("GREET_REQUIRE") == "all" else ())
     facts = {"settings": runner.told(settings), "questions": list(asked), "brokers": {}, "elapsed_s": {}}
     facts |= {"workers": cluster.told} if cluster else {}
@@ -302,7 +303,7 @@ def _measured(options: argparse.Namespace, cluster: workers.Cluster | None) -> i
         status = _ended(outcome, writer, show=not options.json)
     except runner.TROUBLE as error:  # an error of the output, after the measurement
         return _complain(f"{_told_of(error)}: what was measured is kept in {writer.folder}", WRONG)
-    left = dict.fromkeys([*(one.name for one in tools), *aside], "it runs only on this machine")
+    left = dict.fromkeys([*(one.name for one in tools), *aside], "it runs only on this machine") | lacking
     for who, what in {**outcome.missing, **left, **(contenders.missing() if chosen == "all" else {})}.items():
         watch.say(f"{who} is left out: {what}")
     if outcome.complete and any(design in required for design in outcome.missing):

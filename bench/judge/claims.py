@@ -36,6 +36,8 @@ HIGH = 100
 """From so many publishers and members on, concurrency is high."""
 CROWD, FEW = 1_000, 10
 """Connections that are many, and few."""
+MORE_BROKERS = {"2 brokers": 1.6, "3 brokers": 2.2}
+"""How many times as much as one broker they must carry."""
 TWICE = 2.0
 """How many times as long a message may take over many connections."""
 P99 = "latency_ms.p99"
@@ -357,6 +359,34 @@ def _fault_tolerant(run: Figures) -> Verdict:
 
 
 def _scalable(run: Figures) -> Verdict:
+    """Whether more brokers carry more, if a run has limited brokers; else whether more members handle more."""
+    with suppress(Missing):
+        return _more_brokers(run)
+    return _more_members(run)
+
+
+def _more_brokers(run: Figures) -> Verdict:
+    """Two and three brokers must carry most of two and three times as much as one."""
+
+    def times(design: str, rung: str) -> stats.Ratio:
+        cell = {"question": "scaling", "design": design, "guarantee": "AT_LEAST_ONCE"}
+        return run.times("messages_per_s", cell | {"rung": rung}, cell | {"rung": "1 broker"})
+
+    def said(design: str) -> str:
+        return " and ".join(_two(times(design, rung).value) for rung in MORE_BROKERS)
+
+    found = {times("kafka", rung): least for rung, least in MORE_BROKERS.items()}
+    evidence = f"two and three brokers carry {said('kafka')} times as much as one, each limited to a share of a core"
+    with suppress(Missing):
+        evidence += f"; with RabbitMQ, over queues, {said('rabbitmq')} times"
+    if any(one.high < least for one, least in found.items()):
+        return Verdict(FAILS, evidence)
+    if not all(run.more(one) for one in found):
+        return Verdict(UNKNOWN, f"{evidence}; the rounds do not agree")
+    return Verdict(HOLDS if all(one.value >= least for one, least in found.items()) else FAILS, evidence)
+
+
+def _more_members(run: Figures) -> Verdict:
     """Whether four members handle more than one: of messages with work that waits, and of messages without work.
 
     Without work, only a speed-up says something, because the members share the cores.
@@ -583,7 +613,13 @@ CLAIMS = (
         "05_latency",
     ),
     Claim("kafka", "Fault-tolerant and durable.", "every fault, nothing lost", _fault_tolerant, "06_when_things_break"),
-    Claim("kafka", "Scalable over partitions and brokers.", "one member against four", _scalable, "04_throughput"),
+    Claim(
+        "kafka",
+        "Scalable over partitions and brokers.",
+        "one broker against two and three, or one member against four",
+        _scalable,
+        "04_throughput",
+    ),
     Claim("kafka", "High concurrency.", "many publishers, members and connections", _concurrent, "04_throughput"),
     Claim(
         "kafka",

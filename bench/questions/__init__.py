@@ -3,14 +3,16 @@
 A file has a docstring, whose first line is the question; `cells(settings)`, its work as data;
 `table(rows)`, its answer as a DataFrame of at most ten columns; and `picture(rows)`, its figure. `rows` are
 the rows of this question from `bench.load(run, details=True)`. The questions in `FIRST` also have
-`first(settings)`: the few cells for which the default run of three minutes has time. To add a question,
-add its file, and its name here.
+`first(settings)`: the few cells for which the default run of three minutes has time. One that cannot be measured
+everywhere has `lacking(settings)`, which says why. To add a question, add its file, and its name here.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
+
+from bench.model import Settings
 
 FIRST = ("throughput", "latency", "wake_up", "payload", "backlog", "fan_out", "work_sharing", "tweaking")
 """The questions of the default run, if none is named: enough for all three conclusions."""
@@ -23,6 +25,7 @@ FULL = (
     "takeover",
     "payload",
     "connections",
+    "scaling",
     "durability",
     "backlog",
     "growth",
@@ -47,3 +50,9 @@ def question(name: str) -> Any:
 def asked(name: str) -> str:
     """The question in plain words: the first line of its docstring."""
     return str(question(name).__doc__).partition("\n")[0]
+
+
+def lacking(name: str, settings: Settings) -> str:
+    """Why nothing of a question can be measured here, and what to do; "" where it can."""
+    found = getattr(question(name), "lacking", None)
+    return str(found(settings)) if found else ""

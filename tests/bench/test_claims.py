@@ -111,6 +111,17 @@ def at_work(times: float, four: float) -> list[Row]:
     return [*shared(1e5, 1e5 * four), *waiting]
 
 
+def clusters(two: float, three: float, *, disturbed: bool = False) -> list[Row]:
+    """Two and three brokers carry so many times as much as one, or in each round another number of times."""
+    cell: Row = {"question": "scaling", "design": "kafka", "guarantee": "AT_LEAST_ONCE", "params.rung": "1 broker"}
+    rows = [cell | {"params.rung": f"{n} brokers", "messages_per_s": 1e3 * by} for n, by in ((2, two), (3, three))]
+    if disturbed:
+        rows = [
+            row | {"messages_per_s": 1e3 * by, "repetition": n} for row in rows for n, by in enumerate((9, 1, 4, 1), 1)
+        ]
+    return [cell | {"messages_per_s": 1e3}, *rows]
+
+
 def tweaked(headers: float, json: float, gzip: float) -> list[Row]:
     cell = {"question": "tweaking", "guarantee": "AT_LEAST_ONCE"}
     ours = {"bare": 1e5, "10 headers": 1e5 / headers, "JSON": 1e5 / json, "1 KiB": 1e5, "1 KiB, gzip": 1e5 / gzip}
@@ -231,6 +242,10 @@ CASES: list[tuple[str, str, list[Row], str]] = [
     ("kafka", "Scalable", at_work(3.6, 1.1), HOLDS),
     ("kafka", "Scalable", at_work(3.6, 0.7), DEPENDS),
     ("kafka", "Scalable", at_work(1.1, 0.7), FAILS),
+    ("kafka", "Scalable", [*at_work(1.1, 0.7), *clusters(1.9, 2.6)], HOLDS),
+    ("kafka", "Scalable", [*at_work(3.6, 1.1), *clusters(1.4, 2.6)], FAILS),
+    ("kafka", "Scalable", clusters(1.9, 2.0), FAILS),
+    ("kafka", "Scalable", clusters(1.9, 2.6, disturbed=True), UNKNOWN),
     ("kafka", "High concurrency", many_at_once(4, 1), UNKNOWN),
     ("kafka", "High concurrency", many_at_once(100, 1), HOLDS),
     ("kafka", "High concurrency", many_at_once(100, 0.3), FAILS),

@@ -13,7 +13,7 @@ from greet import Guarantee
 NAME = "memory-log"
 OF_OTHERS = {
     *("ladder", "tweaking"),  # which are of the plain clients
-    *("takeover", "connections"),  # which are of a broker
+    *("takeover", "connections", "scaling"),  # which are of a broker
 }
 
 

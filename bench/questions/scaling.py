@@ -1,0 +1,312 @@
+"""Do two and three brokers carry two and three times as much as one?
+
+Private clusters of one, two and three brokers. Each broker is limited to 20 % of a core, so the brokers are the limit,
+not their clients and not the cores of this machine. The load is the same for each cluster: six publishers and six
+readers of greet, one by one. Kafka has a topic with six partitions, and each publisher has the names of one of them;
+RabbitMQ has six topics, with a queue each. They are spread over the brokers. Nothing is replicated. RabbitMQ's clients
+connect to the broker that has their queue, Kafka's drivers do so by themselves.
+
+A cluster starts without the limit, and is warmed up by as many messages for each broker; it stays up for all rounds.
+In each round the limit is set while messages flow, and they are counted for five seconds. A message counts when it is
+accepted and when it is received; the lower of the two rates is shown. It needs 4 GB of memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+
+from bench import pictures, stats, tables
+from bench.measure.carry import Hand, Publish, Read, Stamps, now
+from bench.measure.sites import used
+from bench.model import Cell, Contender, Figures, Place, Publisher, Session, Settings, title_of
+from bench.pictures import Lines, Picture
+from bench.stats import short
+from greet import Guarantee, brokers
+from greet.brokers import Broker, quota
+from greet.designs import KAFKA, named
+
+RUNGS = {1: "1 broker", 2: "2 brokers", 3: "3 brokers"}
+SHARE = 0.2
+"""Of a core, for each broker."""
+LANES = 6
+"""Partitions or queues, publishers, and readers: each broker of a cluster has as many as the others."""
+WINDOW = 50
+"""Messages of a publisher that are not confirmed, at most. Many in one request would cost Kafka no more than one."""
+WARM, AGAIN = 20_000, 1_000
+"""Messages for each broker before the limit is set: the first time, as Java still compiles then, and later."""
+WARM_S, SETTLE_S, COUNT_S = 60.0, 2.0, 5.0
+READY_S, DRAIN_S = 60.0, 30.0
+LEAD_S, LOOK_S = 0.3, 0.05
+MOST = 100_000
+"""Messages of a publisher, at most."""
+ROUNDS = 4
+ENDS = ["".join(pair) for pair in product("abcdefghijklmnop", repeat=2)]
+ONCE = dict.fromkeys(
+    (
+        *("default.replication.factor", "min.insync.replicas", "offsets.topic.replication.factor"),
+        *("transaction.state.log.replication.factor", "transaction.state.log.min.isr"),
+    ),
+    "1",
+)
+"""greet's cluster of three would keep each message three times."""
+
+
+def lacking(settings: Settings) -> str:
+    """Why nothing of this is measured; "" where it is."""
+    if not settings.full:
+        return "it takes minutes: use `--profile full`"
+    return "" if quota.find() else quota.MISSING
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """greet over each usual broker, for each size of a cluster, in the full profile."""
+    return [
+        Cell(
+            *(one, guarantee),
+            publishers=LANES,
+            partitions=LANES if named(one.design).partitioned else 1,
+            window=WINDOW,
+            rung=rung,
+            rounds=min(ROUNDS, settings.rounds),
+            measure=carried,
+        )
+        for one in settings.of(name="greet", way="name")
+        if settings.full and named(one.design).usual and not named(one.design).in_process
+        for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
+        for rung in RUNGS.values()
+    ]
+
+
+@dataclass
+class _Cluster:
+    """Brokers that stay up until they are measured so many times."""
+
+    broker: Broker
+    opened: AsyncExitStack
+    rounds: int = 0
+
+
+@asynccontextmanager
+async def _cluster(design: str, size: int) -> AsyncIterator[_Cluster]:
+    async with AsyncExitStack() as opened:
+        kind = named(design).product
+        assert kind
+        options: dict[str, Any] = {"config": ONCE} if kind is KAFKA else {}
+        yield _Cluster(await opened.enter_async_context(brokers.private(kind, nodes=size, **options)), opened)
+
+
+async def carried(session: Session, cell: Cell, names: int) -> list[Figures]:  # noqa: ARG001
+    """The row of a cluster; after its last round it ends."""
+    design, size = cell.contender.design, int(cell.rung.split()[0])
+    key = f"scaling {design} {cell.guarantee.name} {size}"
+    cluster = await session.kept(key, partial(_cluster, design, size))
+    cluster.rounds += 1
+    with TemporaryDirectory() as folder:
+        load = _Load(cell.contender, session.place(cell), cluster.broker, Path(folder))
+        try:
+            found = await load.run((WARM if cluster.rounds == 1 else AGAIN) * size)
+        finally:
+            load.end()
+    if cluster.rounds >= session.settings.rounds_of(cell):
+        await cluster.opened.aclose()
+    return [replace(found, fields={**found.fields, "survives": cell.guarantee.value})]
+
+
+@dataclass(frozen=True)
+class Keyed(Contender):
+    """A publisher all of whose messages go to one partition: their last two characters see to that."""
+
+    of: Contender | None = None
+    partition: int = 0
+
+    @asynccontextmanager
+    async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
+        """The other contender's."""
+        assert self.of
+        async with self.of.publisher(place) as inner:
+
+            async def publish(name: str) -> None:
+                await inner.publish(name + self.end(name, place.partitions))
+
+            yield Publisher(publish, place.window)
+
+    def end(self, name: str, partitions: int) -> str:
+        """What to add to `name`: greet's partition of a name is its crc32 modulo their number."""
+        begun = crc32(name.encode())
+        return next(end for end in ENDS if crc32(end.encode(), begun) % partitions == self.partition)
+
+    def consumer(self, place: Place, group: str) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+        """The other contender's."""
+        assert self.of
+        return self.of.consumer(place, group)
+
+
+@dataclass(frozen=True)
+class Story:
+    """What became of the messages; stamps of one clock, in nanoseconds."""
+
+    sent: Stamps
+    """When each was sent, by publisher and number; 0 of one that was not."""
+    accepted: Stamps
+    """When each was accepted; 0 or less of one that was not."""
+    handled: Stamps
+    """The places of messages in `sent`, as they were received, as often as they were."""
+    done: Stamps
+    """When that was."""
+
+
+class _Load:
+    """The publishers in one process, the readers in another one, and their journals."""
+
+    def __init__(self, contender: Contender, place: Place, broker: Broker, folder: Path) -> None:
+        self._broker = broker
+        design, tag = named(contender.design), place.topic[-4:]
+        due, bodies = np.zeros(MOST, np.int64), [0] * MOST
+        self._publishes: list[Publish] = []
+        self._reads: list[Read] = []
+        for lane in range(LANES):
+            own, who = replace(place, url=design.url(broker.url)), contender
+            if design.partitioned:
+                said = (contender.design, contender.way, contender.guess, contender.defaults)
+                who = Keyed(*said, of=contender, partition=lane)
+            else:
+                url = design.url(broker.urls[lane % len(broker.urls)])
+                own = replace(own, url=url, topic=f"{place.topic}-{lane}")
+            published, read = (_journal(folder / f"{what} {lane}") for what in ("published", "read"))
+            self._publishes.append(Publish(who, own, f"{tag}{lane:02d}", due, bodies, published))
+            self._reads.append(Read(contender, own, "g0", tag, 2 * MOST, journal=read))
+        self._publisher, self._reader = self._hands = (Hand(), Hand())
+
+    async def run(self, warm: int) -> Figures:
+        """Let so many messages flow, set the limit, and count."""
+        await _ready(self._reader, self._reads)
+        await _ready(self._publisher, self._publishes)
+        self._publisher.tell("start", now() + int(LEAD_S * 1e9))
+        await self._until(lambda: self._handled() >= warm, WARM_S)
+        with quota.limited([node.family() for node in self._broker.nodes], SHARE):
+            await asyncio.sleep(SETTLE_S)
+            begin, before = now(), self._used()
+            await asyncio.sleep(COUNT_S)
+            end, after = now(), self._used()
+        self._publisher.tell("stop")
+        async with asyncio.timeout(DRAIN_S):
+            await self._publisher.says("published")
+        accepted = int((self._story().accepted > 0).sum())
+        await self._until(lambda: self._handled() >= accepted, DRAIN_S)
+        found = figures(self._story(), begin, end)
+        cpu_s = {side: after[side] - before[side] for side in after}
+        return replace(found, fields={**found.fields, "cpu_s": cpu_s, "error": self._errors() or None})
+
+    async def _until(self, there: Callable[[], bool], seconds: float) -> None:
+        """Look again and again, for so long at most, or until something went wrong."""
+        limit = now() + int(seconds * 1e9)
+        while not there() and not self._errors() and now() < limit:  # noqa: ASYNC110, others write what is looked at
+            await asyncio.sleep(LOOK_S)
+
+    def _handled(self) -> int:
+        return sum(int(np.memmap(read.journal, np.int64, "r")[0]) for read in self._reads)
+
+    def _story(self) -> Story:
+        published = [np.fromfile(one.journal, np.int64).reshape(-1, 2) for one in self._publishes]
+        sent, accepted = np.concatenate(published).T
+        read = [np.memmap(one.journal, np.int64, "r") for one in self._reads]
+        rows = np.concatenate([np.array(one[1 : 1 + 3 * one[0]]).reshape(-1, 3) for one in read])
+        publisher, number = np.divmod(rows[:, 0], 10**10)
+        return Story(sent, accepted, publisher * MOST + number, rows[:, 2])
+
+    def _used(self) -> dict[str, float]:
+        """CPU seconds of both sides so far."""
+        return {"client": sum(hand.used()[0] for hand in self._hands), "broker": used(self._broker)[0] or 0.0}
+
+    def _errors(self) -> str:
+        """What went wrong with any of them."""
+        return "; ".join(dict.fromkeys(error for hand in self._hands for error in hand.errors))
+
+    def end(self) -> None:
+        """Nobody is left."""
+        for hand in self._hands:
+            hand.kill()
+
+
+def _journal(path: Path) -> str:
+    """An empty file with room for what a publisher or a reader has to write."""
+    with path.open("wb") as file:
+        file.truncate(8 * (1 + 6 * MOST if path.name.startswith("read") else 2 * MOST))
+    return str(path)
+
+
+async def _ready(hand: Hand, jobs: list[Publish] | list[Read]) -> None:
+    hand.do(jobs)
+    async with asyncio.timeout(READY_S):
+        if await hand.says("ready", "error") != "ready":
+            raise RuntimeError(hand.errors[0] if hand.errors else "a process ended before it was ready")
+
+
+def figures(story: Story, begin: int, end: int) -> Figures:
+    """What became of all messages, and how many a second were carried from `begin` to `end`."""
+    elapsed = (end - begin) / 1e9
+    accepted, got = story.accepted > 0, np.zeros(len(story.sent), bool)
+    got[story.handled] = True
+    each = [int(((stamps >= begin) & (stamps < end)).sum()) for stamps in (story.accepted, story.done)]
+    return Figures(
+        {
+            "sent": int((story.sent > 0).sum()),
+            "accepted": int(accepted.sum()),
+            "received": int(got.sum()),
+            "lost": int((accepted & ~got).sum()),
+            "duplicates": len(story.handled) - int(got.sum()),
+            "elapsed_s": elapsed,
+            "messages_per_s": min(each) / elapsed or None,
+        }
+    )
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Messages a second, beside one broker, which ideally is the number of brokers; and what the CPU was used for."""
+    parts = [(line, part) for line, part in tables.lines(rows, "params.rung")]
+    ones = {(line["guarantee"], line["contender"]): part for line, part in parts if line["rung"] == RUNGS[1]}
+    found = []
+    for line, part in parts:
+        size = int(line.pop("rung").split()[0])
+        line["brokers"] = size
+        line["messages/s"] = short(tables.figures(part, "messages_per_s").median())
+        one = ones.get((line["guarantee"], line["contender"]), rows[:0])
+        line["times one broker"] = "" if size == 1 else str(stats.beside(part, one) or "–")
+        seconds = tables.figures(part, "elapsed_s")
+        busy = {side: 100 * tables.figures(part, f"cpu_s.{side}") / seconds for side in tables.SIDES}
+        line["% of the limit, brokers"] = short((busy["broker"] / (SHARE * size)).median())
+        line["CPU %, clients"] = short(busy["client"].median())
+        found.append(line | {"count": tables.counted(part)})
+    return pd.DataFrame(found)
+
+
+def picture(rows: pd.DataFrame) -> Picture:
+    """How many times as much as one broker, over the number of brokers, beside the ideal line."""
+    rows = pictures.measured(rows)
+    rows = rows.assign(x=rows["params.rung"].str.split().str[0].astype(int) if len(rows) else 0)
+    one = rows[rows["x"].eq(1)]
+    rows = rows.assign(value=pictures.relative(rows, one, "design", "guarantee"), panel="")
+    rows = rows.assign(line=rows["design"].map(title_of))[rows["value"].notna()]
+    most = rows["x"].max()
+    said = pictures.ranked(pictures.medians(rows[rows["x"].eq(most)]))
+    return Lines(
+        title=pictures.headline(said and f"{most} brokers carry so many times as much as one: {said}", __doc__),
+        rows=rows,
+        what="brokers of a cluster",
+        unit="times as much as one broker",
+        form="{} times",
+        note=f"Each broker may use {SHARE:.0%} of a core. greet, one by one; nothing is replicated.",
+        ideal=(1.0, "ideal"),
+    )
