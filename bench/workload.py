@@ -14,7 +14,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -38,9 +38,14 @@ FILE = Path("workload.toml")
 Complain = Callable[[str, int], int]
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
 def parser() -> argparse.ArgumentParser:
     """The flags: one for each key, and those of a run."""
-    found = argparse.ArgumentParser(
+    found = _Parser(
         "python -m bench workload",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Which design can carry your workload in time, what capacity is left, and what does a kill cost?",
@@ -84,8 +89,10 @@ def main(words: Sequence[str], complain: Complain) -> int:
                 asked.checked(name, "", word)
             except Misread as error:
                 return complain(str(error), USE)
-        return complain(f"{rest[0]!a} is one word too many: name one file", USE)
+        return complain(f"{rest[0]!a} is one word too many: see `python -m bench workload --help`", USE)
     if options.init:
+        if others := [one for one in words if one.startswith("--") and one != "--init"]:
+            return complain(f"--init writes every key with its default: leave out {others[0]}, or edit the file", USE)
         return _init(options.file or FILE, complain)
     said = _said(options)
     workloads = asked.points(said)

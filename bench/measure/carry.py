@@ -29,7 +29,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -366,6 +366,20 @@ async def _serve(pipe: Connection) -> None:
             pipe.send("left")
 
 
+@contextmanager
+def _unhurt() -> Iterator[None]:
+    """A Ctrl-C waits until this has ended: it would also end the server that forks the processes, while it starts."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # it would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Hand:
     """A process as its parent sees it."""
 
@@ -378,7 +392,8 @@ class Hand:
             context.set_forkserver_preload(["bench.measure.carry", "bench.contenders.greets", *sorted(lines)])
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs,), daemon=True)
-        self._process.start()
+        with _unhurt():
+            self._process.start()
         theirs.close()
         self.pid: int = self._process.pid
         self.jobs: list[Job] = []

@@ -446,7 +446,7 @@ def checked(key: str, value: Any, place: str) -> tuple[Value, ...]:
         try:
             found.append(read(one))
         except ValueError as error:
-            raise Misread(place, f"{key}: {error}") from None
+            raise Misread(place, str(error) if place.startswith("--") else f"{key}: {error}") from None
     return tuple(dict.fromkeys(found))
 
 

@@ -31,7 +31,7 @@ from bench.measure.carry import Nothing, Outcome, Run
 from bench.measure.trial import Ground, Trial, enough, figures, gap, pile
 from bench.measure.workload import Misread, Workload, example, from_file, from_flag, lines_of, meaning, points
 from bench.model import Figures, Place
-from bench.results import MEASUREMENTS
+from bench.results import MEASUREMENTS, RUN
 from bench.show import workload as show
 from greet import Guarantee
 from greet.brokers import Broker, rabbitmq
@@ -727,11 +727,13 @@ def test_json_prints_the_rows_and_nothing_else(tmp_path: Path) -> None:
     ("words", "told_of"),
     [
         (("--sise", "5"), "--sise: there is no key 'sise': do you mean size?"),
-        (("--rate", "-5"), "--rate: rate: -5: a rate is above 0"),
+        (("--rate", "-5"), "bench: --rate: -5: a rate is above 0"),
         (("missing.toml",), "missing.toml: No such file or directory"),
         (("a.toml", "b.toml"), "'b.toml' is one word too many"),
         (("--designs", "mqtt"), "there is no design 'mqtt': choose from asyncio"),
         (("--size", "5"), "16 to 65,536 bytes"),
+        (("--rate",), "bench: argument --rate: expected one argument"),
+        (("--init", "--rate=5"), "leave out --rate=5, or edit the file"),
     ],
 )
 def test_wrong_use_is_one_line_and_two(words: tuple[str, ...], told_of: str) -> None:
@@ -780,6 +782,23 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
     (folder,) = tmp_path.iterdir()
     assert bench.about(folder)["complete"] is False
     assert len(bench.load(folder)) >= 1
+
+
+def test_a_ctrl_c_in_a_terminal_ends_it_well_also_while_its_processes_start(tmp_path: Path) -> None:
+    """It reaches all of its processes, also the server that they are forked from."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench", "workload", "--designs", "asyncio", "--out", str(tmp_path)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(f"*/{RUN}")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    said, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "")
+    assert "interrupted, so INCOMPLETE" in said
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "workloads").glob("*.toml")), ids=lambda path: path.stem)
