@@ -21,7 +21,7 @@ import re
 from abc import ABC, abstractmethod
 from asyncio import current_task, get_running_loop
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -29,7 +29,16 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from greet.errors import BadName, BadURL, ConnectionLost, GreetError, PublishFailed, Unsupported, WrongUse
+from greet.errors import (
+    BadName,
+    BadURL,
+    ConnectionLost,
+    GreetError,
+    PublishFailed,
+    PublishUnknown,
+    Unsupported,
+    WrongUse,
+)
 from greet.names import USUAL, arriving, check, check_all, chunks, decode
 
 if TYPE_CHECKING:
@@ -48,6 +57,7 @@ CLOSED = "this line is closed: connect again"
 LEFT = "this member has left its group: subscribe again"
 ONE_TASK = (
     "another task reads this subscription: to share the work, let each task subscribe to the same group for itself"
+    " (before Python 3.12, asyncio.wait_for makes a task of its own: use asyncio.timeout)"
 )
 FAILED_TASK = (
     "the task that read this subscription failed while it handled a name: leave, and subscribe again;"
@@ -148,7 +158,7 @@ class Line(Entered, ABC):
             await self._connect(self._deadline())
         except BaseException:
             self._close()
-            await self._disconnect(self._deadline(), clean=False)
+            await to_the_end(self._disconnect(self._deadline(), clean=False))
             raise
         self._open()
         return self
@@ -156,9 +166,12 @@ class Line(Entered, ABC):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Disconnect within the address's `timeout`."""
+        """Disconnect within the address's `timeout`. Leave the members of the line first: this does not end them.
+
+        A `publish` that still waits is accepted, fails, or raises `PublishUnknown`.
+        """
         self._close()
-        await self._disconnect(self._deadline(), clean=error is None)
+        await to_the_end(self._disconnect(self._deadline(), clean=error is None))
 
     async def publish(self, name: str) -> None:
         """Return once the design has accepted `name` under the guarantee.
@@ -168,7 +181,8 @@ class Line(Entered, ABC):
 
         Raises:
             BadName: this is not a name. Nothing was sent.
-            PublishFailed: it was not accepted, for example because no group has ever read the topic.
+            PublishFailed: it was not accepted, for example because no group has ever read the topic, or
+                because the line was left.
             PublishUnknown: a time-out or a lost confirm. It may or may not have been accepted.
             WrongUse: the line was not entered, or belongs to another event loop. Nothing was sent.
         """
@@ -183,11 +197,14 @@ class Line(Entered, ABC):
         """The fast way: publish any number of names, in order; return how many were accepted.
 
         Each name has the same guarantee as with `publish`. Memory stays bounded. With an async
-        iterable, the names that have come are sent without waiting for more.
+        iterable, the names that have come are sent without waiting for more. Do not pass a
+        subscription: it settles a name when the next is asked for, before the name is accepted here.
 
         Raises:
-            As `publish`. The error's `accepted` says how many names were certainly accepted, but not
-            which: do not use it to continue in the middle of the names.
+            As `publish`; `PublishUnknown` if this is so of any name. The error's `accepted` says how
+            many names were certainly accepted, but not which: do not use it to continue in the middle
+            of the names. An error of `names` itself, or a cancellation, is raised as it is; then nobody
+            can tell which of the last names were accepted.
         """
         if get_running_loop() is not self._loop:
             raise self._refusal()
@@ -256,7 +273,7 @@ class Line(Entered, ABC):
 
     @abstractmethod
     async def _disconnect(self, deadline: float, *, clean: bool) -> None:
-        """Disconnect before `deadline`; also end what a failed `_connect` began. Calls that still publish fail.
+        """Disconnect before `deadline`; also end what a failed `_connect` began. No call may wait for ever after it.
 
         If the end is `clean`, raise the error of a publish that has not been raised yet.
         """
@@ -313,9 +330,13 @@ class _Bulk:
             self.accepted += await self._under_way.popleft()
 
     def note(self, error: GreetError) -> None:
-        """Keep the first error: it is raised at the end. Names that were accepted before an error still count."""
+        """Keep the first error, or the first `PublishUnknown`: a name that may have been accepted must be told of.
+
+        It is raised at the end. Names that were accepted before an error still count.
+        """
         self.accepted += error.accepted
-        self._failure = self._failure or error
+        if self._failure is None or isinstance(error, PublishUnknown) > isinstance(self._failure, PublishUnknown):
+            self._failure = error
 
     async def finish(self) -> None:
         """Wait until all lists are accepted; raise the first error."""
@@ -371,12 +392,14 @@ class Subscription(Entered, ABC):
     limited number of times (`design.deliveries`). If it is not settled by then, it is kept in the
     dead letters.
 
-    Only one task may read it at a time. After it was left it can be entered again, and starts afresh.
+    Only one task may read it at a time. (Before Python 3.12, `asyncio.wait_for` makes a task of its
+    own: use `asyncio.timeout`.) After it was left it can be entered again, and starts afresh. A
+    cancellation waits until the member has left, but not longer than the deadline.
 
     Raises:
-        ConnectionLost: the connection was lost and could not be restored before the deadline. Also at
-            the end of the `async with`, if the broker could not be told what was handled: those names
-            may come again.
+        ConnectionLost: the connection was lost and could not be restored before the deadline, or the
+            member has left. Also at the end of the `async with`, if the broker could not be told what
+            was handled: those names may come again.
         PublishFailed: a message that is not a name could not be kept in the dead letters. It comes again.
         WrongUse: it was not entered, or another task reads it.
     """
@@ -421,7 +444,7 @@ class Subscription(Entered, ABC):
         except BaseException:
             self._close()
             with suppress(ConnectionLost):
-                await self._part(self._line._deadline(), clean=False)
+                await to_the_end(self._part(self._line._deadline(), clean=False))
             raise
         self._open()
         self._turned = monotonic()
@@ -443,6 +466,9 @@ class Subscription(Entered, ABC):
         if self._asking and self._asking is not current_task():
             self._asking.cancel()  # its call raises that the member has left
         self._settling.cancel()
+        await to_the_end(self._leave(clean=clean))
+
+    async def _leave(self, *, clean: bool) -> None:
         await asyncio.wait([self._settling], timeout=self._line.timeout)
         batch, count, told = self._batch, self._settled, self._told
         rest = [Batch(batch.names[count:], batch.origins[count:], batch.source), *self._runs]
@@ -458,6 +484,8 @@ class Subscription(Entered, ABC):
         except ConnectionLost as lost:
             if clean:
                 raise ConnectionLost(f"{lost}{self._stall()}") from lost
+        if clean and self._settling.done() and not self._settling.cancelled():
+            self._settling.result()  # it ends only by an error, which is raised here
 
     def __aiter__(self) -> Self:
         return self
@@ -473,7 +501,11 @@ class Subscription(Entered, ABC):
         return self._batch.names[taken]
 
     def batches(self) -> AsyncIterator[list[str]]:
-        """The fast way: lists of names, never empty. Asking for the next list settles the whole list before it."""
+        """The fast way: lists of names, never empty.
+
+        Asking for the next list settles the whole list before it. So does a clean end of the `async with`, even
+        after a `break` in the middle of a list: raise, if the list is to come again.
+        """
         return _Batches(self)
 
     async def _next_batch(self) -> list[str]:
@@ -667,7 +699,7 @@ class Subscription(Entered, ABC):
         """Keep a message that is not a name in the dead letters, and settle it."""
 
     async def _give_back(self, batches: Sequence[Batch]) -> None:
-        """Give back names that this member has received and not handled, as it leaves.
+        """Give back names that this member has received and not handled, as it leaves: they come again, in order.
 
         For designs whose broker does not deliver them again by itself.
         """
@@ -692,6 +724,21 @@ class _Batches:
 
     async def __anext__(self) -> list[str]:
         return await self._subscription._next_batch()
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`; if the caller is cancelled meanwhile, still wait until it has ended, and then raise that.
+
+    So a member that is cancelled while it leaves gives back what it has, and its connection is closed.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # the cancellation is raised: not this too
+        raise
 
 
 def plain(what: str, text: str) -> str:

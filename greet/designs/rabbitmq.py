@@ -175,7 +175,8 @@ class RabbitMQLine(Line):
             return failure
         finally:
             self._flying -= 1
-        self._heard = self._time()
+        if self._confirms:
+            self._heard = self._time()
         return None
 
     async def _open_exchange(self, deadline: float) -> AbstractExchange:

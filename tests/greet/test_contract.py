@@ -284,6 +284,33 @@ async def test_entering_again_begins_anew(line: Line, case: Case) -> None:
         await nothing_comes(others)
 
 
+@KEEPING
+async def test_who_is_cancelled_while_it_leaves_has_left_all_the_same(line: Line) -> None:
+    """What was handled is settled; what was not handed out comes again, and no part of the member stays."""
+    loop, got = asyncio.get_running_loop(), []
+
+    def cancel(task: asyncio.Task[None], turns: int) -> None:
+        if turns:
+            loop.call_soon(cancel, task, turns - 1)
+        else:
+            task.cancel()
+
+    async def member(turns: int) -> None:
+        async with line.subscribe("hello") as names:
+            if not got:
+                await line.publish_many(NAMES)
+            got.append(await anext(names))
+            task = asyncio.current_task()
+            assert task
+            cancel(task, turns)
+
+    for turns in range(3):
+        await asyncio.wait([asyncio.create_task(member(turns))])
+    async with line.subscribe("hello") as names:
+        assert sorted(got + await take(names, len(NAMES) - len(got))) == sorted(NAMES)
+        await nothing_comes(names)
+
+
 async def test_a_subscription_is_for_one_task(line: Line) -> None:
     """A second task that asks while the first waits or handles is refused at once: it would settle what is in hand."""
     async with line.subscribe("hello") as names:
