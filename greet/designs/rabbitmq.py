@@ -21,7 +21,9 @@ be lost with it. Here at most `prefetch` names are.
 
 This is the plain path, which uses only the documented API of aio-pika. `greet.fast.rabbitmq` is
 faster, and can tell two things more: under AT_MOST_ONCE, that no queue got a name; and after a lost
-connection, that a name was never sent. Here such a name raises `PublishUnknown`.
+connection, that a name was never sent. Here such a name raises `PublishUnknown`. The fast path also
+closes the connection to a broker that sends larger frames, or more names, than were agreed on; here
+they are read, and may fill the memory.
 """
 
 from __future__ import annotations

@@ -274,7 +274,7 @@ async def test_entering_again_begins_anew(line: Line, case: Case) -> None:
         await line.publish_many(NAMES)
     for _ in range(3):
         with pytest.raises(Crash):
-            async with names:
+            async with asyncio.timeout(20), names:
                 assert len(await anext(names.batches())) > 0
                 raise Crash
         if case.guarantee is AMO:  # it waives the promise
