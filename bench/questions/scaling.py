@@ -2,9 +2,13 @@
 
 Private clusters of one, two and three brokers. Each broker is limited to 20 % of a core, so the brokers are the limit,
 not their clients and not the cores of this machine. The load is the same for each cluster: six publishers and six
-readers of greet, one by one. Kafka has a topic with six partitions, and each publisher has the names of one of them;
-RabbitMQ has six topics, with a queue each. They are spread over the brokers. Nothing is replicated. RabbitMQ's clients
-connect to the broker that has their queue, Kafka's drivers do so by themselves.
+readers of greet, one by one. Kafka has a topic with six partitions, RabbitMQ has six topics, with a queue each. They
+are spread over the brokers. Nothing is replicated. RabbitMQ's clients connect to the broker that has their queue,
+Kafka's drivers do so by themselves.
+
+Kafka is measured twice: each publisher sends to one partition, as RabbitMQ's send to one queue; or each sends to all
+partitions, as greet and most programs do, by a hash of the message. Then a publisher has a request under way to each
+broker, and each request has fewer messages.
 
 A cluster starts without the limit, and is warmed up by as many messages for each broker; it stays up for all rounds.
 In each round the limit is set while messages flow, and they are counted for five seconds. A message counts when it is
@@ -52,6 +56,8 @@ LEAD_S, LOOK_S = 0.3, 0.05
 MOST = 100_000
 """Messages of a publisher, at most."""
 ROUNDS = 4
+TO_ALL = "to all partitions"
+"""In the rung of a row whose publishers do not send to one partition each."""
 ENDS = ["".join(pair) for pair in product("abcdefghijklmnop", repeat=2)]
 ONCE = dict.fromkeys(
     (
@@ -96,6 +102,7 @@ class _Cluster:
     broker: Broker
     opened: AsyncExitStack
     rounds: int = 0
+    warm: bool = False
 
 
 @asynccontextmanager
@@ -108,20 +115,25 @@ async def _cluster(design: str, size: int) -> AsyncIterator[_Cluster]:
 
 
 async def carried(session: Session, cell: Cell, names: int) -> list[Figures]:  # noqa: ARG001
-    """The row of a cluster; after its last round it ends."""
+    """The rows of a cluster; after its last round it ends."""
     design, size = cell.contender.design, int(cell.rung.split()[0])
     key = f"scaling {design} {cell.guarantee.name} {size}"
     cluster = await session.kept(key, partial(_cluster, design, size))
+    found = []
+    for keyed in (True, False) if named(design).partitioned else (True,):
+        with TemporaryDirectory() as folder:
+            load = _Load(cell.contender, session.place(cell), cluster.broker, Path(folder), keyed=keyed)
+            try:
+                one = await load.run((AGAIN if cluster.warm else WARM) * size)
+            finally:
+                load.end()
+        cluster.warm = True
+        params = {} if keyed else {"rung": f"{cell.rung}, {TO_ALL}"}
+        found.append(replace(one, fields={**one.fields, "survives": cell.guarantee.value}, params=params))
     cluster.rounds += 1
-    with TemporaryDirectory() as folder:
-        load = _Load(cell.contender, session.place(cell), cluster.broker, Path(folder))
-        try:
-            found = await load.run((WARM if cluster.rounds == 1 else AGAIN) * size)
-        finally:
-            load.end()
     if cluster.rounds >= session.settings.rounds_of(cell):
         await cluster.opened.aclose()
-    return [replace(found, fields={**found.fields, "survives": cell.guarantee.value})]
+    return found
 
 
 @dataclass(frozen=True)
@@ -170,7 +182,7 @@ class Story:
 class _Load:
     """The publishers in one process, the readers in another one, and their journals."""
 
-    def __init__(self, contender: Contender, place: Place, broker: Broker, folder: Path) -> None:
+    def __init__(self, contender: Contender, place: Place, broker: Broker, folder: Path, *, keyed: bool) -> None:
         self._broker = broker
         design, tag = named(contender.design), place.topic[-4:]
         due, bodies = np.zeros(MOST, np.int64), [0] * MOST
@@ -178,10 +190,10 @@ class _Load:
         self._reads: list[Read] = []
         for lane in range(LANES):
             own, who = replace(place, url=design.url(broker.url)), contender
-            if design.partitioned:
+            if design.partitioned and keyed:
                 said = (contender.design, contender.way, contender.guess, contender.defaults)
                 who = Keyed(*said, of=contender, partition=lane)
-            else:
+            elif not design.partitioned:
                 url = design.url(broker.urls[lane % len(broker.urls)])
                 own = replace(own, url=url, topic=f"{place.topic}-{lane}")
             published, read = (_journal(folder / f"{what} {lane}") for what in ("published", "read"))
@@ -276,13 +288,14 @@ def figures(story: Story, begin: int, end: int) -> Figures:
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Messages a second, beside one broker, which ideally is the number of brokers; and what the CPU was used for."""
     parts = [(line, part) for line, part in tables.lines(rows, "params.rung")]
-    ones = {(line["guarantee"], line["contender"]): part for line, part in parts if line["rung"] == RUNGS[1]}
+    ones = {_key(line): part for line, part in parts if line["rung"].partition(", ")[0] == RUNGS[1]}
     found = []
     for line, part in parts:
-        size = int(line.pop("rung").split()[0])
-        line["brokers"] = size
+        one = ones.get(_key(line), rows[:0])
+        rung, _, spread = line.pop("rung").partition(", ")
+        line["brokers"] = size = int(rung.split()[0])
+        line["each publisher"] = spread or "to one queue or partition"
         line["messages/s"] = short(tables.figures(part, "messages_per_s").median())
-        one = ones.get((line["guarantee"], line["contender"]), rows[:0])
         line["times one broker"] = "" if size == 1 else str(stats.beside(part, one) or "–")
         seconds = tables.figures(part, "elapsed_s")
         busy = {side: 100 * tables.figures(part, f"cpu_s.{side}") / seconds for side in tables.SIDES}
@@ -292,21 +305,28 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def _key(line: dict[str, Any]) -> tuple[str, str, str]:
+    return line["guarantee"], line["contender"], line["rung"].partition(", ")[2]
+
+
 def picture(rows: pd.DataFrame) -> Picture:
     """How many times as much as one broker, over the number of brokers, beside the ideal line."""
     rows = pictures.measured(rows)
-    rows = rows.assign(x=rows["params.rung"].str.split().str[0].astype(int) if len(rows) else 0)
+    rungs = rows["params.rung"].astype(str)
+    rows = rows.assign(x=rungs.str.split().str[0].astype(int) if len(rows) else 0, spread=rungs.str.contains(TO_ALL))
     one = rows[rows["x"].eq(1)]
-    rows = rows.assign(value=pictures.relative(rows, one, "design", "guarantee"), panel="")
-    rows = rows.assign(line=rows["design"].map(title_of))[rows["value"].notna()]
+    rows = rows.assign(value=pictures.relative(rows, one, "design", "guarantee", "spread"), panel="")
+    names = rows["design"].map(title_of)
+    rows = rows.assign(line=names.where(~rows["spread"], names + f", {TO_ALL}"))[rows["value"].notna()]
     most = rows["x"].max()
-    said = pictures.ranked(pictures.medians(rows[rows["x"].eq(most)]))
+    said = pictures.ranked(pictures.medians(rows[rows["x"].eq(most) & ~rows["spread"]]))
     return Lines(
         title=pictures.headline(said and f"{most} brokers carry so many times as much as one: {said}", __doc__),
         rows=rows,
         what="brokers of a cluster",
         unit="times as much as one broker",
         form="{} times",
-        note=f"Each broker may use {SHARE:.0%} of a core. greet, one by one; nothing is replicated.",
+        note=f"Each broker may use {SHARE:.0%} of a core. greet, one by one, each publisher to one queue or partition where "
+        "nothing else is said; nothing is replicated.",
         ideal=(1.0, "ideal"),
     )

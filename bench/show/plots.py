@@ -423,11 +423,7 @@ def glance(rows: pd.DataFrame) -> Figure:
     carried = _of_best(pictures.strongest(carried), "params.way")
     designs = _designs(pd.concat([carried, alone]))
     said = [pictures.carried(carried), pictures.across(pictures.medians(alone), " ms")]
-    title = (
-        f"{said[0]};\none alone takes {said[1]}"
-        if all(said)
-        else "Messages a second, and how long one takes"
-    )
+    title = f"{said[0]};\none alone takes {said[1]}" if all(said) else "Messages a second, and how long one takes"
     note = (
         f"Messages of 18 bytes, medians, by the fastest client of each: {_clients(carried)}; "
         f"alone {_clients(alone)}. {pictures.guarantees(carried)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 
 from bench import questions
 from bench.contenders import every
-from bench.judge.claims import CLAIMS, DEPENDS, FAILS, HOLDS, UNKNOWN, fast_enough, verdicts
+from bench.judge.claims import CLAIMS, DEPENDS, FAILS, HOLDS, TO_ALL, UNKNOWN, fast_enough, verdicts
 from bench.model import DESIGNS, Settings
 
 Row = dict[str, Any]
@@ -111,15 +112,20 @@ def at_work(times: float, four: float) -> list[Row]:
     return [*shared(1e5, 1e5 * four), *waiting]
 
 
-def clusters(two: float, three: float, *, disturbed: bool = False) -> list[Row]:
-    """Two and three brokers carry so many times as much as one, or in each round another number of times."""
-    cell: Row = {"question": "scaling", "design": "kafka", "guarantee": "AT_LEAST_ONCE", "params.rung": "1 broker"}
-    rows = [cell | {"params.rung": f"{n} brokers", "messages_per_s": 1e3 * by} for n, by in ((2, two), (3, three))]
-    if disturbed:
-        rows = [
-            row | {"messages_per_s": 1e3 * by, "repetition": n} for row in rows for n, by in enumerate((9, 1, 4, 1), 1)
-        ]
-    return [cell | {"messages_per_s": 1e3}, *rows]
+def clusters(two: float, three: float, *, by: Sequence[float] = (1, 1, 1, 1), spread: str = "") -> list[Row]:
+    """Two and three brokers carry so many times as much as one, and in each round that times `by`."""
+    cell: Row = {
+        "question": "scaling",
+        "design": "kafka",
+        "guarantee": "AT_LEAST_ONCE",
+        "params.rung": f"1 broker{spread}",
+    }
+    more = [
+        cell | {"params.rung": f"{size} brokers{spread}", "messages_per_s": 1e3 * times * this, "repetition": n}
+        for size, times in ((2, two), (3, three))
+        for n, this in enumerate(by, 1)
+    ]
+    return [cell | {"messages_per_s": 1e3}, *more]
 
 
 def tweaked(headers: float, json: float, gzip: float) -> list[Row]:
@@ -245,7 +251,13 @@ CASES: list[tuple[str, str, list[Row], str]] = [
     ("kafka", "Scalable", [*at_work(1.1, 0.7), *clusters(1.9, 2.6)], HOLDS),
     ("kafka", "Scalable", [*at_work(3.6, 1.1), *clusters(1.4, 2.6)], FAILS),
     ("kafka", "Scalable", clusters(1.9, 2.0), FAILS),
-    ("kafka", "Scalable", clusters(1.9, 2.6, disturbed=True), UNKNOWN),
+    ("kafka", "Scalable", clusters(1.5, 2.6, by=(0.9, 1.1, 1, 1)), FAILS),
+    ("kafka", "Scalable", clusters(1.8, 2.6, by=(0.9, 1.1, 1, 1)), HOLDS),
+    ("kafka", "Scalable", clusters(1.9, 2.6, by=(9, 0.5, 2, 0.5)), UNKNOWN),
+    ("kafka", "Scalable", [*clusters(1.9, 2.6), *clusters(1.8, 2.4, spread=TO_ALL)], HOLDS),
+    ("kafka", "Scalable", [*clusters(1.9, 2.6), *clusters(1.1, 1.2, spread=TO_ALL)], DEPENDS),
+    ("kafka", "Scalable", [*clusters(1.1, 1.2), *clusters(1.1, 1.2, spread=TO_ALL)], FAILS),
+    ("kafka", "Scalable", [*clusters(1.9, 2.6), *clusters(1.9, 2.6, by=(9, 0.5, 2, 0.5), spread=TO_ALL)], UNKNOWN),
     ("kafka", "High concurrency", many_at_once(4, 1), UNKNOWN),
     ("kafka", "High concurrency", many_at_once(100, 1), HOLDS),
     ("kafka", "High concurrency", many_at_once(100, 0.3), FAILS),

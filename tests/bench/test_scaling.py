@@ -20,6 +20,7 @@ import pytest
 
 from bench import questions
 from bench.contenders import every
+from bench.judge import claims
 from bench.measure import run
 from bench.model import Settings
 from bench.questions import scaling
@@ -149,14 +150,19 @@ def test_the_lower_rate_counts_and_every_message_is_counted() -> None:
     assert (fewer["lost"], fewer["duplicates"], fewer["accepted"]) == (1, 1, 4)
 
 
-def rows(**speeds: float) -> pd.DataFrame:
+def rows(spread: str = "", **speeds: float) -> pd.DataFrame:
     """Four rounds of Kafka's clusters, of one, two and three brokers: `one`, `two` and `three` messages a second."""
     found: list[dict[str, Any]] = []
     for rung, speed in zip(scaling.RUNGS.values(), speeds.values(), strict=True):
         for repetition in range(1, 5):
             size = int(rung.split()[0])
             cell = {"question": "scaling", "design": "kafka", "contender": "greet", "guarantee": "AT_LEAST_ONCE"}
-            params = {"params.rung": rung, "params.way": "name", "params.phase": "together", "params.again": False}
+            params = {
+                "params.rung": rung + spread,
+                "params.way": "name",
+                "params.phase": "together",
+                "params.again": False,
+            }
             cpu = {"elapsed_s": 5.0, "cpu_s.broker": size * 0.9, "cpu_s.client": 0.5}
             count = {"accepted": 9, "received": 9, "lost": 0, "duplicates": 0, "reordered": None, "error": None}
             found.append({**cell, **params, **cpu, **count, "messages_per_s": speed, "repetition": repetition})
@@ -170,6 +176,15 @@ def test_the_table_sets_clusters_beside_one_broker() -> None:
     assert [one.split()[0] for one in table["times one broker"][1:]] == ["1.90", "2.50"]
     assert [*table["% of the limit, brokers"]] == ["90.0"] * 3
     assert [*table["CPU %, clients"]] == ["10.0"] * 3
+
+
+def test_each_way_to_publish_stands_beside_its_own_broker() -> None:
+    both = pd.concat([rows(one=1_000, two=1_900, three=2_500), rows(claims.TO_ALL, one=500, two=600, three=750)])
+    table = scaling.table(both)
+    assert [one.split()[0] for one in table["times one broker"] if one] == ["1.90", "1.20", "2.50", "1.50"]
+    assert [*table["each publisher"]] == ["to one queue or partition", "to all partitions"] * 3
+    drawn = scaling.picture(both).rows
+    assert drawn.groupby(["line", "x"])["value"].median().loc["Kafka, to all partitions", 3] == 1.5
 
 
 def test_the_picture_says_how_many_times() -> None:
