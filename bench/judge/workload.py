@@ -17,7 +17,7 @@ import pandas as pd
 
 from bench.measure.workload import Workload, told_time
 from bench.stats import PERCENTILES, short
-from greet.designs import Design, named
+from greet.designs import DESIGNS, Design, named
 
 ALIKE = 1.5
 """If two figures of a single run differ by less than this factor, they are no reason to prefer one design."""
@@ -63,7 +63,14 @@ def remarks(workload: Workload, design: Design) -> list[str]:
         found.append("it has no queue types: that key changes nothing")
     if workload.kept_s and not design.in_process:
         held = workload.kept_s * workload.mean_rate * workload.mean_size
-        found.append(f"messages that are kept for {told_time(workload.keep)} take {_bytes(held)} of its disk")
+        found.append(
+            f"messages that are kept for {told_time(workload.keep)} take at least {_bytes(held)} of disk for each copy"
+        )
+        if workload.kept_s >= design.deletes_after_s:
+            found.append(
+                f"by default it deletes them after {design.deletes_after_s / 86400:g} days, read or not: set "
+                "`retention.ms` of the topic and, for groups without members, `offsets.retention.minutes` of the broker"
+            )
     if workload.order == "key" and workload.members > 1 and design.orders_by_key:
         found.append(
             "it keeps messages with the same key in order by design; here each message has its own key, so this is not "
@@ -413,7 +420,7 @@ def _otherwise(workload: Workload, best: Answer, others: Sequence[Answer], found
     unmet = [f"{one.title}: {'; '.join(one.misses(workload))}" for one in found if one is not best]
     if not unmet:
         return "To compare it with the others, leave out --designs."
-    return f"Why not the others: {'. '.join(unmet)}."
+    return f"Why not the others: {'. '.join(unmet)}.{_unasked(workload, found)}"
 
 
 def _changes(workload: Workload, best: Answer, second: Answer) -> list[str]:
@@ -454,7 +461,18 @@ def _nobody(workload: Workload, found: Sequence[Answer]) -> list[str]:
     else:
         fewest = min(found, key=lambda one: len(one.misses(workload)))
         said.append(f"The nearest is {fewest.title}, which fails {len(fewest.misses(workload))} of the needs.")
+    said[-1] += _unasked(workload, found)
     return said
+
+
+def _unasked(workload: Workload, found: Sequence[Answer]) -> str:
+    """Which other designs can do it, and were not measured."""
+    able = [one for one in DESIGNS if one not in [one.design for one in found] and not unable(workload, one)]
+    if not able:
+        return ""
+    names = ",".join(one.name for one in [*(one.design for one in found if not one.unable), *able])
+    can = f"{' and '.join(one.title for one in able)} can do it too"
+    return f" {can}, but {'was' if len(able) == 1 else 'were'} not measured: add `--designs {names}`."
 
 
 def failed(workload: Workload, found: Sequence[Answer]) -> bool:

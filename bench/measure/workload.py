@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -306,7 +306,7 @@ class Workload:
 
     @property
     def mean_size(self) -> float:
-        """Bytes of a message without samples."""
+        """Bytes of a message."""
         return float(np.mean(self.sizes))
 
     def told(self) -> str:
@@ -499,6 +499,9 @@ def points(said: Said) -> list[Workload]:
     for values in product(*(said[key.rstrip("_")] for key in keys)):
         chosen: dict[str, Any] = dict(zip(keys, values, strict=True))
         one = Workload(**chosen)
+        if one.samples:  # their size on average counts, not what is said of the size
+            rest = lines_of(Path(one.samples), one.samples)
+            one = replace(one, size=round(HEADER + sum(len(line.encode()) for line in rest) / len(rest)))
         number = one.mean_rate * one.for_s
         if number > MOST:
             raise ValueError(f"{number:,.0f} messages in a run are more than {MOST:,}: lower the rate or the seconds")

@@ -326,7 +326,7 @@ def picture(rows: pd.DataFrame) -> Picture:
         what="brokers of a cluster",
         unit="times as much as one broker",
         form="{} times",
-        note=f"Each broker may use {SHARE:.0%} of a core. greet, one by one; where nothing else is said, each publisher to "
-        "one queue or partition. Nothing is replicated.",
+        note=f"Each broker may use {SHARE:.0%} of a core. greet, one by one. Where nothing else is said, a publisher "
+        "sends to one queue or partition. Nothing is replicated.",
         ideal=(1.0, "ideal"),
     )

@@ -10,6 +10,7 @@ import warnings
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
+from math import inf
 from typing import TYPE_CHECKING
 
 from greet.errors import BadURL
@@ -78,6 +79,8 @@ class Design:
     """Names of one publisher reach a group with a single member in the order in which they were published."""
     deliveries: int = 0
     """How often a name is delivered, at most. If it is not settled by then, it is a dead letter. 0: no limit."""
+    deletes_after_s: float = inf
+    """For how many seconds the broker keeps a name by default, whether it was read or not."""
     lends_for: float = 0.0
     """For how many seconds a member has a name; after that it is delivered again. 0: as long as the member lives."""
     variants: tuple[str, ...] = ()
@@ -194,6 +197,7 @@ DESIGNS = (
         keys=("partitions", "replication", "compression", "sasl", "ca", "cert", "key", "token_file"),
         guarantees=ALL,
         product=KAFKA,
+        deletes_after_s=7 * 86400,
         keeps_unread=True,
         partitioned=True,
         orders_by_key=True,
@@ -226,6 +230,7 @@ DESIGNS = (
         keys=("partitions", "replication", "deal", "compression", "ca", "cert", "key"),
         guarantees=ALL,
         product=KAFKA,
+        deletes_after_s=7 * 86400,
         made=("{topic}:{group}:share",),
         usual=False,
         keeps_unread=True,
