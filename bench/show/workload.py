@@ -112,7 +112,7 @@ def markdown(rows: pd.DataFrame, about: Mapping[str, Any], table_of: Callable[[p
     for one in found:
         parts += [f"**{one.title}**: {one.asked}", "\n".join(f"- {sentence}" for sentence in one.sentences)]
         parts += [table_of(one.table), *(f"<sub>{line}</sub>  " for line in one.notes)]
-    return "\n\n".join([*parts, *filter(None, [crowded(about)])])
+    return "\n\n".join([*parts, *(f"<sub>{line}</sub>" for line in [crowded(about)] if line)])
 
 
 def figures(workload: Workload, found: Sequence[Answer]) -> list[tuple[str, list[str]]]:

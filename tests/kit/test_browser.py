@@ -49,6 +49,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory, rabbitmq_url: str, kafka_url: 
     assert kafka_url
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    settings = folder / ".jupyter/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"fetchNews": "false"}', encoding="utf-8")  # as `make lab`: else it asks, over the notebook
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
