@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -262,13 +263,13 @@ def ask(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             asked.write(f"{what}\n")
             asked.flush()
             found: dict[str, Any] = json.loads(told.readline())
+            network.ways = {}  # of the next trial they are not
             return found
 
         try:
             done("carry", {})  # the first one warms up
             yield done
         finally:
-            network.ways = {}
             with process:
                 asked.close()
                 with suppress(subprocess.TimeoutExpired):
@@ -285,6 +286,7 @@ def test_a_longer_way_to_the_consumer_moves_the_latency_by_as_much(ask: Ask) -> 
         found[way].append(ask("carry", {("broker", "b"): way}))
     rows = [*found[40.0], *found[45.0]]
     assert {(row["error"], row["received"], row["lost"]) for row in rows} == {(None, 150, 0)}
+    assert all(row["broker_elsewhere"] for row in rows)
     bound = max(row["clock_bound_ms"] for row in rows)
     assert bound < 2
     before, after = (min(row["latency_ms"]["p50"] for row in rows) for rows in found.values())
@@ -306,8 +308,11 @@ def test_a_longer_way_to_the_consumer_moves_the_latency_by_as_much(ask: Ask) -> 
 def test_half_of_what_a_clock_is_further_away_one_way_is_its_bias(
     ways: Ways, bias_ms: float, bound_ms: float, ask: Ask
 ) -> None:
-    """The time is taken in the middle of a round trip, and the bound is half of that: it covers the bias."""
-    before, after = ask("look", {}), ask("look", ways)
+    """The time is taken in the middle of a round trip, and the bound is half of that: it covers the bias.
+
+    The closest of five looks each: other work on the machine only widens them.
+    """
+    before, after = (min((ask("look", way) for _ in range(5)), key=itemgetter("bound_ns")) for way in ({}, ways))
     assert before["offset_ns"] < -AHEAD_S * 0.99e9, "its clock is far ahead"
     moved = (after["offset_ns"] - before["offset_ns"]) / 1e6
     rest = (after["bound_ns"] + before["bound_ns"]) / 1e6 - bound_ms  # half of all else that the two round trips took
@@ -360,8 +365,22 @@ def cut_in_mid_run(host: str, network: Network, folder: Path) -> Iterator[tuple[
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_a_scheduler_that_is_cut_off_ends_the_run_in_a_line(network: Network, tmp_path: Path) -> None:
-    with cut_in_mid_run("scheduler", network, tmp_path) as (real, process):
+def test_a_host_that_is_cut_off_fails_its_row_and_the_run_goes_on(network: Network, tmp_path: Path) -> None:
+    with cut_in_mid_run("b", network, tmp_path) as (real, process):
+        status, rows, complaints = ended(process, 120)
+        assert status == 1
+        assert [row["error"] for row in rows if row["error"]] == [f"the worker at {HOSTS['b']} died"]
+        assert rows[-1]["error"] is None, "with another host that consumes"
+        assert f"the worker at {HOSTS['b']} died" in complaints
+        assert len(complaints.splitlines()) == 1, complaints
+        until(lambda: not real.children(), tmp_path / "b.log", 60)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("host", ["scheduler", "bench"])
+def test_a_scheduler_that_is_cut_off_ends_the_run_in_a_line(host: str, network: Network, tmp_path: Path) -> None:
+    with cut_in_mid_run(host, network, tmp_path) as (real, process):
         status, _, complaints = ended(process, 60)
         assert status == 1
         assert f"the Dask scheduler at tcp://{HOSTS['scheduler']}:" in complaints
