@@ -246,6 +246,13 @@ class Trial:
         one_reader = self.workload.members == 1 or not (design.deals_out or design.partitioned)
         return design.ordered and one_reader and self.partitions == 1
 
+    @property
+    def guarantee(self) -> Guarantee:
+        """The weakest that is enough, but not `AT_MOST_ONCE` if a member waits for the broker then: that costs more."""
+        weakest = self.workload.guarantee
+        early = weakest is Guarantee.AT_MOST_ONCE and self.ground.design.waits_to_settle_early
+        return Guarantee.AT_LEAST_ONCE if early else weakest
+
     async def measured(self) -> AsyncIterator[Row]:
         """Every row as it comes. What goes wrong is told in a row."""
         self.tell("warming up")
@@ -308,10 +315,10 @@ class Trial:
             return Figures({"error": " ".join(str(error).split()) or "publishers or readers did not begin in time"})
         if not broken and outcome.hurt is None and not len(outcome.codes):
             return Figures({"error": "nothing was due"})
-        found = figures(outcome, self.workload, self.workload.guarantee, lanes, ordered=self.ordered)
+        found = figures(outcome, self.workload, self.guarantee, lanes, ordered=self.ordered)
         if broken:
             found = replace(found, params={**found.params, "allowed": self._allowed(broken)})
-        elif self.workload.guarantee is Guarantee.AT_MOST_ONCE:
+        elif self.guarantee is Guarantee.AT_MOST_ONCE:
             found = replace(found, params={**found.params, "allowed": ""})
         return found
 
@@ -336,7 +343,7 @@ class Trial:
         workload, topic = self.workload, f"bench-{secrets.token_hex(6)}"
         if url:
             self.ground.made[topic] = {f"g{group}" for group in range(workload.groups)}
-        return Place(url, topic, workload.guarantee, self.partitions, self.contender.window, self._options)
+        return Place(url, topic, self.guarantee, self.partitions, self.contender.window, self._options)
 
     @property
     def _options(self) -> tuple[tuple[str, str], ...]:
@@ -350,7 +357,7 @@ class Trial:
             "consumer": (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE),
             "network": (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE),
         }
-        kept = self.workload.guarantee in survives[broken]
+        kept = self.guarantee in survives[broken]
         return "duplicates, reordered" if kept else "lost, duplicates, reordered"
 
     # ------------------------------------------------------------------------------------- the search
@@ -433,6 +440,6 @@ class Trial:
             "again": False, "point": self.point, **found.params,
         }  # fmt: skip
         row = Measurement(
-            self.run, "workload", design, who.name, one.guarantee.name, params, repetition, **found.fields
+            self.run, "workload", design, who.name, self.guarantee.name, params, repetition, **found.fields
         )
         return row, found.details

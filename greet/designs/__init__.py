@@ -81,6 +81,8 @@ class Design:
     """How often a name is delivered, at most. If it is not settled by then, it is a dead letter. 0: no limit."""
     deletes_after_s: float = inf
     """For how many seconds the broker keeps a name by default, whether it was read or not."""
+    waits_to_settle_early: bool = False
+    """With `AT_MOST_ONCE` a member waits for the broker before it hands out what has come: that costs time."""
     lends_for: float = 0.0
     """For how many seconds a member has a name; after that it is delivered again. 0: as long as the member lives."""
     variants: tuple[str, ...] = ()
@@ -198,6 +200,7 @@ DESIGNS = (
         guarantees=ALL,
         product=KAFKA,
         deletes_after_s=7 * 86400,
+        waits_to_settle_early=True,
         keeps_unread=True,
         partitioned=True,
         orders_by_key=True,
@@ -217,6 +220,7 @@ DESIGNS = (
         product=RABBITMQ,
         made=("{topic}.stream", "{topic}:{group}:place"),
         usual=False,
+        waits_to_settle_early=True,
         keeps_unread=True,
         orders_by_key=True,
         quorum="queue_type=quorum",
@@ -233,6 +237,7 @@ DESIGNS = (
         deletes_after_s=7 * 86400,
         made=("{topic}:{group}:share",),
         usual=False,
+        waits_to_settle_early=True,
         keeps_unread=True,
         deals_out=True,
         ordered=False,

@@ -321,6 +321,23 @@ async def test_the_load_alone_is_counted_message_by_message(publish: str, read: 
     assert counted.params["in_time"] is True
 
 
+@pytest.mark.parametrize(
+    ("design", "survive", "guarantee"),
+    [
+        ("asyncio", "nothing", Guarantee.AT_MOST_ONCE),
+        ("rabbitmq", "nothing", Guarantee.AT_MOST_ONCE),
+        ("kafka", "nothing", Guarantee.AT_LEAST_ONCE),
+        ("rabbitmq-stream", "nothing", Guarantee.AT_LEAST_ONCE),
+        ("kafka-share", "nothing", Guarantee.AT_LEAST_ONCE),
+        ("kafka", "broker", Guarantee.DURABLE),
+    ],
+)
+def test_the_guarantee_is_the_cheapest_that_is_enough(design: str, survive: str, guarantee: Guarantee) -> None:
+    here = ground.Ground(named(design), "", None)
+    who = Nothing(design, "name", 0, "", 1)
+    assert Trial("r", here, who, who, Workload(survive=survive)).guarantee is guarantee
+
+
 @dataclass(frozen=True)
 class Searching(Trial):
     """A search over a design that carries so many times the load, and of which each step takes so many seconds."""
@@ -513,7 +530,9 @@ def test_where_none_is_fast_enough_the_nearest_says_what_it_carries() -> None:
     found = advised(Workload(survive="broker", rate=1000), *rows)
     assert found.take is None
     assert "40% of the messages were later than 100 ms, and 900 waited at the end" in found.sentences[1]
-    assert found.sentences[2].startswith("The nearest is Kafka: it carries 500 messages a second in time. RabbitMQ stream")
+    assert found.sentences[2].startswith(
+        "The nearest is Kafka: it carries 500 messages a second in time. RabbitMQ stream"
+    )
 
 
 @pytest.mark.parametrize(

@@ -666,6 +666,28 @@ async def test_a_batch_that_cannot_be_read_is_told_of_and_comes_again(
 
 
 @WAYS
+async def test_what_comes_before_a_batch_that_cannot_be_read_is_not_lost(
+    kafka_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka drops what it has fetched together with it."""
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line:
+        async with line.subscribe("hello"):
+            pass
+        await line.publish("Ada")
+        async with AIOKafkaProducer(bootstrap_servers=servers(kafka_url), compression_type="lz4") as producer:
+            await producer.send_and_wait(topic, b"Bob")
+        got: list[str] = []
+        async with line.subscribe("hello") as names:
+            with monkeypatch.context() as without, pytest.raises(greet.Unsupported):
+                without.setattr("aiokafka.codec.has_lz4", lambda: False)
+                async with asyncio.timeout(10):
+                    while True:
+                        got.append(await anext(names))
+            got += await take(names, 2 - len(got))
+    assert got == ["Ada", "Bob"]
+
+
+@WAYS
 async def test_only_what_was_committed_is_handed_out(kafka_url: str, topic: str, path: str) -> None:
     async with greet.connect(f"{kafka_url}?path={path}", topic) as line, line.subscribe("hello") as names:
         await line.publish("Ada")
