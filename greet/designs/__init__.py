@@ -35,6 +35,8 @@ class Product:
     """Where it listens on loopback if `docker-compose.yaml` has started it."""
     start: str
     """The function that starts a private one, as "module:function"."""
+    slow_at_first_s: float = 0.0
+    """For how long it is slower after a start: Java compiles what is used often."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ KAFKA = Product(
     variable="GREET_KAFKA_URL",
     url="kafka://127.0.0.1:9092",
     start="greet.brokers.kafka:kafka",
+    slow_at_first_s=20.0,
 )
 
 DESIGNS = (
