@@ -7,7 +7,7 @@ are spread over the brokers. Nothing is replicated. RabbitMQ's clients connect t
 Kafka's drivers do so by themselves.
 
 Kafka is measured twice: each publisher sends to one partition, as RabbitMQ's send to one queue; or each sends to all
-partitions, as greet and most programs do, by a hash of the message. Then a publisher has a request under way to each
+partitions, as greet and most programs do, by a hash of the message. Then a publisher sends requests to each
 broker, and each request has fewer messages.
 
 A cluster starts without the limit, and is warmed up by as many messages for each broker; it stays up for all rounds.
