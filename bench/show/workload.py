@@ -70,7 +70,7 @@ def crowded(about: Mapping[str, Any]) -> str:
     load, cores = machine.get("load_average", (0,))[0], machine.get("usable") or 1
     if load < cores:
         return ""
-    return f"This machine was busy with other work, load {load:.1f} on {cores} cores: without that it is faster."
+    return f"The load average was {load:.1f} on {cores} cores as it began: if that was other work, it is faster without."
 
 
 def _say(console: Console, text: str) -> None:

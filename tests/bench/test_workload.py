@@ -658,7 +658,7 @@ def test_compare_pairs_a_workload_with_itself_whatever_came_of_it() -> None:
 
 def test_a_busy_machine_is_told() -> None:
     about = {"machine": {"load_average": [7.5, 1.0, 1.0], "usable": 2}}
-    assert "load 7.5 on 2 cores" in show.crowded(about)
+    assert "load average was 7.5 on 2 cores" in show.crowded(about)
     assert show.crowded({"machine": {"load_average": [0.5, 1.0, 1.0], "usable": 2}}) == ""
 
 
