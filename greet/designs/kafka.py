@@ -366,7 +366,7 @@ class KafkaLine(Line):
         return words(error, self.address, self.topic)
 
     async def _count(self) -> int:
-        """The number of partitions of the topic. The producer notices added ones within seconds."""
+        """The number of partitions of the topic. The producer notices added partitions within seconds."""
         return len(await (await self._started()).partitions_for(self.topic))
 
     async def _started(self) -> AIOKafkaProducer:

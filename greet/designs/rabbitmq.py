@@ -17,11 +17,12 @@ A message that is not a name is rejected, and the broker moves it to the queue o
 
 AT_MOST_ONCE does not use the broker's automatic acknowledgement (`no_ack`), because it ignores the
 prefetch limit. A million waiting names would be pushed into the memory of the first member, and would
-be lost with it. Here at most `prefetch` names are.
+be lost with it. Here it has at most `prefetch` names.
 
 This is the plain path, which uses only the documented API of aio-pika. `greet.fast.rabbitmq` is
-faster, and can tell two things more: under AT_MOST_ONCE, that no queue got a name; and after a lost
-connection, that a name was never sent. Here such a name raises `PublishUnknown`. The fast path also
+faster, and can tell two things more: under AT_MOST_ONCE, that no queue got a name, which is not
+noticed here; and after a lost connection, that a name was never sent, which raises `PublishUnknown`
+here, as for a name that may have arrived. The fast path also
 closes the connection to a broker that sends larger frames, or more names, than were agreed on; here
 they are read, and may fill the memory.
 """
@@ -131,7 +132,8 @@ class RabbitMQLine(Line):
         bodies = [name.encode() for name in names]
         accepted = 0
         while accepted < len(bodies):
-            # All names that are not longer than those accepted before; a longer name is sent alone.
+            # RabbitMQ closes the channel if a message is too large. Then nobody can tell what became of the others
+            # that were sent. So a name that is longer than all accepted before is sent alone.
             sizes = map(len, bodies[accepted:])
             count = next((place for place, size in enumerate(sizes) if size > self._taken), len(bodies) - accepted) or 1
             part = bodies[accepted : accepted + count]
@@ -445,7 +447,7 @@ class RabbitMQSubscription(Subscription):
         come = self._come = asyncio.Queue[AbstractIncomingMessage | None]()  # bounded by the prefetch limit
 
         async def take(message: AbstractIncomingMessage) -> None:
-            if message.redelivered and message.message_id in self._known:
+            if message.redelivered and message.message_id in self._known:  # aiormq gives each message a random id
                 # It was handled, but its acknowledgement was lost with the connection.
                 with suppress(*DRIVER):
                     await message.ack()
