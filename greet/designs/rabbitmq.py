@@ -22,9 +22,8 @@ be lost with it. Here it has at most `prefetch` names.
 This is the plain path, which uses only the documented API of aio-pika. `greet.fast.rabbitmq` is
 faster, and can tell two things more: under AT_MOST_ONCE, that no queue got a name, which is not
 noticed here; and after a lost connection, that a name was never sent, which raises `PublishUnknown`
-here, as for a name that may have arrived. The fast path also
-closes the connection to a broker that sends larger frames, or more names, than were agreed on; here
-they are read, and may fill the memory.
+here, as for a name that may have arrived. The fast path also closes the connection to a broker that
+sends larger frames, or more names, than were agreed on; here they are read, and may fill the memory.
 """
 
 from __future__ import annotations
