@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote
 
 from greet.errors import BadURL
 
 if TYPE_CHECKING:
     from greet.designs import Design
+
+PARTS = re.compile(r"[^:/?#]+:(//(?P<authority>[^/?#]*))?(?P<path>[^?#]*)(\?(?P<query>[^#]*))?")
+"""The parts of a URL, as in RFC 3986, appendix B. From Python 3.14 on, `urlsplit` refuses [ ] behind a comma."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,14 @@ def parse(url: str, design: Design) -> Address:
     kind = design.schemes.index(scheme)
     port = design.ports[kind]
     known = ("timeout", "path", *(["cleartext"] if port else []), *design.keys)
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # its text may repeat the password
-        raise BadURL(f"cannot read the URL {shown!a}: check the host and its [ ]") from None
-    login, _, where = parts.netloc.rpartition("@")
+    parts = PARTS.match(url)
+    assert parts  # a scheme was found, and the rest may be anything
+    authority, path, query = (parts[one] or "" for one in ("authority", "path", "query"))
+    login, _, where = authority.rpartition("@")
     user, _, password = login.partition(":")
     try:
         hosts = tuple(_host(one, port) for one in where.split(",")) if port else ()
-        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError as error:
         raise BadURL(f"cannot read the URL {shown!a}: {error}") from None
     options = dict(pairs)
@@ -91,8 +93,8 @@ def parse(url: str, design: Design) -> Address:
         if key not in known:
             raise BadURL(f"unknown key {key!a} in the URL: known are {', '.join(sorted(known))}")
     if len(options) < len(pairs):
-        raise BadURL(f"a key appears twice in the URL's query {parts.query!a}: write each once")
-    for text in (unquote(user), unquote(parts.path), *options.values()):
+        raise BadURL(f"a key appears twice in the URL's query {query!a}: write each once")
+    for text in (unquote(user), unquote(path), *options.values()):
         if not text.isprintable():
             raise BadURL("the URL has a control or invisible character, written as %XX: remove it")
     tls = kind > 0
@@ -101,7 +103,7 @@ def parse(url: str, design: Design) -> Address:
             f"a password for {hosts[0][0]} would cross the network unencrypted: "
             f"use TLS ({design.schemes[-1]}://), or say ?cleartext=yes"
         )
-    return Address(scheme, hosts, parts.path, unquote(user), unquote(password), options, tls)
+    return Address(scheme, hosts, path, unquote(user), unquote(password), options, tls)
 
 
 def _host(text: str, default: int) -> tuple[str, int]:

@@ -14,7 +14,7 @@ from time import monotonic
 import pytest
 from common import carried, take
 
-pytest.importorskip("confluent_kafka", reason="kafka+share needs it: pip install 'greet[share]'")
+pytest.importorskip("confluent_kafka", reason="kafka+share needs it: pip install -e '.[share]'")
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
@@ -364,7 +364,7 @@ async def test_no_thread_is_left_when_entering_is_cancelled(url: str, topic: str
 async def test_without_the_driver_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "confluent_kafka", None)
     monkeypatch.delitem(sys.modules, "greet.designs.kafka_share", raising=False)
-    with pytest.raises(greet.Unsupported, match=r"pip install 'greet\[share\]'"):
+    with pytest.raises(greet.Unsupported, match=r"pip install -e '.\[share\]'"):
         greet.connect("kafka+share://localhost")
 
 
