@@ -70,7 +70,7 @@ def crowded(about: Mapping[str, Any]) -> str:
     load, cores = machine.get("load_average", (0,))[0], machine.get("usable") or 1
     if load < cores:
         return ""
-    return f"The load average was {load:.1f} on {cores} cores as it began: if that was other work, it is faster without."
+    return f"The load average was {load:.1f} on {cores} cores as it began: if that was other work, it is faster alone."
 
 
 def _say(console: Console, text: str) -> None:
