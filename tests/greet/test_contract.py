@@ -287,7 +287,8 @@ async def test_entering_again_begins_anew(line: Line, case: Case) -> None:
 @KEEPING
 async def test_who_is_cancelled_while_it_leaves_has_left_all_the_same(line: Line) -> None:
     """What was handled is settled; what was not handed out comes again, and no part of the member stays."""
-    loop, got = asyncio.get_running_loop(), []
+    loop = asyncio.get_running_loop()
+    got: list[str] = []
 
     def cancel(task: asyncio.Task[None], turns: int) -> None:
         if turns:
