@@ -98,6 +98,13 @@ def strongest(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[grades.eq(grades.groupby(rows["design"]).transform("max"))]
 
 
+def of_best(rows: pd.DataFrame, *by: str, least: bool = False) -> pd.DataFrame:
+    """The rows of the client whose median is the highest, or the `least`, for each design."""
+    medians = rows.groupby(["design", *by, "contender"])["value"].median().reset_index()
+    best = medians.sort_values("value", ascending=least).drop_duplicates(["design", *by])
+    return rows.merge(best.drop(columns="value"))
+
+
 def relative(rows: pd.DataFrame, base: pd.DataFrame, *by: str) -> pd.Series[float]:
     """Each "value" beside that of `base` with the same `by`: of the same round, or where it is missing their median."""
 
@@ -171,19 +178,16 @@ def steadiness(rows: pd.DataFrame) -> dict[str, float]:
 
 def carried(rows: pd.DataFrame) -> str:
     """How many times as many small messages the one broker carries as the other, each by its fastest client."""
-    speeds = rows.groupby(["design", "params.way", "contender"])["value"].median()
-    best: Any = speeds.groupby(["design", "params.way"]).max().unstack().reindex(columns=["many", "name"]).dropna()
+    rows, cell = of_best(rows, "params.way"), ["design", "params.way"]
+    best: Any = rows.groupby(cell)["value"].median().unstack().reindex(columns=["many", "name"]).dropna()
     beside = brokers(map(str, best.index))
     if len(beside) > 1:
         slow, *_, fast = sorted(beside, key=lambda one: float(best.loc[one, "many"]))
-        clients: Any = speeds.groupby(["design", "params.way"]).idxmax()
+        rounds: Any = rows.groupby([*cell, "repetition"])["value"].median()
 
         def times(way: str) -> str:
             """Paired by round, as the verdicts are."""
-            keys = rows.set_index(["design", "params.way", "contender"]).index
-            parts = (rows[keys == clients[design, way]] for design in (fast, slow))
-            one, other = (part.groupby("repetition")["value"].median() for part in parts)
-            return number(float((one / other).median()))
+            return number(float((rounds[fast, way] / rounds[slow, way]).median()))
 
         more = f"{title_of(fast)} carries {times('many')} times as many small messages as {title_of(slow)}"
         return f"{more} in batches; one by one, {times('name')}"

@@ -394,7 +394,7 @@ class Subscription(Entered, ABC):
 
     Only one task may read it at a time. (Before Python 3.12, `asyncio.wait_for` makes a task of its
     own: use `asyncio.timeout`.) After it was left it can be entered again, and starts afresh. A
-    cancellation waits until the member has left, but not longer than the deadline.
+    cancellation waits until the member has left, as any other end does.
 
     Raises:
         ConnectionLost: the connection was lost and could not be restored before the deadline, or the

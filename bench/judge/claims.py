@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from bench import stats
+from bench.questions import scaling
 from greet.designs import DESIGNS, RABBITMQ, Design
 
 HOLDS, FAILS, DEPENDS, UNKNOWN = "holds", "does not hold", "depends", "not measurable here"
@@ -38,7 +39,7 @@ CROWD, FEW = 1_000, 10
 """Connections that are many, and few."""
 MORE_BROKERS = {"2 brokers": 1.6, "3 brokers": 2.2}
 """How many times as much as one broker they must carry."""
-TO_ALL = ", to all partitions"
+TO_ALL = f", {scaling.TO_ALL}"
 """In the rung of clusters whose publishers do not send to one partition each."""
 TWICE = 2.0
 """How many times as long a message may take over many connections."""
@@ -396,9 +397,9 @@ def _more_brokers(run: Figures) -> Verdict:
     with suppress(Missing):
         spread = times("kafka", TO_ALL)
         evidence += f", if each publisher sends to one partition; {said(spread)} times if it sends to all"
-        if {judged, word(spread)} == {HOLDS, FAILS}:
+        if {judged, (other := word(spread))} == {HOLDS, FAILS}:
             judged, evidence = DEPENDS, f"on the publishers: {evidence}"
-        elif word(spread) == UNKNOWN:
+        elif other == UNKNOWN:
             judged = UNKNOWN
     with suppress(Missing):
         evidence += f"; with RabbitMQ, over queues, {said(times('rabbitmq'))} times"

@@ -488,20 +488,26 @@ def _after_header(line: str) -> str:
     return ""
 
 
+def _mean_size(path: str) -> int:
+    """Bytes of a message of a file of samples, on average."""
+    rest = lines_of(Path(path), path)
+    return round(HEADER + sum(len(line.encode()) for line in rest) / len(rest))
+
+
 def points(said: Said) -> list[Workload]:
     """A workload for each combination of the values.
 
     Raises:
         ValueError: one of them says two things that do not go together.
     """
+    sizes = {path: _mean_size(str(path)) for path in said.get("samples", ()) if path}
     keys = [one.name for one in fields(Workload) if one.name.rstrip("_") in said]
     found = []
     for values in product(*(said[key.rstrip("_")] for key in keys)):
         chosen: dict[str, Any] = dict(zip(keys, values, strict=True))
         one = Workload(**chosen)
-        if one.samples:  # their size on average counts, not what is said of the size
-            rest = lines_of(Path(one.samples), one.samples)
-            one = replace(one, size=round(HEADER + sum(len(line.encode()) for line in rest) / len(rest)))
+        if one.samples:  # their size counts, not what is said of the size
+            one = replace(one, size=sizes[one.samples])
         number = one.mean_rate * one.for_s
         if number > MOST:
             raise ValueError(f"{number:,.0f} messages in a run are more than {MOST:,}: lower the rate or the seconds")

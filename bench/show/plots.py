@@ -418,9 +418,9 @@ def glance(rows: pd.DataFrame) -> Figure:
     """The designs on one sheet: messages a second, one by one and many at a time, and how long one takes."""
     alone = rows[rows["question"].eq("wake_up") & rows["params.rate"].eq(100)]
     alone = pictures.measured(alone.assign(service=stats.clock(alone, "service")), "service")
-    alone = _of_best(pictures.strongest(alone), least=True)
+    alone = pictures.of_best(pictures.strongest(alone), least=True)
     carried = pictures.measured(rows[rows["question"].eq("throughput") & rows["params.phase"].eq("together")])
-    carried = _of_best(pictures.strongest(carried), "params.way")
+    carried = pictures.of_best(pictures.strongest(carried), "params.way")
     designs = _designs(pd.concat([carried, alone]))
     said = [pictures.carried(carried), pictures.across(pictures.medians(alone), " ms")]
     title = f"{said[0]};\none alone takes {said[1]}" if all(said) else "Messages a second, and how long one takes"
@@ -449,13 +449,6 @@ def glance(rows: pd.DataFrame) -> Figure:
         _room(axes, [(one.xy[0], 0, len(one.get_text())) for one in beside], inches, log=True)
         axes.grid(axis="x")
     return figure
-
-
-def _of_best(rows: pd.DataFrame, *by: str, least: bool = False) -> pd.DataFrame:
-    """The rows of the client whose median is the highest, or the `least`, for each design."""
-    medians = rows.groupby(["design", *by, "contender"])["value"].median().reset_index()
-    best = medians.sort_values("value", ascending=least).drop_duplicates(["design", *by])
-    return rows.merge(best.drop(columns="value"))
 
 
 def _clients(rows: pd.DataFrame) -> str:

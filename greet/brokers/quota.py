@@ -1,6 +1,6 @@
 """Limits processes that run to a share of a core, by a cgroup of Linux with a CPU quota (version 1 or 2).
 
-What a machine can do when each of its processors is a small one shows so on any machine: three brokers at 0.15 of a
+What a machine can do when each of its processors is a small one shows so on any machine: three brokers at 0.2 of a
 core leave two cores room for their clients.
 """
 
