@@ -79,10 +79,11 @@ class Arenas:
         self._open: dict[tuple[str, int], Arena] = {}
 
     async def at(self, design: str, nodes: int) -> Arena:
-        """Where `design` is hurt. Raises `BrokerMissing`."""
+        """Where `design` is hurt, whole again if a trial left it hurt. Raises `BrokerMissing`, or `ConnectFailed`."""
         key = design, nodes
         if key not in self._open:
             self._open[key] = await self._start(design, nodes)
+        await self._open[key].mend()
         return self._open[key]
 
     async def _start(self, design: str, nodes: int) -> Arena:
@@ -119,9 +120,7 @@ class Arenas:
         for name in dict.fromkeys(trial.design for trial in campaign.trials):
             trials = [trial for trial in campaign.trials if trial.design == name]
             try:  # one after the other, and all of them first: twelve servers that start would disturb who is timed
-                arena = await self.at(name, FAULTS[campaign.fault].nodes)
-                await arena.mend()
-                ready.append((trials, arena))
+                ready.append((trials, await self.at(name, FAULTS[campaign.fault].nodes)))
             except greet.GreetError as error:
                 found.update(dict.fromkeys(trials, f"no broker to be hurt: {error}"))
 

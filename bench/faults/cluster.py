@@ -109,7 +109,7 @@ async def _leader(scene: Scene, true: Callable[[int, set[int]], bool], *gone: in
     """Who leads the topic, or of RabbitMQ the queue of "hello", once `true` of it and of who is in step."""
     async with asyncio.timeout(BACK_S):
         while True:
-            with suppress(greet.GreetError, ChildProcessError):
+            with suppress(greet.GreetError, ChildProcessError, LookupError, ValueError):  # or a queue has no leader now
                 leader, members = await _state(scene, *gone)
                 if true(leader, members):
                     return leader

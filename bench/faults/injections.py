@@ -216,7 +216,12 @@ async def control(node: Node, *words: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    said, _ = await process.communicate()
+    try:
+        said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:  # nobody waits for its answer any more
+            process.kill()
+            await process.wait()
     if process.returncode:
         raise ChildProcessError(f"rabbitmqctl {words[0]} failed")
     return said.decode()

@@ -113,6 +113,8 @@ class RabbitMQLine(Line):
         self._flying = 0  # names that were published and are not confirmed yet
         self._blamed = False  # the reason why the broker closed the channel was raised already
         self._heard = 0.0  # when the broker last answered
+        self._confirmed = 0.0  # when it last confirmed a name
+        self._mute = False  # names wait, and none was confirmed for as long as a publish may take
         try:
             await self._link.open(deadline)
         except DRIVER as error:
@@ -167,6 +169,7 @@ class RabbitMQLine(Line):
                             await self._channel.close()
                     failure = PublishUnknown(f"{REFUSED} before the confirm came; {MAYBE}")
                 case TimeoutError():
+                    self._mute = self._confirms and self._confirmed < deadline - self.timeout
                     failure = PublishUnknown(f"no confirm within {self.timeout:g} s; {MAYBE}")
                 case ChannelClosed():
                     failure = refused(error, certain=self._flying == 1 and not self._blamed)
@@ -179,7 +182,7 @@ class RabbitMQLine(Line):
         finally:
             self._flying -= 1
         if self._confirms:
-            self._heard = self._time()
+            self._heard = self._confirmed = self._time()
         return None
 
     async def _open_exchange(self, deadline: float) -> AbstractExchange:
@@ -196,7 +199,14 @@ class RabbitMQLine(Line):
 
     def _usable(self) -> bool:
         """Whether the channel is open, and the broker answered recently: if not, it may have closed the connection."""
-        return self._is_open() and self._time() - self._heard < self._link.heartbeat
+        return self._is_open() and not self._is_mute() and self._time() - self._heard < self._link.heartbeat
+
+    def _is_mute(self) -> bool:
+        """Whether the broker confirms nothing on this channel.
+
+        A channel can stay so after a quorum queue had no leader, even when it has one again (seen with 4.3.6).
+        """
+        return self._mute
 
     def _is_open(self) -> bool:
         return self._exchange is not None and not self._channel.is_closed
@@ -210,7 +220,8 @@ class RabbitMQLine(Line):
                 async with within(self._time() + self._link.heartbeat):
                     await self._channel.get_exchange(self.topic)
                 self._heard = self._time()
-                return self._exchange
+                if not self._is_mute():
+                    return self._exchange
             await self._link.close(deadline)
         if self._exchange:
             self._exchange = None
@@ -226,7 +237,7 @@ class RabbitMQLine(Line):
             raise PublishFailed(nowhere(self.topic)) from error
         self._found = True
         self._heard = self._time()
-        self._channel, self._exchange, self._blamed = channel, exchange, False
+        self._channel, self._exchange, self._blamed, self._mute = channel, exchange, False, False
         return exchange
 
     # Reading

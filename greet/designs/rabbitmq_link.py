@@ -99,7 +99,13 @@ class Link:
         return URL(f"{scheme}://{login}{where}:{port}{address.path}?heartbeat={self.heartbeat}")
 
     async def _connect(self, url: URL) -> AbstractConnection:
-        return await aio_pika.connect(url, ssl_context=self._tls, client_properties=self._properties)
+        connection = aio_pika.Connection(url, ssl_context=self._tls, client_properties=self._properties)
+        try:
+            await connection.connect()
+        except BaseException:
+            await self._end(connection, 0)  # `aio_pika.connect` leaves it unclosed, which Python complains of later
+            raise
+        return connection
 
     async def channel(self, *, confirms: bool = False) -> AbstractChannel:
         """Open a channel on the connection."""

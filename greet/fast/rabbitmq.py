@@ -164,7 +164,15 @@ class FastRabbitMQLine(RabbitMQLine):
         outbox = self._outbox
         # A broker sends something twice in each heartbeat. If nothing was read for longer, it is silent, or our
         # loop was blocked: then it may have closed the connection, and it is asked first.
-        return outbox is not None and outbox.open and self._time() - self._link.wire.heard < self._link.heartbeat
+        return (
+            outbox is not None
+            and outbox.open
+            and not outbox.mute
+            and self._time() - self._link.wire.heard < self._link.heartbeat
+        )
+
+    def _is_mute(self) -> bool:
+        return self._outbox is not None and self._outbox.mute
 
     def _is_open(self) -> bool:
         return self._outbox is not None and self._outbox.open and super()._is_open()
@@ -555,6 +563,9 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         self._flushing: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._confirmed = 0.0  # when the last name was
+        self.mute = False
+        """Whether the broker is heard, but has confirmed nothing for as long as a publish may take."""
 
         # A message's frames, cut where the size of the body, the message's id and the body come.
         # The id is the number plus a base that no other channel has.
@@ -676,6 +687,7 @@ class Outbox:
     def _confirm(self, number: int, *, multiple: bool) -> None:
         if number > self._last:  # of none that we sent
             return
+        self._confirmed = self._loop.time()
         for one in range(self._oldest if multiple else number, number + 1):
             if parcel := self._pending.pop(one, None):
                 self._settle(parcel)
@@ -719,6 +731,7 @@ class Outbox:
         now = self._loop.time()
         for parcel in self._written():
             if parcel.deadline <= now:
+                self.mute = not self._refusing and self._confirmed < parcel.deadline - self._timeout < self._wire.heard
                 reason = f": {self._refusing}" if self._refusing else ""
                 parcel.fail(PublishUnknown(f"no confirm within {self._timeout:g} s{reason}; {MAYBE}"))
         reason = self._refusing or f"{len(self._pending)} names wait for the broker"

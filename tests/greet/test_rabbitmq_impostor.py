@@ -6,6 +6,7 @@ What only the fast way looks at, as it reads frames itself, is tried in test_rab
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+import aio_pika
 import pytest
 from common import take
 from pamqp import commands
@@ -21,6 +23,7 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic, Connection, Queue
 from pamqp.frame import marshal, unmarshal
 from pamqp.header import ContentHeader
+from pamqp.heartbeat import Heartbeat
 
 import greet
 
@@ -117,6 +120,24 @@ async def test_one_that_does_as_it_should(path: str) -> None:
 
 
 @WAYS
+async def test_a_connection_that_fails_is_closed_too(path: str) -> None:
+    """Else Python complains, at any later time, that nobody awaited its end."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with running(Impostor(frame_max=8)) as there:
+            for port in (there.url.rpartition(":")[2].rstrip("/"), "9"):
+                with pytest.raises((greet.ConnectFailed, greet.PublishUnknown)):
+                    async with greet.connect(f"amqp://127.0.0.1:{port}/?timeout=1&path={path}") as line:
+                        await line.publish("Ada")
+        made = [one for one in gc.get_objects() if isinstance(one, aio_pika.Connection)]
+        assert made
+        assert [one for one in made if not one.is_closed] == []
+    finally:
+        gc.enable()
+
+
+@WAYS
 async def test_frames_too_small_for_a_name(path: str) -> None:
     """The fast way refuses such a broker; over the plain one its driver writes what nobody can accept."""
     async with running(Impostor(frame_max=8)) as there:
@@ -139,6 +160,26 @@ async def test_one_that_confirms_nothing(path: str, many: bool) -> None:
         with pytest.raises(greet.PublishUnknown, match="no confirm within 1 s"):
             await (line.publish_many(["Ada"] * 10) if many else line.publish("Ada"))
         assert monotonic() - start < 2
+
+
+@WAYS
+@pytest.mark.parametrize("many", [False, True], ids=["each", "many"])
+async def test_a_channel_that_confirms_nothing_is_replaced(path: str, many: bool) -> None:
+    """As RabbitMQ 4.3.6 sometimes has it after a quorum queue had no leader: a new connection is served at once."""
+
+    async def silent_at_first(number: int, say: Say) -> None:
+        if len(impostor.writers) > 1:
+            await confirm(number, say)
+        else:
+            await say(marshal(Heartbeat(), 0))
+
+    impostor = Impostor(on_publish=silent_at_first)
+    async with running(impostor), greet.connect(f"{impostor.url}?timeout=1&path={path}") as line:
+        for _ in range(2):
+            impostor.writers[:-1] = []  # the connection of now is the first again
+            with pytest.raises(greet.PublishUnknown, match="no confirm within 1 s"):
+                await (line.publish_many(["Ada"] * 10) if many else line.publish("Ada"))
+            assert await line.publish_many(["Bo"] * 60) == 60
 
 
 @WAYS
