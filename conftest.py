@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from uuid import uuid4
@@ -28,6 +29,11 @@ def _brokers() -> dict[str, str]:
             if process.stdout and (found := re.match(r"export (GREET_\w+_URL)=(.+)", process.stdout.readline())):
                 os.environ[found[1]] = shlex.split(found[2])[0]
     return {one.name: os.environ[one.variable] for one in PRODUCTS if one.variable in os.environ}
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends the run as Ctrl-C does: its brokers end too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:
