@@ -339,6 +339,37 @@ def test_the_guarantee_is_the_cheapest_that_is_enough(design: str, survive: str,
 
 
 @dataclass(frozen=True)
+class Warming(Trial):
+    """A trial that writes down what it would carry: how many messages a second, and for how many seconds."""
+
+    carried: list[tuple[object, float]] = field(default_factory=list)
+
+    async def _tried(self, seconds: float, *_: Any, **__: Any) -> Figures:
+        self.carried.append((self.workload.rate, seconds))
+        return Figures({}, {})
+
+
+@pytest.mark.parametrize(
+    ("design", "ours", "carried"),
+    [
+        ("kafka", True, [(1000, 20.0), (7, 1.0)]),
+        ("kafka-share", True, [(1000, 20.0), (7, 1.0)]),
+        ("kafka", False, [(7, 1.0)]),
+        ("rabbitmq", True, [(7, 1.0)]),
+        ("asyncio", True, [(7, 1.0)]),
+    ],
+)
+async def test_a_broker_that_is_slow_at_first_is_warmed_up_if_it_was_just_started(
+    design: str, ours: bool, carried: list[tuple[float, float]]
+) -> None:
+    there = ground.Ground(named(design), "", cast("Broker", object()) if ours else None)
+    who = Nothing(design, "name", 0, "", 1)
+    trial = Warming("r", there, who, who, Workload(rate=7))
+    await trial._warmed()
+    assert trial.carried == carried
+
+
+@dataclass(frozen=True)
 class Searching(Trial):
     """A search over a design that carries so many times the load, and of which each step takes so many seconds."""
 
