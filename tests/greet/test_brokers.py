@@ -548,6 +548,20 @@ def test_a_suite_that_is_gone_or_out_of_date_is_told(tmp_path: Path) -> None:
     }
 
 
+def test_where_nothing_can_be_mounted_one_line_says_what_is_taken_instead(tmp_path: Path) -> None:
+    old = server(tmp_path, "4.0.5")
+    refused = tmp_path / "refused"
+    refused.mkdir()
+    (refused / "unshare").write_text("#!/bin/sh\necho unshare failed: Operation not permitted >&2\nexit 1\n")
+    (refused / "unshare").chmod(0o755)
+    status, said = ended(current("prepare", tmp_path, path=f"{refused}:{Path(old).parent}"))
+    assert status == 1
+    assert said.splitlines() == [
+        "setup: no current RabbitMQ: it needs its own mounts and a merged /usr; the system's own is taken"
+    ]
+    assert not (tmp_path / "calls").exists()
+
+
 async def test_a_proxy_gets_a_listener_that_names_it() -> None:
     async with brokers.kafka(proxy_port=(port := process.free_ports(1)[0])) as broker:
         assert broker.proxied is not None
