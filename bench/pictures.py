@@ -14,7 +14,7 @@ import pandas as pd
 
 from bench import tables
 from bench.model import DESIGNS, USUAL, rank, title_of
-from bench.stats import short
+from bench.stats import ratio, short
 from greet import Guarantee
 from greet.designs import named
 
@@ -187,7 +187,8 @@ def carried(rows: pd.DataFrame) -> str:
 
         def times(way: str) -> str:
             """Paired by round, as the verdicts are."""
-            return number(float((rounds[fast, way] / rounds[slow, way]).median()))
+            pairs = pd.concat([rounds[fast, way], rounds[slow, way]], axis=1).dropna()
+            return number(ratio(*pairs.to_numpy().T.tolist()).value)
 
         more = f"{title_of(fast)} carries {times('many')} times as many small messages as {title_of(slow)}"
         return f"{more} in batches; one by one, {times('name')}"
