@@ -461,8 +461,9 @@ class KafkaSubscription(Subscription):
         self._id = self._line.topic + ":" + self._group
         self._generation = 0  # counts the rebalances
         self._joined = asyncio.Event()  # this member has been assigned its partitions
-        self._positions: dict[TopicPartition, int] = {}  # for each partition, the offset up to which it is settled,
-        self._committed: dict[TopicPartition, int] = {}  # and the offset that was committed
+        self._starts: dict[TopicPartition, int] = {}  # for each partition, the offset at which this member began,
+        self._positions: dict[TopicPartition, int] = {}  # the one up to which it is settled,
+        self._committed: dict[TopicPartition, int] = {}  # and the one that was committed
         self._committing = asyncio.Lock()
         self._commits: set[asyncio.Task[None]] = set()  # commits without an answer yet
         self._missed = False  # a handled name can no longer be settled by this member
@@ -571,9 +572,9 @@ class KafkaSubscription(Subscription):
         except TimeoutError:
             return []
         except UNREADABLE:
-            # aiokafka has also dropped readable messages before it: go back, so that they come again.
-            with suppress(*DRIVER_ERRORS):
-                await self._consumer.seek_to_committed()
+            # aiokafka has dropped what it had taken from other partitions before: go back, so that it comes again.
+            for one in self._consumer.assignment() & self._starts.keys():
+                self._consumer.seek(one, max(self._starts[one], self._positions.get(one, 0)))
             raise
         return [
             run
@@ -696,14 +697,14 @@ class KafkaSubscription(Subscription):
         self._positions = {one: offset for one, offset in self._positions.items() if one in partitions}
         self._committed.clear()
         self._heard.clear()
-        starts = dict(self._positions)
+        starts = self._starts = dict(self._positions)
         if batch.source and batch.names:
             starts[batch.source] = max(starts.get(batch.source, 0), batch.origins[len(batch.names) - 1] + 1)
         try:
             known = await self._line._committed(self._id, partitions) if partitions else {}
             for partition, offset in known.items():
-                if (start := max(offset, starts.get(partition, -1))) >= 0:
-                    consumer.seek(partition, start)
+                starts[partition] = max(offset, starts.get(partition, 0))
+                consumer.seek(partition, starts[partition])
         finally:
             consumer.resume(*partitions)
             self._joined.set()
