@@ -23,6 +23,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import GroupLoadInProgressError, kafka_errors
 from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
 from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.group import LeaveGroupRequest
 from common import take
 
 import greet
@@ -791,6 +792,26 @@ async def test_a_clean_end_says_when_nothing_could_be_settled(own: Broker, topic
 
 
 @WAYS
+async def test_a_dead_letter_that_is_not_answered_is_told_of_by_the_deadline(
+    own: Broker, topic: str, path: str
+) -> None:
+    """DURABLE, so its producer would write it for ever. It is kept later."""
+    async with greet.connect(f"{own.url}?path={path}&timeout=2", topic) as line, line.subscribe("hello") as names:
+        assert isinstance(line, KafkaLine)
+        await line._send_bodies([b"\xfe", b"Ada", b"\xff", b"Bob"], line._deadline())
+        assert await take(names, 1) == ["Ada"]
+        await own.pause()
+        try:
+            with pytest.raises(greet.PublishFailed, match="could not be kept"):
+                async with asyncio.timeout(8):
+                    await anext(names)
+        finally:
+            await own.resume()
+        assert await take(names, 1) == ["Bob"]
+        assert {letter.body for letter in await line.dead_letters()} == {b"\xfe", b"\xff"}
+
+
+@WAYS
 async def test_a_clean_end_settles_what_a_handler_that_blocks_has_handled(
     kafka_url: str, topic: str, path: str
 ) -> None:
@@ -803,6 +824,24 @@ async def test_a_clean_end_settles_what_a_handler_that_blocks_has_handled(
         async with line.subscribe("hello") as names:
             await line.publish("Bob")
             assert await take(names, 2, seconds=2) == ["Bob"]
+
+
+@WAYS
+async def test_a_clean_end_settles_what_a_member_that_was_removed_has_handled(
+    kafka_url: str, topic: str, path: str
+) -> None:
+    """The group has another member, so this one must join again first."""
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line:
+        first, second = line.subscribe("hello"), line.subscribe("hello")
+        async with first:
+            await second.__aenter__()
+            await line.publish_many(MANY[:3])
+            assert await take(first, 3) == MANY[:3]
+            coordinator = first._consumer._coordinator  # type: ignore[attr-defined]
+            await coordinator._send_req(LeaveGroupRequest(coordinator.group_id, coordinator.member_id))
+        await line.publish("Bob")
+        assert await take(second, 1) == ["Bob"]
+        await second.__aexit__(None, None, None)
 
 
 def loads(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
