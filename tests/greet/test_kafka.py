@@ -960,9 +960,9 @@ def test_the_reason_given_is_the_reason(error: Exception, said: str) -> None:
 
 @contextmanager
 def eager_tasks() -> Iterator[None]:
-    """Tasks as `asyncio.eager_task_factory` makes them, here for any Python."""
+    """Tasks of `asyncio.eager_task_factory`, or on Python 3.11 what is like them."""
 
-    def factory(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], **_: Any) -> asyncio.Future[None]:
+    def eager(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], **_: Any) -> asyncio.Future[None]:
         done = loop.create_future()
         try:
             work.send(None)
@@ -971,7 +971,8 @@ def eager_tasks() -> Iterator[None]:
         return done
 
     loop = asyncio.get_running_loop()
-    loop.set_task_factory(factory)  # type: ignore[arg-type]
+    factory: Any = getattr(asyncio, "eager_task_factory", eager)
+    loop.set_task_factory(factory)
     try:
         yield
     finally:
