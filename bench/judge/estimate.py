@@ -7,6 +7,7 @@ their size changes that, and how many the readers' work allows. `python -m bench
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from bench.judge.claims import ALONE, Figures, Missing, _lightly
-from bench.judge.workload import ENOUGH, unable
+from bench.judge.workload import ENOUGH, handled, more_members, unable
 from bench.measure.workload import Workload
 from bench.questions.payload import SIZES
 from bench.stats import short
@@ -42,8 +43,8 @@ class Estimate:
 
     @property
     def enough(self) -> bool:
-        """Whether it can do it, and the load is not larger than what it carries."""
-        return not self.unable and self.room is not None and self.room >= 1
+        """Whether it can do it, and the load is less than what it carries."""
+        return not self.unable and self.room is not None and self.room > 1
 
 
 class Remembered(Figures):
@@ -88,7 +89,8 @@ def _estimate(run: Figures, workload: Workload, design: Design) -> Estimate:
         if workload.work_ms:
             hands = _hands(workload, design)
             limits[f"the work of {hands} reader{'s' * (hands > 1)} at a time"] = hands * 1000 / workload.work_ms
-    if not any(one.startswith("messages") for one in limits):
+    unmeasured = not any(one.startswith("messages") for one in limits)
+    if reasons or (unmeasured and handled(workload, design) > max(workload.rates)):
         return Estimate(design, reasons, alone_ms=alone)
     limit = min(limits, key=limits.__getitem__)
     room = limits[limit] / max(workload.rates)
@@ -147,7 +149,8 @@ def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
         elif one.room is None:
             lines.append(f"{one.design.title} can do it, but this run has no figures for it.")
         elif not one.enough:
-            lines.append(f"Not {one.design.title}: {_why(one)}.")
+            more = more_members(workload, one.design)
+            lines.append(f"Not {one.design.title}: {_why(one)}{f'; have {more}' if more else ''}.")
     lines.append(f"An estimate. `{command(workload)}` measures it.")
     return lines
 
@@ -169,5 +172,5 @@ def command(workload: Workload) -> str:
     for key in fields(workload):
         if (value := getattr(workload, key.name)) != getattr(usual, key.name):
             text = str(value).lower() if isinstance(value, bool) else value
-            words.append(f"--{key.name.rstrip('_').replace('_', '-')} {text}")
+            words.append(f"--{key.name.rstrip('_').replace('_', '-')} {shlex.quote(str(text))}")
     return " ".join(words)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -49,9 +49,30 @@ def unable(workload: Workload, design: Design) -> list[str]:
     return found
 
 
+def handled(workload: Workload, design: Design) -> float:
+    """How many messages a second the work of a group's readers allows at most, with a core for each that computes."""
+    at_work = design.at_work(workload.members, workload.partitions)
+    return at_work * 1000 / workload.work_ms if workload.work_ms else math.inf
+
+
+def more_members(workload: Workload, design: Design) -> str:
+    """How many members a group needs for its work, in words; "" if it has them, or if more of them do not help."""
+    peak, grown = max(workload.rates), replace(workload, members=workload.members + 1, partitions=0)
+    if handled(workload, design) > peak or handled(grown, design) <= handled(workload, design):
+        return ""
+    both = " and partitions" if design.partitioned and workload.partitions else ""
+    return f"more than {math.floor(peak * workload.work_ms / 1000):,} members{both}"
+
+
 def remarks(workload: Workload, design: Design) -> list[str]:
     """Facts about `design` with this workload that no figure shows."""
     found = []
+    if (most := handled(workload, design)) <= (peak := max(workload.rates)):
+        at_work = design.at_work(workload.members, workload.partitions)
+        found.append(
+            f"{at_work} reader{'s' * (at_work > 1)} at a time, with {workload.work_ms:g} ms of work, can handle at "
+            f"most {short(most)} messages a second, but {short(peak)} are due: messages pile up"
+        )
     idle = workload.members - design.at_work(workload.members, workload.partitions)
     if idle and design.partitioned:
         found.append(f"{idle} of {workload.members} members have no partition, so they have no work")
@@ -64,13 +85,23 @@ def remarks(workload: Workload, design: Design) -> list[str]:
     if workload.kept_s and not design.in_process:
         held = workload.kept_s * workload.mean_rate * workload.mean_size
         found.append(
-            f"messages that are kept for {told_time(workload.keep)} take at least {_bytes(held)} of disk for each copy"
+            f"{short(workload.mean_rate)} messages a second, kept for {told_time(workload.keep)}, take at least "
+            f"{_bytes(held)} of disk for each copy"
         )
+        days = design.deletes_after_s / 86400
         if workload.kept_s >= design.deletes_after_s:
             found.append(
-                f"by default it deletes them after {design.deletes_after_s / 86400:g} days, read or not: set "
+                f"by default it deletes them after {days:g} days, read or not: set "
                 "`retention.ms` of the topic and, for groups without members, `offsets.retention.minutes` of the broker"
             )
+        elif days < math.inf:
+            longer = held / workload.kept_s * design.deletes_after_s
+            found.append(
+                f"by default it keeps them for {days:g} days, which takes {_bytes(longer)}: set `retention.ms` of the "
+                "topic to keep less"
+            )
+        elif design.replays:
+            found.append("by default it never deletes them: set `max-age` in a policy, or the disk fills")
     if workload.order == "key" and workload.members > 1 and design.orders_by_key:
         found.append(
             "it keeps messages with the same key in order by design; here each message has its own key, so this is not "
@@ -81,10 +112,10 @@ def remarks(workload: Workload, design: Design) -> list[str]:
 
 def _bytes(number: float) -> str:
     for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}"
+        if number < 999.5:
+            return f"{short(number)} {unit}"
         number /= 1000
-    return f"{number:,.0f} TB"
+    return f"{short(number)} TB"
 
 
 @dataclass(frozen=True)
@@ -159,7 +190,7 @@ class Answer:
         if not self.in_time:
             found.append(self._slow(workload))
         if self.unread:
-            found.append(f"{self.unread:,} messages still waited when the run ended")
+            found.append(f"{self.unread:,} of {self.due or 0:,} receipts were still missing when the run ended")
         if self.lost:
             found.append(f"{self.lost:,} messages were lost")
         if self.reordered:
@@ -177,8 +208,8 @@ class Answer:
             return "not known: this machine cannot create such a load in time, even without any design"
         if self.late and self.late > 0.01:
             said = f"{self.late:.0%} of the messages were later than {workload.p99_ms:g} ms"
-            return said if not self.backlog else f"{said}, and {self.backlog:,} waited at the end"
-        return f"{self.backlog or 0:,} messages waited at the end: it was too slow"
+            return said if not self.backlog else f"{said}, and {self.backlog:,} waited at the end of the load"
+        return f"{self.backlog or 0:,} messages waited at the end of the load: it was too slow"
 
     @property
     def wait_ms(self) -> float | None:
@@ -442,7 +473,12 @@ def _changes(workload: Workload, best: Answer, second: Answer) -> list[str]:
 
 def _nobody(workload: Workload, found: Sequence[Answer]) -> list[str]:
     names = ", ".join(one.title for one in found)
-    said = [f"None of {names} meets every need." if len(found) > 1 else f"{names} does not meet every need."]
+    unknown = [one.title for one in found if one.missing and not one.unable]
+    if unknown:
+        was = "was" if len(unknown) == 1 else "were"
+        said = [f"No design is known to meet every need: {' and '.join(unknown)} {was} not measured."]
+    else:
+        said = [f"None of {names} meets every need." if len(found) > 1 else f"{names} does not meet every need."]
     why = {one.title: "; ".join(one.misses(workload)) for one in found}
     alike = len(found) > 1 and len(set(why.values())) == 1
     said.append(
@@ -455,7 +491,11 @@ def _nobody(workload: Workload, found: Sequence[Answer]) -> list[str]:
         said.append(f"The nearest is {best.title}: it carries {rate} messages a second in time.")
     elif near:
         best = min(near, key=lambda one: one.late or 0)
-        said.append(f"The nearest is {best.title}: allow more than {workload.p99_ms:g} ms, or have more members.")
+        helps = best.design.deals_out or best.design.partitioned
+        more = f", or have {more_members(workload, best.design) or 'more members'}" if helps else ""
+        said.append(f"The nearest is {best.title}: allow more than {workload.p99_ms:g} ms{more}.")
+    elif unknown:
+        pass
     elif alike:
         said.append("Give up one need, or change the workload: nothing was measured.")
     else:
@@ -467,7 +507,9 @@ def _nobody(workload: Workload, found: Sequence[Answer]) -> list[str]:
 
 def _unasked(workload: Workload, found: Sequence[Answer]) -> str:
     """Which other designs can do it, and were not measured."""
-    able = [one for one in DESIGNS if one not in [one.design for one in found] and not unable(workload, one)]
+    rest = [one for one in DESIGNS if one not in [one.design for one in found]]
+    keeping_up = [one for one in rest if handled(workload, one) > workload.mean_rate or more_members(workload, one)]
+    able = [one for one in keeping_up if not unable(workload, one)]
     if not able:
         return ""
     names = ",".join(one.name for one in [*(one.design for one in found if not one.unable), *able])

@@ -88,7 +88,7 @@ def _sizes(value: Value) -> Value:
     try:
         sizes = _parsed_sizes(value)
     except ValueError:
-        raise ValueError(f'{value!a} is not a size: say 800, "200..1000" or "100+4000"') from None
+        raise ValueError(f'{value!a} is not a size in bytes: say 800, "200..1000" or "100+4000"') from None
     if not all(HEADER <= size <= MAX_BYTES for size in sizes):
         raise ValueError(f"{value!a}: a message has {HEADER} to {MAX_BYTES:,} bytes")
     if SPAN in str(value) and sizes[0] > sizes[-1]:
@@ -165,7 +165,9 @@ class Workload:
         default=1,
         metadata=_key(_number(1, 100_000, whole=True), "messages that are due at the same time; 1 is an even flow"),
     )
-    publishers: int = field(default=1, metadata=_key(_number(1, 16, whole=True), "publishers that share the load"))
+    publishers: int = field(
+        default=1, metadata=_key(_number(1, 16, whole=True), "publishers that share the load, 16 at most")
+    )
     publish: str = field(
         default="each",
         metadata=_key(
@@ -179,10 +181,10 @@ class Workload:
     )
     groups: int = field(
         default=1,
-        metadata=_key(_number(1, 16, whole=True), "groups; each group gets every message", "The readers"),
+        metadata=_key(_number(1, 16, whole=True), "groups, 16 at most; each group gets every message", "The readers"),
     )
     members: int = field(
-        default=1, metadata=_key(_number(1, 64, whole=True), "readers that share the messages of a group")
+        default=1, metadata=_key(_number(1, 64, whole=True), "readers that share the messages of a group, 64 at most")
     )
     work_ms: float = field(default=0, metadata=_key(_number(0, 60_000), "milliseconds of work for each message"))
     work: str = field(
@@ -196,7 +198,7 @@ class Workload:
         ),
     )
     replay: bool = field(
-        default=False, metadata=_key(_yes_or_no, "a new group can start at the oldest message that is kept")
+        default=False, metadata=_key(_yes_or_no, "a new group can read again all messages that are kept")
     )
     order: str = field(
         default="none",
@@ -381,6 +383,8 @@ def from_file(path: Path) -> dict[str, tuple[Value, ...]]:
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise Misread(str(path), f"{error.strerror}: `python -m bench workload --init {path}` writes one") from None
     except UnicodeDecodeError as error:
         raise Misread(str(path), f"is not UTF-8 at byte {error.start + 1}") from None
     try:
@@ -390,7 +394,8 @@ def from_file(path: Path) -> dict[str, tuple[Value, ...]]:
         line = re.search(r" \(at line (\d+), column \d+\)", said)
         ended = text.count("\n") + (not text.endswith("\n"))
         place = f"{path}:{line[1] if line else ended}"
-        raise Misread(place, f"is not TOML: {said.partition(' (at')[0]}") from None
+        hint = ": each key needs a value, and text needs quotes" if said.startswith("Invalid value") else ""
+        raise Misread(place, f"is not TOML: {said.partition(' (at')[0]}{hint}") from None
     said_of = {}
     for key, value in found.items():
         place = f"{path}:{_line(text, key)}"

@@ -49,7 +49,9 @@ def told(rows: pd.DataFrame, about: Mapping[str, Any]) -> list[Told]:
 
 def terminal(console: Console, rows: pd.DataFrame, about: Mapping[str, Any], *, full: bool = False) -> None:
     """Print the answer of a run. Many workloads get a line each, unless `full` is set."""
-    found = told(rows, about)
+    found, busy = told(rows, about), crowded(about)
+    if busy:
+        _say(console, f"* {busy}\n")
     if len(found) > 1:
         console.print(_table(overview(rows, about)))
     for one in found if full or len(found) <= IN_FULL else ():
@@ -60,8 +62,6 @@ def terminal(console: Console, rows: pd.DataFrame, about: Mapping[str, Any], *, 
         console.print(_table(one.table))
         for line in one.notes:
             _say(console, f"* {line}")
-    if busy := crowded(about):
-        _say(console, f"* {busy}")
 
 
 def crowded(about: Mapping[str, Any]) -> str:
@@ -202,6 +202,10 @@ def notes(workload: Workload, found: Sequence[Answer]) -> list[str]:
     if any(one.cpu[0] is not None and one.cpu[1] is None for one in measured if not one.design.in_process):
         told_of.append("The CPU and memory of a broker are known only for a private one.")
     told_of.append("Latency counts from the time a message is due until a reader has it. 100% CPU is one core.")
+    if workload.groups > 1:
+        told_of.append(
+            "What waited is that of the slowest group; received and lost count each message once for each group."
+        )
     if unmade := [one.title for one in measured if not one.more_made]:
         told_of.append(f"{', '.join(unmade)}: this machine cannot create more load in time, so more is not known.")
     if any(one.searched for one in measured):

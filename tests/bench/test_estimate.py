@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,17 @@ def test_the_work_limits_it_and_more_readers_help_as_far_as_there_are_partitions
     assert bound["rabbitmq"].carried == pytest.approx(80)
 
 
+def test_readers_that_are_always_busy_are_not_enough(rows: pd.DataFrame) -> None:
+    keys: dict[str, Any] = {"rate": 800, "work_ms": 15, "replay": True, "order": "key"}
+    busy = found(rows, members=12, **keys)
+    assert busy["kafka"].room == pytest.approx(1)
+    said = " ".join(estimate.said(Workload(members=12, **keys), list(busy.values())))
+    assert "None of them" in said
+    assert "have more than 12 members" in said
+    assert "Not RabbitMQ stream: it can carry 0.083" in said, "its one reader is too slow, whatever was measured"
+    assert found(rows, members=16, **keys)["kafka"].enough
+
+
 def test_larger_messages_and_more_groups_leave_less_room(rows: pd.DataFrame) -> None:
     for design in ("asyncio", "rabbitmq", "kafka"):
         rooms = [found(rows, size=size, publish="many", rate=1000)[design].room or 0 for size in (18, 4096, 65_536)]
@@ -59,8 +71,8 @@ def test_what_was_not_measured_is_not_guessed(rows: pd.DataFrame) -> None:
 
 
 def test_the_command_that_it_names_asks_for_the_same_workload() -> None:
-    asked_for = Workload(rate=300, size=800, members=3, work_ms=5.0, survive="broker", replay=True)
-    words = estimate.command(asked_for).split()[4:]
+    asked_for = Workload(rate=300, size=800, members=3, work_ms=5.0, survive="broker", replay=True, keep="3 days")
+    words = shlex.split(estimate.command(asked_for))[4:]
     said = {}
     for flag, text in zip(words[::2], words[1::2], strict=True):
         name = flag.removeprefix("--").replace("-", "_")

@@ -38,6 +38,7 @@ from greet.brokers import Broker, rabbitmq
 from greet.designs import DESIGNS, named
 
 ROOT = Path(__file__).parents[2]
+STREAM = {"workload": {"designs": ["rabbitmq-stream"]}}
 THREE = ("asyncio", "rabbitmq", "kafka")
 
 pytestmark = pytest.mark.timeout(180)
@@ -75,6 +76,7 @@ def test_the_file_of_init_says_every_key_and_its_default(tmp_path: Path) -> None
         ('size = "100+70000"', 1, "a message has 16 to 65,536 bytes"),
         ('size = "900..100"', 1, "goes down"),
         ("size = 20.5", 1, "20.5 is not a size"),
+        ('size = "2KB"', 1, "'2KB' is not a size in bytes: say 800"),
         ("members = 0", 1, "0 is not a whole number from 1 to 64"),
         ("members = 1.5", 1, "1.5 is not a whole number"),
         ("members = true", 1, "True is not a whole number"),
@@ -87,7 +89,8 @@ def test_the_file_of_init_says_every_key_and_its_default(tmp_path: Path) -> None
         ("keep = -1", 1, "-1 is not a time"),
         ('about = "a\\u001bb"', 1, "is not one line of text"),
         ("rate = 5\nrate = 6", 2, "is not TOML"),
-        ("rate = 5\nsize = ", 2, "is not TOML"),
+        ("rate = 5\nsize = ", 2, "is not TOML: Invalid value: each key needs a value, and text needs quotes"),
+        ("survive = broker", 1, "text needs quotes"),
         ("rate = 1979-05-27", 1, "is not a single value"),
         ('samples = "missing.txt"', 1, "missing.txt: No such file or directory"),
     ],
@@ -483,8 +486,42 @@ def test_every_design_of_the_table_can_the_least() -> None:
 
 def test_remarks_say_what_no_figure_does() -> None:
     assert "2 of 4 members have no partition" in judge.remarks(Workload(members=4, partitions=2), named("kafka"))[0]
-    assert "25 GB of disk" in judge.remarks(Workload(keep="7 days", rate=50, size=820), named("rabbitmq"))[0]
+    assert judge.remarks(Workload(keep="7 days", rate=50, size=820), named("rabbitmq")) == [
+        "50.0 messages a second, kept for 7 days, take at least 24.8 GB of disk for each copy"
+    ]
+    month = judge.remarks(Workload(keep="30 days", rate=300, size=2000), named("kafka"))
+    assert "at least 1.56 TB" in month[0], "never more than it is"
+    assert "deletes them after 7 days" in month[1]
+    week = judge.remarks(Workload(keep="3 days", rate=800, size=2000), named("kafka"))
+    assert "at least 415 GB" in week[0]
+    assert "keeps them for 7 days, which takes 968 GB" in week[1]
+    assert "never deletes them" in judge.remarks(Workload(keep="3 days"), named("rabbitmq-stream"))[1]
     assert judge.remarks(Workload(partitions=2), named("asyncio")) == ["it has no partitions: that key changes nothing"]
+
+
+@pytest.mark.parametrize(
+    ("design", "keys", "told_of"),
+    [
+        (
+            "kafka",
+            {"members": 12},
+            "12 readers at a time, with 15 ms of work, can handle at most 800 messages a second",
+        ),
+        ("kafka", {"members": 24, "partitions": 12}, "12 readers at a time"),
+        ("kafka", {"members": 13}, None),
+        ("rabbitmq", {"members": 13, "rate": "100..1000..100"}, "but 1.00k are due: messages pile up"),
+        ("rabbitmq-stream", {"members": 24}, "1 reader at a time, with 15 ms of work, can handle at most 66.7"),
+        ("rabbitmq-stream", {"members": 24, "rate": 60}, None),
+    ],
+)
+def test_readers_that_cannot_keep_up_are_told_without_a_measurement(
+    design: str, keys: dict[str, Any], told_of: str | None
+) -> None:
+    found = [
+        one for one in judge.remarks(Workload(**{"rate": 800, "work_ms": 15, **keys}), named(design)) if "due" in one
+    ]
+    assert len(found) == (told_of is not None)
+    assert not told_of or told_of in found[0]
 
 
 # ------------------------------------------------------------------------------------------- the answer
@@ -560,7 +597,7 @@ def test_where_none_is_fast_enough_the_nearest_says_what_it_carries() -> None:
     rows = [row("kafka", **slow), row("kafka", "room", room=0.5, too_much=0.6, capped=False), row("rabbitmq", **slow)]
     found = advised(Workload(survive="broker", rate=1000), *rows)
     assert found.take is None
-    assert "40% of the messages were later than 100 ms, and 900 waited at the end" in found.sentences[1]
+    assert "40% of the messages were later than 100 ms, and 900 waited at the end of the load" in found.sentences[1]
     assert found.sentences[2].startswith(
         "The nearest is Kafka: it carries 500 messages a second in time. RabbitMQ stream"
     )
@@ -618,7 +655,7 @@ def test_a_load_that_is_late_by_itself_is_laid_at_no_design() -> None:
     assert found[0].misses(one) == [
         "not known: this machine cannot create such a load in time, even without any design"
     ]
-    assert found[2].misses(one) == ["100% of the messages were later than 5 ms, and 900 waited at the end"]
+    assert found[2].misses(one) == ["100% of the messages were later than 5 ms, and 900 waited at the end of the load"]
     assert [show.room(answer) for answer in found] == ["–", "–", "< 0.125"]
     assert "asyncio: this machine cannot create more load in time, so more is not known." in show.notes(one, found)
 
@@ -628,14 +665,28 @@ def test_what_was_not_measured_meets_nothing_and_says_why() -> None:
     found = answered(one, row("kafka", in_time=None, error="no"), missing={"rabbitmq": "install it"})
     assert [answer.misses(one) for answer in found[1:]] == [["install it"], ["no"]]
     assert answered(one)[1].misses(one) == ["the run ended before it was measured"]
+    said = advised(Workload(replay=True)).sentences
+    assert said[0] == "No design is known to meet every need: Kafka was not measured."
+    assert "fails" not in " ".join(said)
+
+
+def test_the_nearest_says_how_many_members_the_work_needs() -> None:
+    slow: dict[str, Any] = {"in_time": False, "late": 1.0, "backlog": 900}
+    one = Workload(rate=800, members=12, work_ms=15, replay=True, order="key", p99_ms=250)
+    found = advised(one, row("kafka", **slow))
+    assert found.sentences[2] == "The nearest is Kafka: allow more than 250 ms, or have more than 12 members."
+    quick = advised(replace(one, work_ms=1), row("kafka", **slow))
+    assert "or have more members. RabbitMQ stream can do it too" in quick.sentences[2]
+    only = judge.advice(one, judge.answers(one, 0, pd.DataFrame([row("rabbitmq-stream", **slow)]), STREAM))
+    assert only.sentences[2].startswith("The nearest is RabbitMQ stream: allow more than 250 ms. Kafka can do it too")
 
 
 def printed(
-    workloads: Sequence[Workload], *rows: dict[str, Any], width: int = 80, dimensions: Sequence[str] = ()
+    workloads: Sequence[Workload], *rows: dict[str, Any], width: int = 80, dimensions: Sequence[str] = (), **more: Any
 ) -> str:
     console = Console(width=width, record=True, file=StringIO())
     points_ = [vars(one) for one in workloads]
-    about = {"run": "r", "workload": {"designs": THREE, "points": points_, "dimensions": dimensions}}
+    about = {"run": "r", "workload": {"designs": THREE, "points": points_, "dimensions": dimensions}, **more}
     show.terminal(console, pd.DataFrame(list(rows)), about)
     return console.export_text()
 
@@ -687,8 +738,10 @@ def test_compare_pairs_a_workload_with_itself_whatever_came_of_it() -> None:
     assert found["p50 ms"] == "no difference"
 
 
-def test_a_busy_machine_is_told() -> None:
-    about = {"machine": {"load_average": [7.5, 1.0, 1.0], "usable": 2}}
+def test_a_busy_machine_is_told_before_the_answer() -> None:
+    about: dict[str, Any] = {"machine": {"load_average": [7.5, 1.0, 1.0], "usable": 2}}
+    text = printed([Workload()], *(row(name) for name in THREE), **about)
+    assert text.startswith("* The load average was 7.5")
     assert "load average was 7.5 on 2 cores" in show.crowded(about)
     assert show.crowded({"machine": {"load_average": [0.5, 1.0, 1.0], "usable": 2}}) == ""
 
@@ -794,7 +847,7 @@ def test_json_prints_the_rows_and_nothing_else(tmp_path: Path) -> None:
     [
         (("--sise", "5"), "--sise: there is no key 'sise': do you mean size?"),
         (("--rate", "-5"), "bench: --rate: -5: a rate is above 0"),
-        (("missing.toml",), "missing.toml: No such file or directory"),
+        (("missing.toml",), "missing.toml: No such file or directory: `python -m bench workload --init missing.toml`"),
         (("a.toml", "b.toml"), "'b.toml' is one word too many"),
         (("--designs", "mqtt"), "there is no design 'mqtt': choose from asyncio"),
         (("--size", "5"), "16 to 65,536 bytes"),
