@@ -29,7 +29,7 @@ What can be lost or duplicated:
   again at the end of the topic, and the logger "greet" warns how many names it skips.
 
 This is the plain path; `greet.fast.kafka` sends and receives the same faster. The fast path also
-refuses an answer of more than 128 MiB; here it is read until the request times out.
+refuses answers that are too long. Here they are read until the request times out, and unpacked whole.
 """
 
 from __future__ import annotations

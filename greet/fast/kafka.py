@@ -75,12 +75,9 @@ from aiokafka.structs import OffsetAndMetadata
 from greet.designs.kafka import BATCH_BYTES, KafkaLine, KafkaSubscription, Tasks, beside, left
 from greet.designs.kafka_settings import RETRY_SECONDS
 from greet.errors import GreetError, PublishUnknown
-from greet.fast.kafka_bounds import bound
 from greet.fast.kafka_wire import LONG_BODY, RECORD_BYTES, Bundle, carry, checked
 from greet.line import Batch, Guarantee, Poison, runs
 from greet.names import clean
-
-bound()
 
 
 class FastKafkaLine(KafkaLine):

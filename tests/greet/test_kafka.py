@@ -1007,15 +1007,15 @@ async def test_a_name_is_there_before_its_sender_begins() -> None:
 # Secrets
 
 
-@pytest.mark.parametrize("size", [2**31 - 1, -5])
+@pytest.mark.parametrize("size", [2**31 - 1, -5, 2**20])
 async def test_an_answer_of_any_length_is_not_read(size: int) -> None:
-    """What answers sends on and on; little of it is taken, and it is told what that is not."""
+    """What answers lists calls that it knows, on and on; little of it is taken, and it is told what that is not."""
     sent = 0
 
     async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal sent
-        await reader.readexactly(4)
-        writer.write(struct.pack(">ii", size, 1))
+        head = await reader.readexactly(12)
+        writer.write(struct.pack(">i4shi", size, head[8:], 0, size // 6 - 2))
         with suppress(ConnectionError):
             while sent < 2**28:
                 writer.write(bytes(2**20))

@@ -12,8 +12,8 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 
-from greet.designs.kafka_settings import NoKafka
-from greet.fast import kafka_wire
+from greet.designs.kafka_settings import CLIENT, NoKafka
+from greet.fast import kafka_bounds, kafka_wire
 from greet.fast.kafka_wire import RECORD_BYTES, Bundle, Frames, checked
 
 BODIES = [b"Ada", b"x" * 65_536, b"", *[b"y" * 300] * 9_000]
@@ -112,6 +112,16 @@ async def test_an_answer_that_is_too_long_closes_the_connection(size: bytes) -> 
     connection = _Connection()
     _receive(Frames(connection), size, 100)
     assert [type(one) for one in connection.closed] == [NoKafka]
+
+
+async def test_only_the_first_answer_must_be_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of all topics may be long, and the client that asks for it does not receive by `Frames`."""
+    monkeypatch.setattr(kafka_bounds, "_create_reader_task", lambda _: None)
+    connection: Any = SimpleNamespace(_client_id=CLIENT, _reader=asyncio.StreamReader())
+    kafka_bounds._bounded(connection)
+    for size in (4, kafka_bounds.FIRST_ANSWER, 4, kafka_bounds.FIRST_ANSWER + 1):
+        connection._reader.feed_data(bytes(size))
+        assert len(await connection._reader.readexactly(size)) == size
 
 
 async def test_an_answer_that_cannot_be_read_closes_the_connection_and_so_does_its_end() -> None:
