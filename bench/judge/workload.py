@@ -102,11 +102,13 @@ def remarks(workload: Workload, design: Design) -> list[str]:
             )
         elif design.replays:
             found.append("by default it never deletes them: set `max-age` in a policy, or the disk fills")
-    if workload.order == "key" and workload.members > 1 and design.orders_by_key:
+    if workload.order == "key" and workload.members > 1 and design.orders_by_key and design.partitioned:
         found.append(
-            "it keeps messages with the same key in order by design; here each message has its own key, so this is not "
-            "measured"
+            "it keeps messages with the same key in order by design; greet's key is the whole message, so this is not "
+            "measured: let your program set the key, as in notebooks/03_kafka.ipynb"
         )
+    if workload.break_ == "broker" and design.quorum:
+        found.append(f"what breaks is the only broker, and it comes back; in a cluster `{design.quorum}` makes copies")
     return found
 
 

@@ -495,6 +495,10 @@ def test_remarks_say_what_no_figure_does() -> None:
     week = judge.remarks(Workload(keep="3 days", rate=800, size=2000), named("kafka"))
     assert "at least 415 GB" in week[0]
     assert "keeps them for 7 days, which takes 968 GB" in week[1]
+    (key,) = judge.remarks(Workload(order="key", members=2), named("kafka"))
+    assert "greet's key is the whole message" in key
+    for design, said in (("kafka", "replication=3"), ("rabbitmq", "queue_type=quorum")):
+        assert f"in a cluster `{said}`" in judge.remarks(Workload(break_="broker"), named(design))[0]
     assert "never deletes them" in judge.remarks(Workload(keep="3 days"), named("rabbitmq-stream"))[1]
     assert judge.remarks(Workload(partitions=2), named("asyncio")) == ["it has no partitions: that key changes nothing"]
 
