@@ -256,10 +256,10 @@ class KafkaLine(Line):
         body, deadline = name.encode(), self._deadline()
         async with self._publishing(deadline) as attempt:
             number = crc32(body) % await self._count()
-            try:
+            with suppress(MessageSizeTooLargeError):  # perhaps only the batch that it shared was too large
                 await self._write(attempt, lambda producer: producer.send(self.topic, body, partition=number))
-            except MessageSizeTooLargeError:  # perhaps only the batch that it shared was too large
-                await self._send_share(number, [body], deadline)
+                return
+        await self._send_share(number, [body], deadline)
 
     async def _send(self, names: list[str], deadline: float) -> int:
         return await self._send_bodies([name.encode() for name in names], deadline)

@@ -395,6 +395,30 @@ async def test_one_deadline_for_one_call(
         assert {type(one) for one in results} <= {greet.PublishUnknown, greet.PublishFailed}
 
 
+async def test_a_name_that_is_sent_again_alone_has_the_same_deadline(
+    kafka_url: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch that it shared was too large. The one that it has alone is not answered, so nobody can tell."""
+
+    async def too_large(*_: object, **__: object) -> None:
+        await asyncio.sleep(1.2)
+        raise kafka.MessageSizeTooLargeError
+
+    async def silence(*_: object, **__: object) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().create_future()
+
+    url = f"{kafka_url}?timeout=2&path=plain"
+    async with greet.connect(url, topic, guarantee=Guarantee.AT_LEAST_ONCE) as line:
+        assert isinstance(line, KafkaLine)
+        producer = await line._started()
+        monkeypatch.setattr(producer, "send", too_large)
+        monkeypatch.setattr(producer, "send_batch", silence)
+        start = monotonic()
+        with pytest.raises(greet.PublishUnknown):
+            await line.publish("Ada")
+        assert monotonic() - start < 2.8
+
+
 @WAYS
 async def test_a_partition_that_fails_leaves_the_others_alone(
     kafka_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
