@@ -78,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "run")
+    return _flushed(_status(words))
+
+
+def _status(words: list[str]) -> int:
     try:
         if words[0] == "workload":  # its flags are its keys: it says itself what is none
             return workload.main(words[1:], _complain)
@@ -91,6 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(_told_of(error), WRONG)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _flushed(status: int) -> int:
+    """The status. Output that cannot be written is dropped, or Python would complain of it when it exits."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return status or _complain(_told_of(error), WRONG)
+    return status
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
