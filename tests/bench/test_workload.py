@@ -111,7 +111,7 @@ def test_the_size_is_that_of_the_samples(tmp_path: Path) -> None:
     (one,) = points({"samples": (str(samples),), "keep": ("8 days",), "rate": ("100",)})
     assert one.mean_size == 1_500
     (kept, deleted) = judge.remarks(one, named("kafka"))
-    assert kept == "messages that are kept for 8 days take at least 104 GB of disk for each copy"
+    assert kept == "100 messages a second, kept for 8 days, take at least 104 GB of disk for each copy"
     assert "after 7 days, read or not" in deleted
     assert len(judge.remarks(one, named("rabbitmq"))) == 1
 
