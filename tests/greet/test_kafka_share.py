@@ -7,16 +7,18 @@ import sys
 import threading
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from contextlib import suppress
 from itertools import count
 from time import monotonic
+from typing import Any
 
 import pytest
 from common import carried, take
 
 pytest.importorskip("confluent_kafka", reason="kafka+share needs it: pip install -e '.[share]'")
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 import greet
@@ -72,6 +74,32 @@ async def nothing_is_left() -> AsyncIterator[None]:
     await asyncio.sleep(0.05)
     assert asyncio.all_tasks() - before <= {asyncio.current_task()}
     assert not [one for one in threading.enumerate() if one.name.startswith("greet")]
+
+
+@pytest.mark.parametrize("code", [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.UNKNOWN_LEADER_EPOCH])
+async def test_a_member_joins_while_the_broker_does_not_know_the_leader_yet(
+    url: str, topic: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a busy broker said of a topic that was just created."""
+    async with greet.connect(url, topic) as line:
+        await line.publish("there before")
+        admin: Any = line._admin  # type: ignore[attr-defined]
+        asked: list[Any] = []
+
+        def refused_once(wanted: Any, **more: Any) -> Any:
+            asked.append(wanted)
+            if len(asked) > 1:
+                return AdminClient.list_offsets(admin, wanted, **more)
+            answers = {one: Future[Any]() for one in wanted}
+            for one in answers.values():
+                one.set_exception(KafkaException(KafkaError(code)))
+            return answers
+
+        monkeypatch.setattr(admin, "list_offsets", refused_once)
+        async with line.subscribe("hello") as names:
+            await line.publish("Ada")
+            assert await take(names, 1) == ["Ada"]
+    assert len(asked) > 2
 
 
 class Crash(Exception):
