@@ -43,7 +43,8 @@ def told(rows: pd.DataFrame, about: Mapping[str, Any]) -> list[Told]:
         asked = f"{one.told()}. Needed: {one.needed()}."
         lines = dict(figures(one, answers))
         table = pd.DataFrame(lines, index=[answer.title for answer in answers]).T.reset_index(names="")
-        found.append(Told(title, asked, judge.advice(one, answers).sentences, table, tuple(notes(one, answers))))
+        said = (*full(answers, about), *notes(one, answers))
+        found.append(Told(title, asked, judge.advice(one, answers).sentences, table, said))
     return found
 
 
@@ -64,6 +65,10 @@ def terminal(console: Console, rows: pd.DataFrame, about: Mapping[str, Any], *, 
             _say(console, f"* {line}")
 
 
+FULL = 0.9
+"""The share of all cores from which on a machine counts as full."""
+
+
 def crowded(about: Mapping[str, Any]) -> str:
     """A warning that the machine had other work when the run began; empty if it had little."""
     machine = about.get("machine", {})
@@ -71,6 +76,18 @@ def crowded(about: Mapping[str, Any]) -> str:
     if load < cores:
         return ""
     return f"The load average was {load:.1f} on {cores} cores as it began: if that was other work, it is faster alone."
+
+
+def full(found: Sequence[Answer], about: Mapping[str, Any]) -> list[str]:
+    """A warning for each design that was too slow on a machine whose cores were all in use."""
+    cores = about.get("machine", {}).get("usable") or 1
+    used = {one.title: sum(part or 0 for part in one.cpu) for one in found if one.in_time is False}
+    return [
+        f"{title}: clients and broker used {cpu:.0%} CPU, and {cores} cores have {cores:.0%}: the machine was full, "
+        "so it may be in time with a broker on another one."
+        for title, cpu in used.items()
+        if cpu >= FULL * cores
+    ]
 
 
 def _say(console: Console, text: str) -> None:

@@ -750,6 +750,15 @@ def test_a_busy_machine_is_told_before_the_answer() -> None:
     assert show.crowded({"machine": {"load_average": [0.5, 1.0, 1.0], "usable": 2}}) == ""
 
 
+def test_a_design_that_was_late_on_a_full_machine_may_not_be_to_blame() -> None:
+    late = Answer(named("kafka"), in_time=False, cpu=(1.09, 0.79))
+    about = {"machine": {"usable": 2}}
+    (said,) = show.full([late, Answer(named("rabbitmq"), in_time=True, cpu=(1.09, 0.79))], about)
+    assert said.startswith("Kafka: clients and broker used 188% CPU, and 2 cores have 200%")
+    assert show.full([late], {"machine": {"usable": 4}}) == []
+    assert show.full([replace(late, cpu=(1.09, None))], about) == []
+
+
 # --------------------------------------------------------------------------------------- the real command
 
 
