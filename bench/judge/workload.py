@@ -108,7 +108,10 @@ def remarks(workload: Workload, design: Design) -> list[str]:
             "measured: let your program set the key, as in notebooks/03_kafka.ipynb"
         )
     if workload.break_ == "broker" and design.quorum:
-        found.append(f"what breaks is the only broker, and it comes back; in a cluster `{design.quorum}` makes copies")
+        found.append(
+            f"what breaks is the only broker, and it comes back; in a cluster `{design.quorum}` lets a topic survive "
+            "the loss of a broker"
+        )
     return found
 
 
