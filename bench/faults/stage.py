@@ -35,6 +35,8 @@ BACK_S = 150.0
 LEAVE_S = 45.0
 """How long a process may take to end its duty when it is told to."""
 POLL_S = 0.05
+LATE_S = 5.0
+"""How much later than a broker says it may give back what it had lent."""
 LANES = 4
 """Names that a publisher has unconfirmed at a time; each lane keeps its order."""
 TROUBLE = (TimeoutError, ChildProcessError, greet.GreetError)
@@ -394,15 +396,18 @@ class Stage:
                     raise TimeoutError("no end marker arrived")
         while missing := self.book.missing():
             try:
-                await self.until(lambda now=missing: self.book.missing() < now, "", self._quiet_s)  # type: ignore[misc]
+                await self.until(lambda now=missing: self.book.missing() < now, "", self.quiet_s)  # type: ignore[misc]
             except TimeoutError:
                 break
 
     @property
-    def _quiet_s(self) -> float:
+    def quiet_s(self) -> float:
         """So long after the last name handled, what is missing is lost: until then it may be given back."""
+        design = named(self.trial.design)
         settled_ahead = self.trial.guarantee is Guarantee.AT_MOST_ONCE or self.trial.contender != "greet"
-        return 1.0 if named(self.trial.design).in_process or settled_ahead else self.fault.quiet_s
+        if design.in_process or settled_ahead:
+            return 1.0
+        return max(self.fault.quiet_s, design.lends_for + LATE_S if design.lends_for else 0.0)
 
     async def dismiss(self, *roles: str) -> None:
         """Let them finish what they are at and leave; who cannot is killed, which is an error."""

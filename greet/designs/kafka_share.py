@@ -19,6 +19,7 @@ are not in order.
 - **A member has a name for a limited time**, the acquisition lock: as long as the broker allows, by
   default 60 s. Names that are not handed out after three quarters of it are given back. If handling
   takes longer, another member gets the name too. Then the logger "greet" warns, and a clean end raises.
+  If a connection becomes silent, the names that were on their way through it come again after that time.
 - **A name is delivered a limited number of times**, by default 10; then Kafka drops it. Each delivery
   counts, also if the member just left. So greet keeps the last two deliveries for itself: it moves the
   name to the dead letters. If handlers are slow or die often, use `?deal=1`: otherwise the names that

@@ -28,11 +28,12 @@ from bench.faults import recount
 from bench.faults.arena import SOONER, Arenas, Campaign, arenas
 from bench.faults.catalogue import CONTROLS, FAULTS, breaches
 from bench.faults.journal import grown, tampered
-from bench.faults.stage import STEADY, Trial, Verdict
+from bench.faults.stage import STEADY, Pool, Stage, Trial, Verdict
 from bench.model import DESIGNS, Measurement, Settings
 from bench.questions import faults as question
 from bench.show import plots
 from greet import Guarantee
+from greet.designs import named
 from greet.line import Line
 
 AMO, ALO, DURABLE = Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE
@@ -92,6 +93,17 @@ async def test_nothing_accepted_is_lost_and_names_flow_again(ground: Arenas, tmp
             assert verdict.received >= 2 * verdict.accepted >= 2 * STEADY
             assert verdict.recovered or verdict.raised  # by its deadline
             assert verdict.gap_s is not None
+
+
+@pytest.mark.parametrize("design", [one for one in DESIGNS if not named(one).in_process])
+def test_nothing_is_lost_as_long_as_the_broker_may_give_it_back(tmp_path: Path, design: str) -> None:
+    """A share group gives back what went into a silent connection when its lock ends: 60 s later, measured."""
+    for fault, what in FAULTS.items():
+        with Pool() as pool:
+            stage = Stage(Trial(fault, design, DURABLE), what, tmp_path / fault, pool, url="", around="")
+            stage.log.close()
+        assert stage.quiet_s > named(design).lends_for
+        assert stage.quiet_s >= what.quiet_s
 
 
 @pytest.mark.parametrize("design", BOTH)
