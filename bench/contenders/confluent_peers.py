@@ -163,6 +163,8 @@ class Confluent(Contender):
 
     settings: tuple[tuple[str, Any], ...] = ()
     """What its consumer is told besides."""
+    alone: tuple[tuple[str, Any], ...] = (("linger.ms", 0),)
+    """What its producer is told besides, one by one."""
 
     @asynccontextmanager
     async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
@@ -175,7 +177,7 @@ class Confluent(Contender):
             reports = {"delivery.report.only.error": True, "on_delivery": lambda error, _: failed.append(error)}
             yield _ErrorsOnly(Producer(_producing(place, **reports)), place.topic, failed)
         else:
-            publisher = _Reported(Producer(_producing(place, **{"linger.ms": 0})), place)
+            publisher = _Reported(Producer(_producing(place, **dict(self.alone))), place)
             with publisher.polled():
                 yield publisher
 
@@ -349,3 +351,12 @@ MEMBERS: list[Contender] = [
     for protocol, settings in (("classic", CLASSIC), ("new", NEW))
 ]
 """By the two protocols of a group: only where groups are compared."""
+IN_TURN = Confluent(
+    *("kafka", "name", 20_000, "its defaults: linger 5 ms; without a key, 10 ms to one partition, then to another"),
+    name="confluent-kafka",
+    window=1_000,
+    needs="confluent_kafka",
+    guarantees=COMMITTED,
+    alone=(),
+)
+"""As librdkafka chooses a partition by default (`sticky.partitioning.linger.ms`): only where brokers are compared."""

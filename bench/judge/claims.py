@@ -39,8 +39,12 @@ CROWD, FEW = 1_000, 10
 """Connections that are many, and few."""
 MORE_BROKERS = {"2 brokers": 1.6, "3 brokers": 2.2}
 """How many times as much as one broker they must carry."""
-TO_ALL = f", {scaling.TO_ALL}"
+TO_ALL, TO_EACH = f", {scaling.TO_ALL}", f", {scaling.TO_EACH}"
 """In the rung of clusters whose publishers do not send to one partition each."""
+SPREADS = {
+    TO_ALL: "to all, by the hash of the message (greet)",
+    TO_EACH: "to one after another (confluent-kafka's default)",
+}
 TWICE = 2.0
 """How many times as long a message may take over many connections."""
 P99, BROKERS_MEMORY = "latency_ms.p99", "rss_mb.broker"
@@ -372,7 +376,7 @@ def _scalable(run: Figures) -> Verdict:
 def _more_brokers(run: Figures) -> Verdict:
     """Two and three brokers must carry most of two and three times as much as one.
 
-    Whether each publisher sends to one partition, or to all; if only one of these scales, it depends on that.
+    By each way to choose a partition; if only some of them scale, it depends on that.
     """
 
     def times(design: str, spread: str = "") -> list[stats.Ratio]:
@@ -394,13 +398,18 @@ def _more_brokers(run: Figures) -> Verdict:
     found = times("kafka")
     judged = word(found)
     evidence = f"two and three brokers carry {said(found)} times as much as one, each limited to a share of a core"
-    with suppress(Missing):
-        spread = times("kafka", TO_ALL)
-        evidence += f", if each publisher sends to one partition; {said(spread)} times if it sends to all"
-        if {judged, (other := word(spread))} == {HOLDS, FAILS}:
-            judged, evidence = DEPENDS, f"on the publishers: {evidence}"
-        elif other == UNKNOWN:
-            judged = UNKNOWN
+    words, ways = {judged}, ["if each publisher sends to one partition"]
+    for way, what in SPREADS.items():
+        with suppress(Missing):
+            spread = times("kafka", way)
+            words.add(word(spread))
+            ways.append(f"{said(spread)} times if it sends {what}")
+    if len(ways) > 1:
+        evidence += f", {'; '.join(ways)}"
+    if UNKNOWN in words:
+        judged = UNKNOWN
+    elif words == {HOLDS, FAILS}:
+        judged, evidence = DEPENDS, f"on the publishers: {evidence}"
     with suppress(Missing):
         evidence += f"; with RabbitMQ, over queues, {said(times('rabbitmq'))} times"
     return Verdict(judged, f"{evidence}; the rounds do not agree" if judged == UNKNOWN else evidence)

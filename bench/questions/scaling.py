@@ -6,9 +6,10 @@ readers of greet, one by one. Kafka has a topic with six partitions, RabbitMQ ha
 are spread over the brokers. Nothing is replicated. RabbitMQ's clients connect to the broker that has their queue,
 Kafka's drivers do so by themselves.
 
-Kafka is measured twice: each publisher sends to one partition, as RabbitMQ's send to one queue; or each sends to all
-partitions, as greet and most programs do, by a hash of the message. Then a publisher sends requests to each
-broker, and each request has fewer messages.
+Kafka is measured three times. Each publisher sends to one partition, as RabbitMQ's send to one queue. Or each sends to
+all partitions, by a hash of the message, as greet does: then a publisher sends requests to each broker, and each
+request has fewer messages. Or, if confluent-kafka is installed, its producers send messages without a key, with its
+defaults: to one partition for 10 ms, then to another. The readers are greet's in each case.
 
 A cluster starts without the limit, and is warmed up by as many messages for each broker; it stays up for all rounds.
 In each round the limit is set while messages flow, and they are counted for five seconds. A message counts when it is
@@ -32,6 +33,7 @@ import numpy as np
 import pandas as pd
 
 from bench import pictures, stats, tables
+from bench.contenders.confluent_peers import IN_TURN
 from bench.measure.carry import Hand, Publish, Read, Stamps, now
 from bench.measure.sites import used
 from bench.model import Cell, Contender, Figures, Place, Publisher, Session, Settings, title_of
@@ -56,8 +58,8 @@ LEAD_S, LOOK_S = 0.3, 0.05
 MOST = 100_000
 """Messages of a publisher, at most."""
 ROUNDS = 4
-TO_ALL = "to all partitions"
-"""In the rung of a row whose publishers do not send to one partition each."""
+TO_ALL, TO_EACH = "to all partitions", "to one partition after another"
+"""In the rung of a row whose publishers do not send to one partition each; the second by confluent-kafka."""
 ENDS = ["".join(pair) for pair in product("abcdefghijklmnop", repeat=2)]
 ONCE = dict.fromkeys(
     (
@@ -120,19 +122,34 @@ async def carried(session: Session, cell: Cell, names: int) -> list[Figures]:  #
     key = f"scaling {design} {cell.guarantee.name} {size}"
     cluster = await session.kept(key, partial(_cluster, design, size))
     found = []
-    for keyed in (True, False) if named(design).partitioned else (True,):
+    for spread, publishes in _publishing(session.settings, cell):
         with TemporaryDirectory() as folder:
-            load = _Load(cell.contender, session.place(cell), cluster.broker, Path(folder), keyed=keyed)
+            load = _Load(cell.contender, publishes, session.place(cell), cluster.broker, Path(folder))
             try:
                 one = await load.run((AGAIN if cluster.warm else WARM) * size)
             finally:
                 load.end()
         cluster.warm = True
-        params = {} if keyed else {"rung": f"{cell.rung}, {TO_ALL}"}
+        params = {"rung": f"{cell.rung}, {spread}"} if spread else {}
         found.append(replace(one, fields={**one.fields, "survives": cell.guarantee.value}, params=params))
     cluster.rounds += 1
     if cluster.rounds >= session.settings.rounds_of(cell):
         await cluster.opened.aclose()
+    return found
+
+
+def _publishing(settings: Settings, cell: Cell) -> list[tuple[str, list[Contender]]]:
+    """The ways to spread messages over the partitions, each with its publishers."""
+    own = cell.contender
+    if not named(own.design).partitioned:
+        return [("", [own] * LANES)]
+    said = (own.design, own.way, own.guess, own.defaults)
+    found: list[tuple[str, list[Contender]]] = [
+        ("", [Keyed(*said, of=own, partition=lane) for lane in range(LANES)]),
+        (TO_ALL, [own] * LANES),
+    ]
+    if IN_TURN.needs in {peer.needs for peer in settings.of()} and cell.guarantee in IN_TURN.guarantees:
+        found.append((TO_EACH, [IN_TURN] * LANES))
     return found
 
 
@@ -182,18 +199,17 @@ class Story:
 class _Load:
     """The publishers in one process, the readers in another one, and their journals."""
 
-    def __init__(self, contender: Contender, place: Place, broker: Broker, folder: Path, *, keyed: bool) -> None:
+    def __init__(
+        self, contender: Contender, publishes: list[Contender], place: Place, broker: Broker, folder: Path
+    ) -> None:
         self._broker = broker
         design, tag = named(contender.design), place.topic[-4:]
         due, bodies = np.zeros(MOST, np.int64), [0] * MOST
         self._publishes: list[Publish] = []
         self._reads: list[Read] = []
-        for lane in range(LANES):
-            own, who = replace(place, url=design.url(broker.url)), contender
-            if design.partitioned and keyed:
-                said = (contender.design, contender.way, contender.guess, contender.defaults)
-                who = Keyed(*said, of=contender, partition=lane)
-            elif not design.partitioned:
+        for lane, who in enumerate(publishes):
+            own = replace(place, url=design.url(broker.url))
+            if not design.partitioned:
                 url = design.url(broker.urls[lane % len(broker.urls)])
                 own = replace(own, url=url, topic=f"{place.topic}-{lane}")
             published, read = (_journal(folder / f"{what} {lane}") for what in ("published", "read"))
@@ -313,20 +329,21 @@ def picture(rows: pd.DataFrame) -> Picture:
     """How many times as much as one broker, over the number of brokers, beside the ideal line."""
     rows = pictures.measured(rows)
     rungs = rows["params.rung"].astype(str)
-    rows = rows.assign(x=rungs.str.split().str[0].astype(int) if len(rows) else 0, spread=rungs.str.contains(TO_ALL))
+    size, spread = rungs.str.split().str[0], rungs.str.partition(", ")[2]
+    rows = rows.assign(x=size.astype(int) if len(rows) else 0, spread=spread)
     one = rows[rows["x"].eq(1)]
     rows = rows.assign(value=pictures.relative(rows, one, "design", "guarantee", "spread"), panel="")
-    names = rows["design"].map(title_of)
-    rows = rows.assign(line=names.where(~rows["spread"], names + f", {TO_ALL}"))[rows["value"].notna()]
+    lines = rows["design"].map(title_of) + rows["spread"].map(lambda way: f", {way}" if way else "")
+    rows = rows.assign(line=lines)[rows["value"].notna()]
     most = rows["x"].max()
-    said = pictures.ranked(pictures.medians(rows[rows["x"].eq(most) & ~rows["spread"]]))
+    said = pictures.ranked(pictures.medians(rows[rows["x"].eq(most) & rows["spread"].eq("")]))
     return Lines(
         title=pictures.headline(said and f"{most} brokers carry so many times as much as one: {said}", __doc__),
         rows=rows,
         what="brokers of a cluster",
         unit="times as much as one broker",
         form="{} times",
-        note=f"Each broker may use {SHARE:.0%} of a core. greet, one by one. Where nothing else is said, a publisher "
-        "sends to one queue or partition. Nothing is replicated.",
+        note=f"Each broker may use {SHARE:.0%} of a core. greet, one by one; {TO_EACH} by confluent-kafka. Where "
+        "nothing else is said, a publisher sends to one queue or partition. Nothing is replicated.",
         ideal=(1.0, "ideal"),
     )

@@ -193,13 +193,34 @@ def test_the_picture_says_how_many_times() -> None:
     assert picture.rows.groupby("x")["value"].median().to_dict() == {1: 1.0, 2: 1.9, 3: 2.5}
 
 
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WARM": 500, "SETTLE_S": 0.5, "COUNT_S": 1.5}.items():
+        monkeypatch.setattr(scaling, name, value)
+
+
 @needs_quota
 @pytest.mark.long
 @pytest.mark.timeout(180)
+@pytest.mark.usefixtures("brief")
+async def test_kafka_is_measured_by_each_way_to_choose_a_partition() -> None:
+    settings = replace(FULL, designs=("kafka",), rounds=1)
+    cell = next(one for one in scaling.cells(settings) if one.rung == "1 broker")
+    async with run.session(settings) as session:
+        found = await session.measured(cell, 0)
+    rungs = [one.params.get("rung", cell.rung) for one in found]
+    assert rungs == ["1 broker", f"1 broker{claims.TO_ALL}", f"1 broker{claims.TO_EACH}"]
+    for one in found:
+        assert (one.fields["error"], one.fields["lost"], one.fields["duplicates"]) == (None, 0, 0)
+        assert one.fields["messages_per_s"] > 100
+
+
+@needs_quota
+@pytest.mark.long
+@pytest.mark.timeout(180)
+@pytest.mark.usefixtures("brief")
 async def test_two_brokers_are_measured(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLES["rabbitmq"], rabbitmq_url)
-    for name, value in {"WARM": 500, "SETTLE_S": 0.5, "COUNT_S": 1.5}.items():
-        monkeypatch.setattr(scaling, name, value)
     settings = replace(FULL, designs=("rabbitmq",), rounds=1)
     cell = next(one for one in scaling.cells(settings) if one.rung == "2 brokers")
     async with run.session(settings) as session:
