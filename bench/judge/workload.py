@@ -17,7 +17,8 @@ import pandas as pd
 
 from bench.measure.workload import Workload, told_time
 from bench.stats import PERCENTILES, short
-from greet.designs import DESIGNS, Design, named
+from greet import Guarantee
+from greet.designs import DESIGNS, KAFKA, Design, named
 
 ALIKE = 1.5
 """If two figures of a single run differ by less than this factor, they are no reason to prefer one design."""
@@ -113,6 +114,28 @@ def remarks(workload: Workload, design: Design) -> list[str]:
             "the loss of a broker"
         )
     return found
+
+
+def deployment(workload: Workload, design: Design) -> str:
+    """The call of greet for this workload on your own brokers, and what to set there; "" without a broker."""
+    if design.in_process:
+        return ""
+    durable = workload.guarantee is Guarantee.DURABLE
+    query, topic = [], []
+    if design.partitioned and (partitions := workload.partitions or workload.members) > 1:
+        query.append(f"partitions={partitions}")
+    if durable:
+        query.append(design.quorum)
+    elif workload.queue_type and "queue_type" in design.keys:
+        query.append(f"queue_type={workload.queue_type}")
+    if workload.kept_s and design.deletes_after_s < math.inf:
+        topic.append(f"`retention.ms={workload.kept_s * 1000:.0f}`")
+    if durable and design.product is KAFKA:
+        topic.append("`min.insync.replicas=2`")
+    url = f"{design.scheme}://HOST:{design.ports[0]}/{'?' * bool(query)}{'&'.join(query)}"
+    said = f'`greet.connect("{url}", guarantee=greet.Guarantee.{workload.guarantee.name})`'
+    own = f"Your own brokers{', three of them' * durable}: {said}"
+    return f"{own}; set {' and '.join(topic)} of the topic." if topic else f"{own}."
 
 
 def _bytes(number: float) -> str:
@@ -349,7 +372,7 @@ def _figure(row: pd.Series[Any], name: str) -> float | None:
 
 @dataclass(frozen=True)
 class Advice:
-    """Which design to take, if any, and why, in three sentences."""
+    """Which design to take, if any, and why, in three sentences; and how to connect to a broker of it."""
 
     take: Answer | None
     sentences: tuple[str, ...]
@@ -367,7 +390,8 @@ def advice(workload: Workload, found: Sequence[Answer]) -> Advice:
         first = f"Take {best.title}: it alone of {len(found)} meets every need."
     else:
         first = f"Take {best.title}: it meets every need, and no other design was measured."
-    return Advice(best, (first, _figures(workload, best), _otherwise(workload, best, others, found)))
+    said = (first, _figures(workload, best), _otherwise(workload, best, others, found))
+    return Advice(best, (*said, *filter(None, [deployment(workload, best.design)])))
 
 
 def ranked(meeting: Sequence[Answer]) -> list[Answer]:

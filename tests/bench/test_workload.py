@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from io import StringIO
+from math import inf
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ import pytest
 from rich.console import Console
 
 import bench
+import greet
 from bench import contenders
 from bench.faults import ground
 from bench.judge import compare
@@ -35,7 +37,7 @@ from bench.results import MEASUREMENTS, RUN
 from bench.show import workload as show
 from greet import Guarantee
 from greet.brokers import Broker, rabbitmq
-from greet.designs import DESIGNS, named
+from greet.designs import DESIGNS, Design, named
 
 ROOT = Path(__file__).parents[2]
 STREAM = {"workload": {"designs": ["rabbitmq-stream"]}}
@@ -605,6 +607,26 @@ def test_where_none_is_fast_enough_the_nearest_says_what_it_carries() -> None:
     assert found.sentences[2].startswith(
         "The nearest is Kafka: it carries 500 messages a second in time. RabbitMQ stream"
     )
+
+
+@pytest.mark.parametrize("design", DESIGNS, ids=lambda one: one.name)
+@pytest.mark.parametrize("survive", ["nothing", "consumer", "broker"])
+def test_the_call_for_your_own_brokers_is_one_that_greet_takes(design: Design, survive: str) -> None:
+    workload = Workload(survive=survive, members=3, keep="3 days")
+    if not (said := judge.deployment(workload, design)):
+        assert design.in_process
+        return
+    call = said.split("`")[1]
+    line = eval(call, {"greet": greet})
+    assert (line.guarantee, line.address.hosts) == (workload.guarantee, (("host", design.ports[0]),))
+    assert line.address.options.get("partitions") == ("3" if design.partitioned else None)
+    assert (design.quorum in call) == (survive == "broker")
+    assert ("retention.ms=259200000" in said) == (design.deletes_after_s < inf)
+
+
+def test_the_call_for_your_own_brokers_is_told_of_the_design_to_take() -> None:
+    found = advised(Workload(replay=True, members=2), row("kafka"))
+    assert found.sentences[3] == judge.deployment(Workload(members=2), named("kafka"))
 
 
 @pytest.mark.parametrize(
