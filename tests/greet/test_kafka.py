@@ -836,6 +836,35 @@ async def test_a_dead_letter_that_is_not_answered_is_told_of_by_the_deadline(
 
 
 @WAYS
+async def test_making_the_topic_of_the_dead_letters_has_the_same_deadline(topic: str, path: str) -> None:
+    """Each request to a slow broker is answered in time, and all of them together are not."""
+    (port,) = free_ports(1)
+    async with greet.brokers.kafka(proxy_port=port) as broker:
+        host, _, inner = str(broker.proxied).rpartition(":")
+        async with (
+            proxy(host, int(inner), listen=port) as between,
+            greet.connect(broker.url, topic) as other,
+            greet.connect(f"kafka://127.0.0.1:{port}?path={path}&timeout=1", topic) as line,
+            line.subscribe("hello") as names,
+        ):
+            assert isinstance(other, KafkaLine)
+            await other._send_bodies([b"Ada", b"\xff", b"Bob"], other._deadline())
+            assert await take(names, 1) == ["Ada"]
+            between.delay_s = 0.2
+            start = monotonic()
+            with pytest.raises(greet.PublishFailed, match="could not be kept"):
+                await anext(names)
+            assert monotonic() - start < 2
+            between.delay_s = 0.0
+            async with asyncio.timeout(20):
+                while True:
+                    with suppress(greet.PublishFailed, greet.PublishUnknown, greet.ConnectionLost):
+                        assert await anext(names) == "Bob"
+                        break
+            assert {letter.body for letter in await other.dead_letters()} == {b"\xff"}
+
+
+@WAYS
 async def test_a_clean_end_settles_what_a_handler_that_blocks_has_handled(
     kafka_url: str, topic: str, path: str
 ) -> None:
