@@ -1,7 +1,8 @@
 """The designs, one record each: all that the rest of the kit knows about a design.
 
 The kit asks what a design can do (`if design.replays`), never what it is called. To add a design, add
-its file to this folder and its record to `DESIGNS`.
+its file to this folder and its record to `DESIGNS`. The shortest example is a log in memory, of 75
+lines: `tests/greet/fourth/memory_log.py`.
 """
 
 from __future__ import annotations
