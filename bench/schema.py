@@ -151,7 +151,14 @@ ABOUT = {
     "elapsed_s": _each(FROM_0),
     "commit": _optional(TEXT),
 }
-MACHINE = {"cpu": TEXT, "usable": COUNT, "memory_gb": FROM_0, "os": TEXT, "load_average": _listed(FROM_0)}
+MACHINE = {
+    "cpu": TEXT,
+    "usable": COUNT,
+    "memory_gb": FROM_0,
+    "os": TEXT,
+    "load_average": _listed(FROM_0),
+    "busy": _optional(FROM_0),
+}
 SETTINGS = {"profile": TEXT, "rounds": COUNT, "loop": TEXT, "seed": NUMBER, "defaults": _each(TEXT)}
 
 
@@ -188,6 +195,7 @@ def about(file: Path) -> dict[str, Any]:
     found = _object(f"{file}", file.read_bytes())
     found = {"questions": [], "elapsed_s": {}, "commit": None} | found
     _check(f"{file}", found, ABOUT)
+    found["machine"].setdefault("busy", None)  # of an earlier run
     _check(f"{file}", found["machine"], MACHINE, "machine.")
     found["settings"].setdefault("defaults", {})
     _check(f"{file}", found["settings"], SETTINGS, "settings.")

@@ -224,7 +224,8 @@ def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
     found = {"python": about.get("python")}
     for part in ("machine", "clients", "brokers", "settings"):
         found |= {f"{part} {name}": value for name, value in about.get(part, {}).items()}
-    return {key: value for key, value in found.items() if key.split()[-1] not in ("load_average", "seed", "defaults")}
+    passing = ("load_average", "busy", "seed", "defaults")
+    return {key: value for key, value in found.items() if key.split()[-1] not in passing}
 
 
 def could_have_seen(found: Sequence[Difference]) -> str:

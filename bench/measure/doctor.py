@@ -48,8 +48,9 @@ async def examine() -> AsyncIterator[Finding]:
     yield Finding("cores", str(cores), "" if cores > 1 else "two or more, so that broker and clients do not take turns")
     free = psutil.virtual_memory().available / 1e9
     yield Finding("free memory", f"{free:.1f} GB", "" if free > 2 else "end other programs: Kafka alone takes 1 GB")
-    load = machine["load_average"][0] / cores
-    yield Finding("load", f"{load:.0%} of the cores", "" if load < BUSY else "end other programs, or only trust ratios")
+    busy = machine["busy"] / cores
+    disturbed = "" if busy < BUSY else "end other programs, or only trust ratios"
+    yield Finding("in use", f"{busy:.0%} of the cores", disturbed)
     late = _jitter_ms()
     yield Finding(
         "noise", f"a busy loop stood still for {late:.1f} ms", "" if late < JITTER_MS else "end other programs"

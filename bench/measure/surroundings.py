@@ -14,10 +14,12 @@ from typing import Any
 import psutil
 
 CLIENTS = ("aio-pika", "aiormq", "aiokafka", "confluent-kafka", "faststream", "uvloop", "numpy", "pandas")
+LOOK_S = 0.5
+"""For how long it is looked how many cores are in use before a run; the load average knows only the last minute."""
 
 
 def surroundings() -> dict[str, Any]:
-    """The machine, the versions and the commit; no host name, user or path."""
+    """The machine, the versions and the commit; no host name, user or path. It takes half a second."""
     clock = time.get_clock_info("perf_counter")
     return {
         "machine": {
@@ -28,6 +30,7 @@ def surroundings() -> dict[str, Any]:
             "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
             "os": f"{platform.system()} {platform.release()} {platform.machine()}",
             "load_average": psutil.getloadavg(),
+            "busy": round(psutil.cpu_percent(LOOK_S) / 100 * (os.cpu_count() or 1), 2),
         },
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "clients": {name: found for name in CLIENTS if (found := _version(name))},

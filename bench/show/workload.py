@@ -65,14 +65,21 @@ def terminal(console: Console, rows: pd.DataFrame, about: Mapping[str, Any], *, 
             _say(console, f"* {line}")
 
 
-FULL = 0.9
-"""The share of all cores from which on a machine counts as full."""
+FULL, BUSY = 0.9, 0.3
+"""The share of all cores from which on a machine counts as full, and from which on other programs disturb."""
 
 
 def crowded(about: Mapping[str, Any]) -> str:
-    """A warning that the machine had other work when the run began; empty if it had little."""
+    """A warning that the machine had other work when the run began; empty if it had little.
+
+    Earlier runs have only the load average, which still tells of what had just ended.
+    """
     machine = about.get("machine", {})
-    load, cores = machine.get("load_average", (0,))[0], machine.get("usable") or 1
+    busy, load, cores = machine.get("busy"), machine.get("load_average", (0,))[0], machine.get("usable") or 1
+    if busy is not None:
+        if busy < BUSY * cores:
+            return ""
+        return f"Other programs used {busy:.1f} of {cores} cores as it began: it is faster alone."
     if load < cores:
         return ""
     return f"The load average was {load:.1f} on {cores} cores as it began: if that was other work, it is faster alone."

@@ -772,6 +772,13 @@ def test_a_busy_machine_is_told_before_the_answer() -> None:
     assert show.crowded({"machine": {"load_average": [0.5, 1.0, 1.0], "usable": 2}}) == ""
 
 
+def test_what_had_just_ended_is_no_other_work() -> None:
+    """The load average still tells of it: in the published run, of the workload before."""
+    machine = {"load_average": [7.5, 1.0, 1.0], "usable": 2}
+    assert show.crowded({"machine": {**machine, "busy": 0.1}}) == ""
+    assert show.crowded({"machine": {**machine, "busy": 0.9}}).startswith("Other programs used 0.9 of 2 cores")
+
+
 def test_a_design_that_was_late_on_a_full_machine_may_not_be_to_blame() -> None:
     late = Answer(named("kafka"), in_time=False, cpu=(1.09, 0.79))
     about = {"machine": {"usable": 2}}
