@@ -117,7 +117,7 @@ def remarks(workload: Workload, design: Design) -> list[str]:
 
 
 def deployment(workload: Workload, design: Design) -> str:
-    """The call of greet for this workload on your own brokers, and what to set there; "" without a broker."""
+    """The call of greet for this workload on a broker of your own, and what to set there; "" if it needs none."""
     if design.in_process:
         return ""
     durable = workload.guarantee is Guarantee.DURABLE
@@ -134,7 +134,7 @@ def deployment(workload: Workload, design: Design) -> str:
         topic.append("`min.insync.replicas=2`")
     url = f"{design.scheme}://HOST:{design.ports[0]}/{'?' * bool(query)}{'&'.join(query)}"
     said = f'`greet.connect("{url}", guarantee=greet.Guarantee.{workload.guarantee.name})`'
-    own = f"Your own brokers{', three of them' * durable}: {said}"
+    own = f"On your own {'cluster of three' if durable else 'broker'}: {said}"
     return f"{own}; set {' and '.join(topic)} of the topic." if topic else f"{own}."
 
 

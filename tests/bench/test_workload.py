@@ -611,7 +611,7 @@ def test_where_none_is_fast_enough_the_nearest_says_what_it_carries() -> None:
 
 @pytest.mark.parametrize("design", DESIGNS, ids=lambda one: one.name)
 @pytest.mark.parametrize("survive", ["nothing", "consumer", "broker"])
-def test_the_call_for_your_own_brokers_is_one_that_greet_takes(design: Design, survive: str) -> None:
+def test_the_call_for_your_own_broker_is_one_that_greet_takes(design: Design, survive: str) -> None:
     workload = Workload(survive=survive, members=3, keep="3 days")
     if not (said := judge.deployment(workload, design)):
         assert design.in_process
@@ -624,7 +624,7 @@ def test_the_call_for_your_own_brokers_is_one_that_greet_takes(design: Design, s
     assert ("retention.ms=259200000" in said) == (design.deletes_after_s < inf)
 
 
-def test_the_call_for_your_own_brokers_is_told_of_the_design_to_take() -> None:
+def test_the_call_for_your_own_broker_is_told_of_the_design_to_take() -> None:
     found = advised(Workload(replay=True, members=2), row("kafka"))
     assert found.sentences[3] == judge.deployment(Workload(members=2), named("kafka"))
 
