@@ -222,6 +222,17 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path, interrupt: signal.
     assert len(bench.load(folder)) >= 2
 
 
+def test_an_interrupt_before_all_is_imported_gives_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "--out", str(tmp_path / "none"), "--designs", "asyncio"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not any("pandas" in one.path for one in psutil.Process(process.pid).memory_maps()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate(timeout=30)
+    assert (process.returncode, printed, errors) == (-signal.SIGINT, "", "")
+
+
 @pytest.mark.parametrize("design", ["asyncio", "rabbitmq"])
 def test_kill_leaves_neither_worker_nor_broker(tmp_path: Path, design: str) -> None:
     process, family = start(tmp_path, "--designs", design)
