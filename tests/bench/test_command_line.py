@@ -222,6 +222,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path, interrupt: signal.
     assert len(bench.load(folder)) >= 2
 
 
+@pytest.mark.skipif(not hasattr(psutil.Process, "memory_maps"), reason="psutil has no memory maps on this system")
 def test_an_interrupt_before_all_is_imported_gives_no_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "--out", str(tmp_path / "none"), "--designs", "asyncio"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
