@@ -16,11 +16,8 @@ from bench.show import plots, report, workload
 
 def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
     """The page of the runs that `rows` are of."""
-    parts, cases = ["<h1>Hello, three ways</h1>"], [about for about in abouts if "workload" in about]
-    for about in cases:
-        for one in workload.told(report.of_run(rows, about), about):
-            parts += [f"<h2>{escape(one.title)}</h2><p>{escape(one.asked)}</p>", *_items(list(one.sentences))]
-            parts += [_table(one.table), *_items(list(one.notes))]
+    parts = ["<h1>Hello, three ways</h1>"]
+    cases = [part for about in abouts if "workload" in about for part in _cases(rows, about)]
     rows = rows[rows["question"].ne("workload")] if len(rows) else rows
     if len(rows) or not cases:
         judged = claims.verdicts(rows)
@@ -32,6 +29,7 @@ def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
         parts += ["<h2>What people say</h2>", _table(judged[judged["verdict"] != claims.UNKNOWN])]
         left = [f"{remedy}: {' '.join(of)}" for remedy, of in answer.open_claims(judged).items()]
         parts += ["<h2>Open claims</h2>", *_items(left)] if left else []
+    parts += cases
     if len(ratios := targets.table(rows)):
         parts += [f"<h2>{report.BESIDE}</h2><p>{report.RATIOS}</p>", _table(ratios)]
     if len(rows):
@@ -43,6 +41,15 @@ def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
         parts += [f"<h2>{report.DEFAULTS}</h2>", _folded("the settings", decided)]
     parts += ["<footer>", *_items(report.ground(*abouts)), "</footer>"]
     return PAGE.replace("BODY", "\n".join(parts))
+
+
+def _cases(rows: pd.DataFrame, about: Mapping[str, Any]) -> list[str]:
+    """The answers of a run of `bench workload`."""
+    parts = []
+    for one in workload.told(report.of_run(rows, about), about):
+        parts += [f"<h2>{escape(one.title)}</h2><p>{escape(one.asked)}</p>", *_items(list(one.sentences))]
+        parts += [_table(one.table), *_items(list(one.notes))]
+    return parts
 
 
 def _picture(name: str, rows: pd.DataFrame) -> str:
@@ -108,6 +115,7 @@ th { color: var(--soft); font-weight: 600; white-space: nowrap }
 .n { text-align: right; white-space: nowrap }
 @media (max-width: 40rem) { td:first-child { min-width: 6rem } td:last-child:not(.n) { min-width: 12rem } }
 .good { color: var(--good) } .bad { color: var(--bad) } .open { color: var(--open) }
+code { overflow-wrap: anywhere }
 summary { cursor: pointer; color: var(--soft); margin: .5rem 0 }
 footer { margin-top: 3rem; color: var(--soft); font-size: .8rem; border-top: 1px solid var(--line) }
 </style>
