@@ -157,12 +157,12 @@ def measured(rows: pd.DataFrame) -> list[str]:
 def terminal(console: Console, rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> None:
     """Print the answer, the next commands, and the evidence in tables that fit, for the runs of `abouts`."""
     cases = [about for about in abouts if "workload" in about]
-    for about in cases:
-        workload.terminal(console, of_run(rows, about), about, full=True)
     rest = rows[rows["question"].ne("workload")] if len(rows) else rows
     left_out: dict[str, None] = {}
     if len(rest) or not cases:
         _questions(console, rest, left_out)
+    for about in cases:
+        workload.terminal(console, of_run(rows, about), about, full=True)
     notes = [f"Left out here to save space: {'; '.join(left_out)}. `bench report --html` has it."] if left_out else []
     for line in [*notes, *([PAIRED] if len(rest) else []), *ground(*abouts)]:
         console.print(line, style="dim", markup=False, highlight=False)

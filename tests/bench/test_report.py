@@ -144,6 +144,17 @@ def test_it_says_what_decides_the_figures_and_on_which_commit(tmp_path: Path) ->
     assert "commit" not in "".join(report.ground({**ABOUT, "commit": None}))
 
 
+@pytest.mark.parametrize("form", ["a page", "a screen"])
+def test_the_answer_comes_before_the_workloads_that_were_tried(form: str) -> None:
+    rows, abouts = bench.reference(), [*map(bench.about, results.published())]
+    if form == "a page":
+        shown = page.page(rows, *abouts)
+    else:
+        report.terminal(console := Console(file=StringIO(), width=100), rows, *abouts)
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.index("Which one to take") < shown.index("Orders of a shop")
+
+
 def test_the_published_runs_are_printed() -> None:
     assert report.markdown(bench.reference(), *map(bench.about, results.published())).startswith("| of | claim |")
 
