@@ -64,7 +64,7 @@ clean:
 # command. To begin anew, remove that folder.
 MADE  := results/reference
 READY := $(patsubst workloads/%.toml,workload-%,$(wildcard workloads/*.toml))
-PARTS := figures faults faults-others $(READY)
+PARTS := figures faults others $(READY)
 
 reference: $(STAMP) rabbitmq
 	@echo "reference: the full profile (85 minutes), faults (60 minutes), $(words $(READY)) workloads (12 minutes), notebooks (8 minutes)"
@@ -82,7 +82,7 @@ reference: $(STAMP) rabbitmq
 
 $(MADE)/figures: HOW = run --profile full --contenders all
 $(MADE)/faults: HOW = run --profile full --questions faults
-$(MADE)/faults-others: HOW = run --profile full --questions faults --designs rabbitmq-stream,kafka-share
+$(MADE)/others: HOW = run --profile full --questions wake_up,faults --designs rabbitmq-stream,kafka-share
 $(MADE)/workload-%: HOW = workload $(patsubst workload-%,workloads/%.toml,$(notdir $@)) $(ASKED)
 $(MADE)/workload-history: ASKED = --designs asyncio,rabbitmq,kafka,rabbitmq-stream,kafka-share
 $(PARTS:%=$(MADE)/%):
