@@ -84,17 +84,16 @@ class _ErrorsOnly(Publisher):
 class _Reported(Publisher):
     """`produce` with a report for each message, a thread polls for them; it wakes the loop once a poll."""
 
-    def __init__(self, producer: Any, place: Place) -> None:
+    def __init__(self, producer: Any, place: Place, *, keyed: bool) -> None:
         super().__init__(self._one, place.window)
-        self._producer, self._topic = producer, place.topic
+        self._producer, self._topic, self._keyed = producer, place.topic, keyed
         self._loop = asyncio.get_running_loop()
         self._reported: list[tuple[asyncio.Future[None], Any]] = []
 
     def _one(self, name: str) -> asyncio.Future[None]:
-        accepted, reported = self._loop.create_future(), self._reported
-        self._producer.produce(
-            self._topic, name.encode(), on_delivery=lambda error, _: reported.append((accepted, error))
-        )
+        accepted, reported, body = self._loop.create_future(), self._reported, name.encode()
+        key = body if self._keyed else None
+        self._producer.produce(self._topic, body, key, on_delivery=lambda error, _: reported.append((accepted, error)))
         return accepted
 
     @contextmanager
@@ -165,6 +164,8 @@ class Confluent(Contender):
     """What its consumer is told besides."""
     alone: tuple[tuple[str, Any], ...] = (("linger.ms", 0),)
     """What its producer is told besides, one by one."""
+    keyed: bool = False
+    """One by one, whether the key is the message, so that its hash decides the partition."""
 
     @asynccontextmanager
     async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
@@ -177,7 +178,7 @@ class Confluent(Contender):
             reports = {"delivery.report.only.error": True, "on_delivery": lambda error, _: failed.append(error)}
             yield _ErrorsOnly(Producer(_producing(place, **reports)), place.topic, failed)
         else:
-            publisher = _Reported(Producer(_producing(place, **dict(self.alone))), place)
+            publisher = _Reported(Producer(_producing(place, **dict(self.alone))), place, keyed=self.keyed)
             with publisher.polled():
                 yield publisher
 
@@ -351,12 +352,19 @@ MEMBERS: list[Contender] = [
     for protocol, settings in (("classic", CLASSIC), ("new", NEW))
 ]
 """By the two protocols of a group: only where groups are compared."""
-IN_TURN = Confluent(
-    *("kafka", "name", 20_000, "its defaults: linger 5 ms; without a key, 10 ms to one partition, then to another"),
-    name="confluent-kafka",
-    window=1_000,
-    needs="confluent_kafka",
-    guarantees=COMMITTED,
-    alone=(),
+IN_TURN, BY_HASH = (
+    Confluent(
+        *("kafka", "name", 20_000, f"its defaults: linger 5 ms; {what}"),
+        name="confluent-kafka",
+        window=1_000,
+        needs="confluent_kafka",
+        guarantees=COMMITTED,
+        alone=(),
+        keyed=keyed,
+    )
+    for what, keyed in (
+        ("without a key, 10 ms to one partition, then to another", False),
+        ("the key is the message, its hash decides the partition", True),
+    )
 )
-"""As librdkafka chooses a partition by default (`sticky.partitioning.linger.ms`): only where brokers are compared."""
+"""The two ways of librdkafka to choose a partition by default: only where brokers are compared."""

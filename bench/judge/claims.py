@@ -39,11 +39,12 @@ CROWD, FEW = 1_000, 10
 """Connections that are many, and few."""
 MORE_BROKERS = {"2 brokers": 1.6, "3 brokers": 2.2}
 """How many times as much as one broker they must carry."""
-TO_ALL, TO_EACH = f", {scaling.TO_ALL}", f", {scaling.TO_EACH}"
+TO_ALL, BY_HASH, IN_TURN = (f", {one}" for one in (scaling.TO_ALL, *scaling.OTHERS))
 """In the rung of clusters whose publishers do not send to one partition each."""
 SPREADS = {
-    TO_ALL: "to all, by the hash of the message (greet)",
-    TO_EACH: "to one after another (confluent-kafka's default)",
+    TO_ALL: "to all by a hash (greet)",
+    BY_HASH: "so with confluent-kafka",
+    IN_TURN: "to one after another (confluent-kafka without a key)",
 }
 TWICE = 2.0
 """How many times as long a message may take over many connections."""
@@ -406,10 +407,10 @@ def _more_brokers(run: Figures) -> Verdict:
             ways.append(f"{said(spread)} times if it sends {what}")
     if len(ways) > 1:
         evidence += f", {'; '.join(ways)}"
-    if UNKNOWN in words:
-        judged = UNKNOWN
-    elif words == {HOLDS, FAILS}:
+    if words >= {HOLDS, FAILS}:
         judged, evidence = DEPENDS, f"on the publishers: {evidence}"
+    elif UNKNOWN in words:
+        judged = UNKNOWN
     with suppress(Missing):
         evidence += f"; with RabbitMQ, over queues, {said(times('rabbitmq'))} times"
     return Verdict(judged, f"{evidence}; the rounds do not agree" if judged == UNKNOWN else evidence)

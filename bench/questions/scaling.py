@@ -6,10 +6,10 @@ readers of greet, one by one. Kafka has a topic with six partitions, RabbitMQ ha
 are spread over the brokers. Nothing is replicated. RabbitMQ's clients connect to the broker that has their queue,
 Kafka's drivers do so by themselves.
 
-Kafka is measured three times. Each publisher sends to one partition, as RabbitMQ's send to one queue. Or each sends to
-all partitions, by a hash of the message, as greet does: then a publisher sends requests to each broker, and each
-request has fewer messages. Or, if confluent-kafka is installed, its producers send messages without a key, with its
-defaults: to one partition for 10 ms, then to another. The readers are greet's in each case.
+Kafka is measured by each way to choose a partition. Each publisher sends to one partition, as RabbitMQ's send to one
+queue. Or each sends to all partitions, by a hash of the message, as greet does: then a publisher sends requests to each
+broker, and each request has fewer messages. If confluent-kafka is installed, its producers do so with its defaults;
+and they send messages without a key, to one partition for 10 ms, then to another. The readers are always greet's.
 
 A cluster starts without the limit, and is warmed up by as many messages for each broker; it stays up for all rounds.
 In each round the limit is set while messages flow, and they are counted for five seconds. A message counts when it is
@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from bench import pictures, stats, tables
-from bench.contenders.confluent_peers import IN_TURN
+from bench.contenders.confluent_peers import BY_HASH, IN_TURN
 from bench.measure.carry import Hand, Publish, Read, Stamps, now
 from bench.measure.sites import used
 from bench.model import Cell, Contender, Figures, Place, Publisher, Session, Settings, title_of
@@ -58,8 +58,9 @@ LEAD_S, LOOK_S = 0.3, 0.05
 MOST = 100_000
 """Messages of a publisher, at most."""
 ROUNDS = 4
-TO_ALL, TO_EACH = "to all partitions", "to one partition after another"
-"""In the rung of a row whose publishers do not send to one partition each; the second by confluent-kafka."""
+TO_ALL = "to all partitions"
+OTHERS = {f"{TO_ALL}, confluent-kafka": BY_HASH, "to one partition after another, confluent-kafka": IN_TURN}
+"""In the rung of a row whose publishers do not send to one partition each; the others with who publishes."""
 ENDS = ["".join(pair) for pair in product("abcdefghijklmnop", repeat=2)]
 ONCE = dict.fromkeys(
     (
@@ -148,8 +149,10 @@ def _publishing(settings: Settings, cell: Cell) -> list[tuple[str, list[Contende
         ("", [Keyed(*said, of=own, partition=lane) for lane in range(LANES)]),
         (TO_ALL, [own] * LANES),
     ]
-    if IN_TURN.needs in {peer.needs for peer in settings.of()} and cell.guarantee in IN_TURN.guarantees:
-        found.append((TO_EACH, [IN_TURN] * LANES))
+    peers = {peer.needs for peer in settings.of()}
+    for spread, one in OTHERS.items():
+        if one.needs in peers and cell.guarantee in one.guarantees:
+            found.append((spread, [one] * LANES))
     return found
 
 
@@ -343,7 +346,7 @@ def picture(rows: pd.DataFrame) -> Picture:
         what="brokers of a cluster",
         unit="times as much as one broker",
         form="{} times",
-        note=f"Each broker may use {SHARE:.0%} of a core. greet, one by one; {TO_EACH} by confluent-kafka. Where "
-        "nothing else is said, a publisher sends to one queue or partition. Nothing is replicated.",
+        note=f"Each broker may use {SHARE:.0%} of a core. greet, one by one. Where nothing else is said, a "
+        "publisher sends to one queue or partition. Nothing is replicated.",
         ideal=(1.0, "ideal"),
     )

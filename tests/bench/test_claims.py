@@ -10,7 +10,7 @@ import pytest
 
 from bench import questions
 from bench.contenders import every
-from bench.judge.claims import CLAIMS, DEPENDS, FAILS, HOLDS, TO_ALL, TO_EACH, UNKNOWN, fast_enough, verdicts
+from bench.judge.claims import CLAIMS, DEPENDS, FAILS, HOLDS, IN_TURN, TO_ALL, UNKNOWN, fast_enough, verdicts
 from bench.model import DESIGNS, Settings
 
 Row = dict[str, Any]
@@ -257,8 +257,8 @@ CASES: list[tuple[str, str, list[Row], str]] = [
     ("kafka", "Scalable", [*clusters(1.9, 2.6), *clusters(1.8, 2.4, spread=TO_ALL)], HOLDS),
     ("kafka", "Scalable", [*clusters(1.9, 2.6), *clusters(1.1, 1.2, spread=TO_ALL)], DEPENDS),
     ("kafka", "Scalable", [*clusters(1.1, 1.2), *clusters(1.1, 1.2, spread=TO_ALL)], FAILS),
-    ("kafka", "Scalable", [*clusters(1.9, 2.6), *clusters(1.8, 2.4, spread=TO_EACH)], HOLDS),
-    ("kafka", "Scalable", [*clusters(1.9, 2.6), *clusters(1.1, 1.2, spread=TO_EACH)], DEPENDS),
+    ("kafka", "Scalable", [*clusters(1.9, 2.6), *clusters(1.8, 2.4, spread=IN_TURN)], HOLDS),
+    ("kafka", "Scalable", [*clusters(1.9, 2.6), *clusters(1.1, 1.2, spread=IN_TURN)], DEPENDS),
     ("kafka", "Scalable", [*clusters(1.9, 2.6), *clusters(1.9, 2.6, by=(9, 0.5, 2, 0.5), spread=TO_ALL)], UNKNOWN),
     ("kafka", "High concurrency", many_at_once(4, 1), UNKNOWN),
     ("kafka", "High concurrency", many_at_once(100, 1), HOLDS),
