@@ -67,7 +67,7 @@ READY := $(patsubst workloads/%.toml,workload-%,$(wildcard workloads/*.toml))
 PARTS := figures faults others $(READY)
 
 reference: $(STAMP) rabbitmq
-	@echo "reference: the full profile (85 minutes), faults (60 minutes), $(words $(READY)) workloads (12 minutes), notebooks (8 minutes)"
+	@echo "reference: the full profile (85 minutes), faults (80 minutes), $(words $(READY)) workloads (12 minutes), notebooks (8 minutes)"
 	@echo "reference: let the machine do nothing else meanwhile"
 	@$(MAKE) --no-print-directory $(PARTS:%=$(MADE)/%)
 	@rm -rf bench/reference
@@ -77,7 +77,7 @@ reference: $(STAMP) rabbitmq
 	@$(BIN)/python -m bench report --markdown --into RESULTS.md bench/reference/*
 	@$(BIN)/python -m bench report --pictures pictures bench/reference/*
 	@BENCH_RESULTS=/dev/null $(BIN)/python -m jupyter nbconvert --log-level WARN --to notebook --inplace --execute \
-	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 	@echo "reference: made; tests/bench/test_reference.py says which figures of README.md are older"
 
 $(MADE)/figures: HOW = run --profile full --contenders all

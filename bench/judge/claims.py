@@ -39,12 +39,11 @@ CROWD, FEW = 1_000, 10
 """Connections that are many, and few."""
 MORE_BROKERS = {"2 brokers": 1.6, "3 brokers": 2.2}
 """How many times as much as one broker they must carry."""
-TO_ALL, BY_HASH, IN_TURN = (f", {one}" for one in (scaling.TO_ALL, *scaling.OTHERS))
+TO_ALL, IN_TURN = f", {scaling.TO_ALL}", f", {scaling.IN_TURN}"
 """In the rung of clusters whose publishers do not send to one partition each."""
 SPREADS = {
     TO_ALL: "to all by a hash (greet)",
-    BY_HASH: "so with confluent-kafka",
-    IN_TURN: "to one after another (confluent-kafka without a key)",
+    IN_TURN: "to one after another (confluent-kafka, without a key)",
 }
 TWICE = 2.0
 """How many times as long a message may take over many connections."""

@@ -542,8 +542,9 @@ def _unasked(workload: Workload, found: Sequence[Answer]) -> str:
     if not able:
         return ""
     names = ",".join(one.name for one in [*(one.design for one in found if not one.unable), *able])
-    can = f"{' and '.join(one.title for one in able)} can do it too"
-    return f" {can}, but {'was' if len(able) == 1 else 'were'} not measured: add `--designs {names}`."
+    has, was = ("has", "was") if len(able) == 1 else ("have", "were")
+    can = f"{' and '.join(one.title for one in able)} {has} what it needs too"
+    return f" {can}, but {was} not measured: add `--designs {names}`."
 
 
 def failed(workload: Workload, found: Sequence[Answer]) -> bool:

@@ -17,7 +17,7 @@ from greet.address import Address
 
 FIND_COORDINATOR, SASL_HANDSHAKE, SASL_AUTHENTICATE, DESCRIBE_OFFSETS, ALTER_OFFSETS = 10, 17, 36, 90, 91
 HAS_MEMBERS = 68  # Kafka's error code NON_EMPTY_GROUP: the offsets cannot be changed
-PASSING = (3, 5, 6, 9, 14, 15, 16, 74, 75)
+PASSING = (3, 5, 6, 9, 14, 15, 16, 74, 75, 78)
 """Errors that pass: the topic, its leader or the coordinator is new, or moves to another broker."""
 END = b"\0"
 LARGEST_ANSWER = 2**20

@@ -209,7 +209,7 @@ async def test_kafka_is_measured_by_each_way_to_choose_a_partition() -> None:
     async with run.session(settings) as session:
         found = await session.measured(cell, 0)
     rungs = [one.params.get("rung", cell.rung) for one in found]
-    assert rungs == ["1 broker", *(f"1 broker{spread}" for spread in claims.SPREADS)]
+    assert rungs == ["1 broker", *(f"1 broker, {spread}" for spread in (scaling.TO_ALL, *scaling.OTHERS))]
     for one in found:
         assert (one.fields["error"], one.fields["lost"], one.fields["duplicates"]) == (None, 0, 0)
         assert one.fields["messages_per_s"] > 100

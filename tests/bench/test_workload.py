@@ -584,7 +584,7 @@ def test_where_one_meets_it_that_one_is_taken_and_the_others_are_ruled_out_with_
     assert "it alone of 3" in found.sentences[0]
     assert found.sentences[2].count("it cannot replay") == 2
     assert found.sentences[2].endswith(
-        " RabbitMQ stream and Kafka share group can do it too, but were not measured: add "
+        " RabbitMQ stream and Kafka share group have what it needs too, but were not measured: add "
         "`--designs kafka,rabbitmq-stream,kafka-share`."
     )
 
@@ -702,9 +702,11 @@ def test_the_nearest_says_how_many_members_the_work_needs() -> None:
     found = advised(one, row("kafka", **slow))
     assert found.sentences[2] == "The nearest is Kafka: allow more than 250 ms, or have more than 12 members."
     quick = advised(replace(one, work_ms=1), row("kafka", **slow))
-    assert "or have more members. RabbitMQ stream can do it too" in quick.sentences[2]
+    assert "or have more members. RabbitMQ stream has what it needs too" in quick.sentences[2]
     only = judge.advice(one, judge.answers(one, 0, pd.DataFrame([row("rabbitmq-stream", **slow)]), STREAM))
-    assert only.sentences[2].startswith("The nearest is RabbitMQ stream: allow more than 250 ms. Kafka can do it too")
+    assert only.sentences[2].startswith(
+        "The nearest is RabbitMQ stream: allow more than 250 ms. Kafka has what it needs too"
+    )
 
 
 def printed(

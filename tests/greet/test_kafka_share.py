@@ -76,7 +76,9 @@ async def nothing_is_left() -> AsyncIterator[None]:
     assert not [one for one in threading.enumerate() if one.name.startswith("greet")]
 
 
-@pytest.mark.parametrize("code", [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.UNKNOWN_LEADER_EPOCH])
+@pytest.mark.parametrize(
+    "code", [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.OFFSET_NOT_AVAILABLE]
+)
 async def test_a_member_joins_while_the_broker_does_not_know_the_leader_yet(
     url: str, topic: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
