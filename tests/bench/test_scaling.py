@@ -212,7 +212,7 @@ async def test_kafka_is_measured_by_each_way_to_choose_a_partition() -> None:
     assert rungs == ["1 broker", *(f"1 broker, {spread}" for spread in (scaling.TO_ALL, *scaling.OTHERS))]
     for one in found:
         assert (one.fields["error"], one.fields["lost"], one.fields["duplicates"]) == (None, 0, 0)
-        assert one.fields["messages_per_s"] > 100
+        assert one.fields["messages_per_s"] > 10
 
 
 @needs_quota
