@@ -334,13 +334,13 @@ def picture(rows: pd.DataFrame) -> Picture:
     """How many times as much as one broker, over the number of brokers, beside the ideal line."""
     rows = pictures.measured(rows)
     rungs = rows["params.rung"].astype(str)
-    size, spread = rungs.str.split().str[0], rungs.str.partition(", ")[2]
+    size, spread = rungs.str.split().str[0], rungs.map(lambda rung: rung.partition(", ")[2])
     several = spread.ne(BY_HASH)  # one broker carries next to nothing that way: what more carry is not to be compared
     rows, size, spread = rows[several], size[several], spread[several]
     rows = rows.assign(x=size.astype(int) if len(rows) else 0, spread=spread)
     one = rows[rows["x"].eq(1)]
     rows = rows.assign(value=pictures.relative(rows, one, "design", "guarantee", "spread"), panel="")
-    lines = rows["design"].map(title_of) + rows["spread"].map(DRAWN)
+    lines = rows["design"].map(title_of) + rows["spread"].map(DRAWN).astype(str)
     rows = rows.assign(line=lines)[rows["value"].notna()]
     most = rows["x"].max()
     said = pictures.ranked(pictures.medians(rows[rows["x"].eq(most) & rows["spread"].eq("")]))
