@@ -278,6 +278,10 @@ class Settings:
             and all(getattr(one, key) == value for key, value in wanted.items())
         ]
 
+    def includes(self, peer: Contender) -> bool:
+        """Whether peers are measured, and the module that this one needs is there."""
+        return peer.needs in {one.needs for one in self.of()}
+
     @property
     def brief(self) -> float:
         """Seconds of a repetition that is one of many alike: in the full profile half of the usual."""

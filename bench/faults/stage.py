@@ -407,7 +407,7 @@ class Stage:
         settled_ahead = self.trial.guarantee is Guarantee.AT_MOST_ONCE or self.trial.contender != "greet"
         if design.in_process or settled_ahead:
             return 1.0
-        return max(self.fault.quiet_s, design.lends_for + LATE_S if design.lends_for else 0.0)
+        return max(self.fault.quiet_s, design.lends_for + LATE_S)
 
     async def dismiss(self, *roles: str) -> None:
         """Let them finish what they are at and leave; who cannot is killed, which is an error."""

@@ -45,6 +45,7 @@ SPREADS = {
     TO_ALL: "to all by a hash (greet)",
     IN_TURN: "to one after another (confluent-kafka, without a key)",
 }
+"""The same in words, with the client that publishes."""
 TWICE = 2.0
 """How many times as long a message may take over many connections."""
 P99, BROKERS_MEMORY = "latency_ms.p99", "rss_mb.broker"

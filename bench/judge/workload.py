@@ -18,7 +18,7 @@ import pandas as pd
 from bench.measure.workload import Workload, told_time
 from bench.stats import PERCENTILES, short
 from greet import Guarantee
-from greet.designs import DESIGNS, KAFKA, Design, named
+from greet.designs import DESIGNS, Design, named
 
 ALIKE = 1.5
 """If two figures of a single run differ by less than this factor, they are no reason to prefer one design."""
@@ -130,7 +130,7 @@ def deployment(workload: Workload, design: Design) -> str:
         query.append(f"queue_type={workload.queue_type}")
     if workload.kept_s and design.deletes_after_s < math.inf:
         topic.append(f"`retention.ms={workload.kept_s * 1000:.0f}`")
-    if durable and design.product is KAFKA:
+    if durable and "replication" in design.keys:
         topic.append("`min.insync.replicas=2`")
     url = f"{design.scheme}://HOST:{design.ports[0]}/{'?' * bool(query)}{'&'.join(query)}"
     said = f'`greet.connect("{url}", guarantee=greet.Guarantee.{workload.guarantee.name})`'

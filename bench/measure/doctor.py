@@ -23,13 +23,12 @@ from bench.contenders.kafka_peers import compiled
 from bench.contenders.look import Finding, Look
 from bench.measure.run import session
 from bench.measure.sites import Site
-from bench.measure.surroundings import surroundings
+from bench.measure.surroundings import BUSY, surroundings
 from bench.model import DESIGNS, Settings
 from greet import ConnectFailed, GreetError
 from greet.brokers import VARIABLES
 from greet.designs import KAFKA, RABBITMQ, Product, named, of_url
 
-BUSY = 0.3
 JITTER_MS = 5.0
 GROUP = "hello"
 TRIAL_S = 60.0

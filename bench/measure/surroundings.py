@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 
 CLIENTS = ("aio-pika", "aiormq", "aiokafka", "confluent-kafka", "faststream", "uvloop", "numpy", "pandas")
+BUSY = 0.3
+"""The share of the cores in use from which on other programs disturb a run."""
 LOOK_S = 0.5
 """For how long it is looked how many cores are in use before a run; the load average knows only the last minute."""
 

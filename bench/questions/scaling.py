@@ -63,6 +63,7 @@ BY_HASH, IN_TURN = f"{TO_ALL}, confluent-kafka", "to one partition after another
 OTHERS = {BY_HASH: confluent_peers.BY_HASH, IN_TURN: confluent_peers.IN_TURN}
 """In the rung of a row whose publishers do not send to one partition each; the others with another client."""
 DRAWN = {"": "", TO_ALL: f", {TO_ALL}", IN_TURN: ", in turn (confluent-kafka)"}
+"""What the picture says of such a row."""
 ENDS = ["".join(pair) for pair in product("abcdefghijklmnop", repeat=2)]
 ONCE = dict.fromkeys(
     (
@@ -151,9 +152,8 @@ def _publishing(settings: Settings, cell: Cell) -> list[tuple[str, list[Contende
         ("", [Keyed(*said, of=own, partition=lane) for lane in range(LANES)]),
         (TO_ALL, [own] * LANES),
     ]
-    peers = {peer.needs for peer in settings.of()}
     for spread, one in OTHERS.items():
-        if one.needs in peers and cell.guarantee in one.guarantees:
+        if settings.includes(one) and cell.guarantee in one.guarantees:
             found.append((spread, [one] * LANES))
     return found
 
@@ -335,12 +335,11 @@ def picture(rows: pd.DataFrame) -> Picture:
     rows = pictures.measured(rows)
     rungs = rows["params.rung"].astype(str)
     size, spread = rungs.str.split().str[0], rungs.map(lambda rung: rung.partition(", ")[2])
-    several = spread.ne(BY_HASH)  # one broker carries next to nothing that way: what more carry is not to be compared
-    rows, size, spread = rows[several], size[several], spread[several]
     rows = rows.assign(x=size.astype(int) if len(rows) else 0, spread=spread)
+    rows = rows[rows["spread"].ne(BY_HASH)]  # one broker carries too little that way to compare more with it
     one = rows[rows["x"].eq(1)]
     rows = rows.assign(value=pictures.relative(rows, one, "design", "guarantee", "spread"), panel="")
-    lines = rows["design"].map(title_of) + rows["spread"].map(DRAWN).astype(str)
+    lines = rows["design"].map(title_of) + rows["spread"].map(DRAWN)
     rows = rows.assign(line=lines)[rows["value"].notna()]
     most = rows["x"].max()
     said = pictures.ranked(pictures.medians(rows[rows["x"].eq(most) & rows["spread"].eq("")]))

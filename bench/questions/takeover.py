@@ -63,7 +63,7 @@ SESSION = {
 def cells(settings: Settings) -> list[Cell]:
     """greet over every design that has a broker; where the peers are asked, also confluent-kafka by both protocols."""
     groups = [one for one in settings.of(name="greet", way="name") if not named(one.design).in_process]
-    groups += [one for one in MEMBERS if one.needs in {peer.needs for peer in settings.of()}]
+    groups += [one for one in MEMBERS if settings.includes(one)]
     return [
         Cell(
             *(one, guarantee),

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from bench.judge import workload as judge
 from bench.judge.workload import Answer
+from bench.measure.surroundings import BUSY
 from bench.measure.workload import Workload
 from bench.stats import TAIL, short
 
@@ -65,8 +66,8 @@ def terminal(console: Console, rows: pd.DataFrame, about: Mapping[str, Any], *, 
             _say(console, f"* {line}")
 
 
-FULL, BUSY = 0.9, 0.3
-"""The share of all cores from which on a machine counts as full, and from which on other programs disturb."""
+FULL = 0.9
+"""The share of all cores from which on a machine counts as full."""
 
 
 def crowded(about: Mapping[str, Any]) -> str:

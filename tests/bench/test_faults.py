@@ -99,9 +99,8 @@ async def test_nothing_accepted_is_lost_and_names_flow_again(ground: Arenas, tmp
 def test_nothing_is_lost_as_long_as_the_broker_may_give_it_back(tmp_path: Path, design: str) -> None:
     """A share group gives back what went into a silent connection when its lock ends: 60 s later, measured."""
     for fault, what in FAULTS.items():
-        with Pool() as pool:
-            stage = Stage(Trial(fault, design, DURABLE), what, tmp_path / fault, pool, url="", around="")
-            stage.log.close()
+        stage = Stage(Trial(fault, design, DURABLE), what, tmp_path / fault, Pool(), url="", around="")
+        stage.log.close()
         assert stage.quiet_s > named(design).lends_for
         assert stage.quiet_s >= what.quiet_s
 
