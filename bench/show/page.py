@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench import questions
-from bench.judge import answer, claims, targets
+from bench.judge import answer, claims, side_by_side, targets
 from bench.show import plots, report, workload
 
 
@@ -30,6 +30,8 @@ def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
         left = [f"{remedy}: {' '.join(of)}" for remedy, of in answer.open_claims(judged).items()]
         parts += ["<h2>Open claims</h2>", *_items(left)] if left else []
     parts += cases
+    if len(beside := side_by_side.table(rows)):
+        parts += [f"<h2>{side_by_side.TITLE}</h2>", f"<p>{escape(side_by_side.NOTE)}.</p>", _table(beside)]
     if len(ratios := targets.table(rows)):
         parts += [f"<h2>{report.BESIDE}</h2><p>{report.RATIOS}</p>", _table(ratios)]
     if len(rows):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import questions, stats, tables
-from bench.judge import answer, claims, targets
+from bench.judge import answer, claims, side_by_side, targets
 from bench.model import BARE
 from bench.show import workload
 from bench.stats import short
@@ -322,6 +322,8 @@ def markdown(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
     if cases and rows.empty:
         return "\n\n".join([*told, "\n".join(f"<sub>{line}</sub>  " for line in ground(*abouts))]) + "\n"
     parts = [markdown_table(claims.verdicts(rows))] if len(rows) else []
+    if len(beside := side_by_side.table(rows)):
+        parts.append(f"**{side_by_side.TITLE}.** {side_by_side.NOTE}.\n\n{markdown_table(beside)}")
     parts.append("\n".join(f"- {sentence}" for sentence in [*conclusion(rows), *errors(rows)]))
     ratios = targets.table(rows)
     if len(ratios):

@@ -1,0 +1,105 @@
+"""The designs side by side: what each carries, how long a message takes, how its readers share work, what a kill costs.
+
+All figures are of one client, greet, so that two designs of one broker can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pandas as pd
+
+from bench.judge.claims import Figures, Missing, _lightly
+from bench.model import title_of
+from bench.questions.faults import outcome
+from bench.stats import short
+from greet import Guarantee
+from greet.designs import DESIGNS, Design
+
+TITLE = "The designs side by side"
+NOTE = (
+    "All by greet, with messages of 18 bytes and the strongest guarantee of the design; latency and work with"
+    " AT_LEAST_ONCE. Kills: how often × lost / twice / the longest time without a message. A star says that a publisher"
+    " or member ended with an error, and another took its place"
+)
+NONE = "–"
+WORK_MS, MEMBERS = 5, 16
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """A line for each figure that the run has, a column for each design. Empty if it has only one design."""
+    run = Figures(rows)
+    measured = [design for design in DESIGNS if len(rows) and rows["design"].eq(design.name).any()]
+    lines = [{"": label} | {title_of(one.name): _told(run, one, figure) for one in measured} for label, figure in LINES]
+    kept = [line for line in lines if any(said != NONE for said in [*line.values()][1:])]
+    if len(measured) < 2 or not kept:
+        return pd.DataFrame()
+    can = [{"": label} | {title_of(one.name): what(one) for one in measured} for label, what in CAN]
+    return pd.DataFrame(kept + can)
+
+
+def _told(run: Figures, design: Design, figure: Callable[[Figures, Design], str]) -> str:
+    with suppress(Missing):
+        return figure(run, design)
+    return NONE
+
+
+def _speed(way: str) -> Callable[[Figures, Design], str]:
+    def told(run: Figures, design: Design) -> str:
+        strongest = design.guarantees[-1].name
+        return short(run.speed("throughput", design.name, way=way, guarantee=strongest, phase="together"))
+
+    return told
+
+
+def _latency(percentile: str) -> Callable[[Figures, Design], str]:
+    return lambda run, design: short(run.median(f"latency_ms.{percentile}", "latency", design.name, load=0.5))
+
+
+def _alone(run: Figures, design: Design) -> str:
+    return short(run.median("service_p50", **_lightly(design.name)))
+
+
+def _work(run: Figures, design: Design) -> str:
+    cell: dict[str, Any] = {"question": "work", "design": design.name, "rung": f"{WORK_MS} ms", "members": MEMBERS}
+    partitions = int(run.rows(**cell)["params.partitions"].max())
+    hands = design.at_work(MEMBERS, partitions)
+    return f"{short(run.speed(**cell, partitions=partitions))} by {hands}"
+
+
+def _takeover(run: Figures, design: Design) -> str:
+    return short(run.median("elapsed_s", "takeover", design.name, rung="is killed"))
+
+
+def _kills(fault: str) -> Callable[[Figures, Design], str]:
+    def told(run: Figures, design: Design) -> str:
+        part = run.rows("faults", design.name, guarantee=design.guarantees[-1].name, fault=fault)
+        return f"{int(part['params.times'].max())} ×: {outcome(part)}"
+
+    return told
+
+
+def _memory(run: Figures, design: Design) -> str:
+    cell = {"question": "throughput", "design": design.name, "guarantee": Guarantee.DURABLE.name}
+    return short(run.median("rss_mb.broker", **cell, way="many", phase="together"))
+
+
+LINES: tuple[tuple[str, Callable[[Figures, Design], str]], ...] = (
+    ("messages a second, one by one", _speed("name")),
+    ("messages a second, in lists", _speed("many")),
+    ("a message that comes alone, ms", _alone),
+    ("p50 at half of the highest rate one by one, ms", _latency("p50")),
+    ("p99 at half of the highest rate one by one, ms", _latency("p99")),
+    (f"{MEMBERS} members, {WORK_MS} ms of work: messages a second, by how many of them", _work),
+    ("a member is killed: the longest wait of a message, s", _takeover),
+    ("a member is killed: lost / twice / gap", _kills("member killed")),
+    ("the broker is killed: lost / twice / gap", _kills("broker killed")),
+    ("one of three brokers is killed: lost / twice / gap", _kills("cluster: leader killed")),
+    ("memory of the broker, MB", _memory),
+)
+CAN: tuple[tuple[str, Callable[[Design], str]], ...] = (
+    ("kept, to be read again", lambda design: "yes" if design.replays else "no"),
+    ("equal keys stay in order, with many members", lambda design: "yes" if design.orders_by_key else "no"),
+)

@@ -1,0 +1,65 @@
+"""The table of the designs side by side: each figure is that of the rows, and what was not measured is a dash."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+import bench
+from bench.judge import side_by_side
+from bench.model import title_of
+
+FIRST = ""
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return bench.reference()
+
+
+def lines(rows: pd.DataFrame) -> pd.DataFrame:
+    return side_by_side.table(rows).set_index(FIRST)
+
+
+CHANGES = {
+    "messages a second, one by one": ("throughput", "messages_per_s"),
+    "messages a second, in lists": ("throughput", "messages_per_s"),
+    "memory of the broker, MB": ("throughput", "rss_mb.broker"),
+    "p50 at half of the highest rate one by one, ms": ("latency", "latency_ms.p50"),
+    "p99 at half of the highest rate one by one, ms": ("latency", "latency_ms.p99"),
+    "16 members, 5 ms of work: messages a second, by how many of them": ("work", "messages_per_s"),
+    "a member is killed: the longest wait of a message, s": ("takeover", "elapsed_s"),
+    "a member is killed: lost / twice / gap": ("faults", "params.gap_s"),
+    "the broker is killed: lost / twice / gap": ("faults", "duplicates"),
+    "one of three brokers is killed: lost / twice / gap": ("faults", "lost"),
+}
+"""For each line a question and a column from which it comes."""
+
+
+@pytest.mark.parametrize("line", CHANGES)
+def test_a_figure_follows_its_rows(rows: pd.DataFrame, line: str) -> None:
+    """Kafka's figure changes if its rows do; those of the other designs stay."""
+    question, column = CHANGES[line]
+    kafka = rows["question"].eq(question) & rows["design"].eq("kafka")
+    before, after = lines(rows), lines(rows.assign(**{column: rows[column].where(~kafka, 3 * rows[column] + 1)}))
+    assert str(before.loc[line, title_of("kafka")]) != str(after.loc[line, title_of("kafka")])
+    others = before.columns.drop(title_of("kafka"))
+    assert before[others].equals(after[others])
+
+
+def test_only_greet_counts(rows: pd.DataFrame) -> None:
+    peer = rows["contender"].ne("greet")
+    faster = rows.assign(messages_per_s=rows["messages_per_s"].where(~peer, 100 * rows["messages_per_s"]))
+    assert lines(faster).equals(lines(rows))
+
+
+def test_what_was_not_measured_is_a_dash_or_no_line(rows: pd.DataFrame) -> None:
+    found = lines(rows[rows["question"].eq("work") | (rows["question"].eq("latency") & rows["design"].ne("kafka"))])
+    assert found.loc["p99 at half of the highest rate one by one, ms", title_of("kafka")] == side_by_side.NONE
+    assert "memory of the broker, MB" not in found.index
+    assert found.loc["kept, to be read again", title_of("kafka")] == "yes"
+
+
+def test_one_design_is_beside_nothing(rows: pd.DataFrame) -> None:
+    assert side_by_side.table(rows[rows["design"].eq("kafka")]).empty
+    assert side_by_side.table(rows.iloc[:0]).empty
