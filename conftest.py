@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shlex
@@ -23,12 +24,19 @@ def _brokers() -> dict[str, str]:
     if not _processes:
         for product in missing:
             command = [sys.executable, "-m", "greet.brokers", "--only", product.name]
-            _processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_ends_with_us)  # noqa: PLW1509
+            _processes.append(started)
         for process in _processes:
             # One line, or none and the end of its output if there is no such broker to be had.
             if process.stdout and (found := re.match(r"export (GREET_\w+_URL)=(.+)", process.stdout.readline())):
                 os.environ[found[1]] = shlex.split(found[2])[0]
     return {one.name: os.environ[one.variable] for one in PRODUCTS if one.variable in os.environ}
+
+
+def _ends_with_us() -> None:
+    """On Linux a process that calls this gets SIGTERM when pytest is gone, also after a SIGKILL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def pytest_configure() -> None:

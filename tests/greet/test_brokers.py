@@ -261,6 +261,29 @@ def test_nothing_is_left_of_it_after(way: str) -> None:
         assert (owner.returncode == 0) is (way == "normal")
 
 
+KILLED = """
+import time
+import conftest
+conftest._brokers()
+print(*(one.pid for one in conftest._processes), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system tells a process that its parent is gone")
+def test_the_brokers_of_a_test_run_end_when_it_is_killed() -> None:
+    own = {key: value for key, value in os.environ.items() if key not in brokers.VARIABLES.values()}
+    run = subprocess.Popen(
+        [sys.executable, "-c", KILLED], cwd=Path(__file__).parents[2], env=own, stdout=subprocess.PIPE, text=True
+    )
+    with run:
+        assert run.stdout is not None
+        started = [psutil.Process(int(pid)) for pid in run.stdout.readline().split()]
+        assert len(started) == len(set(brokers.VARIABLES.values()))
+        run.kill()
+    assert psutil.wait_procs(started, timeout=20)[1] == []
+
+
 @pytest.fixture
 def taken() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as server:
