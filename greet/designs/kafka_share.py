@@ -84,7 +84,6 @@ try:
         ConfigEntry,
         ConfigResource,
         NewTopic,
-        OffsetSpec,
     )
 except ImportError as missing:
     raise Unsupported("kafka+share needs confluent-kafka 2.16 or later: pip install -e '.[share]'") from missing
@@ -102,6 +101,11 @@ NEVER_WRITTEN = {
     *(KafkaError.INVALID_TIMESTAMP, KafkaError.UNSUPPORTED_COMPRESSION_TYPE, KafkaError._PURGE_QUEUE),
     *(KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION),
 }
+LEADERLESS = {
+    *(*PASSING, KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN),
+    *(KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION),
+}
+"""A partition may have a leader again after these."""
 FAILURES = (KafkaException, Refused, OSError, EOFError)
 
 T = TypeVar("T")
@@ -253,17 +257,36 @@ class KafkaShareLine(Line):
             return 0
         return len(found) if all(one.leader and one.leader.id >= 0 for one in found) else 0
 
-    async def _offsets(self, topic: str, spec: Any) -> dict[int, int]:
-        """The oldest or the next offset of each partition of `topic`."""
-        wanted = {TopicPartition(topic, number): spec for number in range(self._made[topic])}
-        while True:
-            asked = self._admin.list_offsets(wanted, request_timeout=self.timeout)
-            try:
-                return {one.partition: (await answer(found)).offset for one, found in asked.items()}
-            except KafkaException as error:
-                if error.args[0].code() not in PASSING:
-                    raise
-            await asyncio.sleep(RETRY_SECONDS)
+    async def _bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        """The oldest and the next offset of each partition of `topic`.
+
+        A consumer asks. While a leader is down, `AdminClient.list_offsets` of confluent-kafka 2.16 either answers
+        -1001 without an error, or keeps more than a core busy: two members that joined left the other brokers no
+        time to choose a new leader.
+        """
+        found: dict[int, tuple[int, int]] = {}
+        stop = threading.Event()
+        asking = in_thread(lambda: self._ask_bounds(topic, found, stop))
+        try:
+            await asyncio.shield(asking)
+        finally:
+            stop.set()
+            await ended([asking], get_running_loop().time() + WORD_SECONDS)
+        return found
+
+    def _ask_bounds(self, topic: str, found: dict[int, tuple[int, int]], stop: threading.Event) -> None:
+        consumer = Consumer(settings(self.address, {"group.id": topic}))  # it does not join that group
+        try:
+            for number in range(self._made[topic]):
+                while number not in found and not stop.is_set():
+                    try:
+                        found[number] = consumer.get_watermark_offsets(TopicPartition(topic, number), WORD_SECONDS)
+                    except KafkaException as error:
+                        if error.args[0].code() not in LEADERLESS:
+                            raise
+                        time.sleep(RETRY_SECONDS)
+        finally:
+            consumer.close()
 
     async def _config(self, kind: Any, name: str) -> dict[str, str]:
         resource = ConfigResource(kind, name)
@@ -308,8 +331,8 @@ class KafkaShareLine(Line):
             await self._make(self._dead)
             place = ConsumerGroupTopicPartitions(self._dead, [TopicPartition(self._dead, 0)])
             (sent,) = (await answer(self._admin.list_consumer_group_offsets([place])[self._dead])).topic_partitions
-            start = max(sent.offset, (await self._offsets(self._dead, OffsetSpec.earliest()))[0])
-            self._end = (await self._offsets(self._dead, OffsetSpec.latest()))[0]
+            oldest, self._end = (await self._bounds(self._dead))[0]
+            start = max(sent.offset, oldest)
             found: list[tuple[int, DeadLetter]] = []
             stop = threading.Event()
             reading = in_thread(lambda: self._read_dead(start, found, stop))
@@ -397,8 +420,8 @@ class KafkaShareSubscription(Subscription):
         members create it at the same time, it does not start later than the entry of either of them.
         """
         line = self._line
-        oldest = await line._offsets(line.topic, OffsetSpec.earliest())
-        begin = oldest if self._replay else await line._offsets(line.topic, OffsetSpec.latest())
+        bounds = await line._bounds(line.topic)
+        begin = {number: oldest if self._replay else end for number, (oldest, end) in bounds.items()}
         known = await line._asked(self._id, self._known)
         if new := all(start < 0 for start in known.values()):
             await self._configure()
@@ -406,7 +429,7 @@ class KafkaShareSubscription(Subscription):
         config = await line._config(ConfigResource.Type.GROUP, self._id)
         self._deliveries = int(config.get("share.delivery.count.limit", self._deliveries))
         self._lent = int(config.get("share.record.lock.duration.ms", self._lent * 1000)) / 1000
-        if new and (passed := sum(begin[one] - oldest[one] for one in begin)):
+        if new and (passed := sum(begin[number] - oldest for number, (oldest, _) in bounds.items())):
             log.warning(
                 "group %s is new to topic %s: it starts at the end and skips %s names that are kept;"
                 " to read them, subscribe as a new group with replay=True",

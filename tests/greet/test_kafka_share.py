@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
-from concurrent.futures import Future
 from contextlib import suppress
 from itertools import count
 from time import monotonic
@@ -18,14 +18,14 @@ from common import carried, take
 
 pytest.importorskip("confluent_kafka", reason="kafka+share needs it: pip install -e '.[share]'")
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 import greet
 from greet import Line, Subscription
 from greet.brokers import Broker
 from greet.brokers.kafka import kafka
-from greet.designs import named
+from greet.designs import kafka_share, named
 from greet.designs.kafka_share import TO_BURY, KafkaShareSubscription
 from greet.designs.kafka_share_wire import Answer, length, text
 
@@ -77,31 +77,50 @@ async def nothing_is_left() -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize(
-    "code", [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.OFFSET_NOT_AVAILABLE]
+    "code",
+    [
+        *(KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.OFFSET_NOT_AVAILABLE),
+        *(KafkaError._TIMED_OUT, KafkaError._TRANSPORT),
+    ],
 )
 async def test_a_member_joins_while_the_broker_does_not_know_the_leader_yet(
     url: str, topic: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a busy broker said of a topic that was just created."""
+    asked = []
+
+    class RefusedOnce(Consumer):  # type: ignore[misc]
+        def get_watermark_offsets(self, *place: Any) -> Any:
+            asked.append(place)
+            if len(asked) == 1:
+                raise KafkaException(KafkaError(code))
+            return super().get_watermark_offsets(*place)
+
+    monkeypatch.setattr(kafka_share, "Consumer", RefusedOnce)
     async with greet.connect(url, topic) as line:
         await line.publish("there before")
-        admin: Any = line._admin  # type: ignore[attr-defined]
-        asked: list[Any] = []
-
-        def refused_once(wanted: Any, **more: Any) -> Any:
-            asked.append(wanted)
-            if len(asked) > 1:
-                return AdminClient.list_offsets(admin, wanted, **more)
-            answers = {one: Future[Any]() for one in wanted}
-            for one in answers.values():
-                one.set_exception(KafkaException(KafkaError(code)))
-            return answers
-
-        monkeypatch.setattr(admin, "list_offsets", refused_once)
         async with line.subscribe("hello") as names:
             await line.publish("Ada")
             assert await take(names, 1) == ["Ada"]
-    assert len(asked) > 2
+    assert len(asked) > 1
+
+
+async def test_a_member_that_waits_for_a_leader_leaves_time_to_others(broker: Broker, topic: str) -> None:
+    """The driver's `list_offsets` answers -1001 while the leader is down, or computes more than a second a second."""
+
+    def computed() -> float:
+        spent = os.times()
+        return spent.user + spent.system
+
+    async with greet.connect(SHARE.url(broker.url), topic) as line:
+        await line.publish("Ada")  # so it knows the leader
+        await broker.kill()
+        before = computed()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                await line._bounds(topic)  # type: ignore[attr-defined]
+        assert computed() - before < 1
+        await broker.restart()
 
 
 class Crash(Exception):
