@@ -206,6 +206,8 @@ class KafkaShareLine(Line):
                     "message.max.bytes": LARGEST_BODY,
                     "message.timeout.ms": int(self.timeout * 1000),
                     "queue.buffering.max.kbytes": 2 * LARGEST_BODY // 1024,
+                    # With acks=0 only the answers to this show whether a connection still carries anything.
+                    "topic.metadata.refresh.interval.ms": int(self.timeout * 250),
                 }
                 producer, ending = Producer(settings(self.address, given)), self._ending
                 # Without this, an idempotent producer waits half a second for its first connection.
@@ -379,11 +381,13 @@ class KafkaShareLine(Line):
         """The answer of the coordinator of a share group; the question is repeated while another broker takes over."""
         while True:
             try:
-                async with coordinator(self.address, group) as wire:
+                async with asyncio.timeout(self.timeout / 2), coordinator(self.address, group) as wire:
                     return await question(wire)
             except Refused as error:
                 if error.code not in PASSING:
                     raise
+            except TimeoutError:  # a broker that was stopped accepts a connection, and is silent
+                pass
             await asyncio.sleep(RETRY_SECONDS)
 
 

@@ -40,17 +40,29 @@ def refuse(*codes: int) -> None:
 @asynccontextmanager
 async def coordinator(address: Address, group: str) -> AsyncIterator[Wire]:
     """A connection to the coordinator of `group`. Raises `OSError`, `EOFError` and `Refused`."""
-    wire = await first(address)
-    try:
-        broker, host, port = await wire.coordinator(group)
-    finally:
-        wire.close()
+    broker, host, port = await _who_coordinates(address, group)
     wire = await Wire.opened(address, host, port)
     wire.broker = broker
     try:
         yield wire
     finally:
         wire.close()
+
+
+async def _who_coordinates(address: Address, group: str) -> tuple[int, str, int]:
+    """The coordinator's id, host and port, from the first host that answers: a stopped one only accepts connections."""
+    failed: OSError | EOFError = TimeoutError()
+    for host in address.hosts:
+        try:
+            async with asyncio.timeout(address.timeout / 4):
+                wire = await Wire.opened(address, *host)
+                try:
+                    return await wire.coordinator(group)
+                finally:
+                    wire.close()
+        except (OSError, EOFError) as error:
+            failed = error
+    raise failed
 
 
 async def first(address: Address) -> Wire:

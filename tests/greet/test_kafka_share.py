@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 import threading
 from asyncio.subprocess import PIPE
@@ -22,9 +23,11 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 import greet
-from greet import Line, Subscription
+from bench.faults.proxy import proxy
+from greet import Guarantee, Line, Subscription
 from greet.brokers import Broker
 from greet.brokers.kafka import kafka
+from greet.brokers.process import free_ports
 from greet.designs import kafka_share, named
 from greet.designs.kafka_share import TO_BURY, KafkaShareSubscription
 from greet.designs.kafka_share_wire import Answer, length, text
@@ -121,6 +124,44 @@ async def test_a_member_that_waits_for_a_leader_leaves_time_to_others(broker: Br
                 await line._bounds(topic)  # type: ignore[attr-defined]
         assert computed() - before < 1
         await broker.restart()
+
+
+async def test_a_member_joins_although_the_first_broker_is_silent(url: str, topic: str) -> None:
+    """As one that was stopped: its system accepts connections, and nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        both = f"{SHARE.scheme}://127.0.0.1:{silent.getsockname()[1]},{url.partition('://')[2]}?timeout=8"
+        async with greet.connect(both, topic) as line, line.subscribe("hello") as names:
+            await line.publish("Ada")
+            assert await take(names, 1) == ["Ada"]
+
+
+async def test_a_publisher_that_wants_no_answer_notices_a_silent_connection(topic: str) -> None:
+    (port,) = free_ports(1)
+    async with kafka(proxy_port=port) as broker:
+        assert broker.proxied
+        host, _, behind = broker.proxied.partition(":")
+        async with (
+            proxy(host, int(behind), listen=port) as between,
+            greet.connect(SHARE.url(broker.url), topic) as reading,
+            greet.connect(
+                f"{SHARE.scheme}://127.0.0.1:{port}?timeout=4", topic, guarantee=Guarantee.AT_MOST_ONCE
+            ) as line,
+            reading.subscribe("hello") as names,
+        ):
+            await line.publish("before")
+            assert await take(names, 1, seconds=20) == ["before"]
+            between.silence()
+
+            async def publish() -> None:
+                while True:
+                    await line.publish("again")
+                    await asyncio.sleep(0.1)
+
+            publishing = asyncio.create_task(publish())
+            assert await take(names, 1, seconds=30) == ["again"]
+            publishing.cancel()
+            with suppress(asyncio.CancelledError):
+                await publishing
 
 
 class Crash(Exception):
