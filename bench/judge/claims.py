@@ -105,18 +105,25 @@ class Figures:
             raise Missing(f"this run did not measure it for {design}: `--questions {question}` does")
         return rows[kept]
 
-    def rounds(self, column: str, question: str, design: str, *contender: str, **params: Any) -> pd.Series[float]:
-        """A column of a cell, by repetition."""
+    def values(
+        self, column: str, question: str, design: str, *contender: str, **params: Any
+    ) -> tuple[pd.Series[float], pd.Series[int]]:
+        """A column of a cell, a value for each row, and the repetition of each row."""
         rows = self.rows(question, design, *contender, **params)
         values = rows[column].astype(float).dropna() if column in rows else pd.Series(dtype=float)
         if values.empty:
             what = "memory of the broker (known only of a private one)" if column == BROKERS_MEMORY else column
             raise Missing(f"this run has no {what.replace('_', ' ')} of {question.replace('_', ' ')} for {design}")
-        return values.groupby(rows["repetition"]).median()
+        return values, rows["repetition"]
+
+    def rounds(self, column: str, *cell: str, **params: Any) -> pd.Series[float]:
+        """A column of a cell, by repetition."""
+        values, repetitions = self.values(column, *cell, **params)
+        return values.groupby(repetitions).median()
 
     def median(self, column: str, *cell: str, **params: Any) -> float:
-        """The median of a column over the repetitions of a cell."""
-        return float(self.rounds(column, *cell, **params).median())
+        """The median of a column over all rows of a cell, as in the table of the question: also of several runs."""
+        return float(self.values(column, *cell, **params)[0].median())
 
     def speed(self, *cell: str, **params: Any) -> float:
         """Messages a second."""

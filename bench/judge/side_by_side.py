@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from bench.judge.claims import Figures, Missing, _lightly
+from bench.judge.claims import ALONE, BROKERS_MEMORY, ONE_OF_THREE, Figures, Missing, _lightly, _many
 from bench.model import title_of
 from bench.questions.faults import outcome
+from bench.questions.takeover import KILLED
 from bench.stats import short
-from greet import Guarantee
 from greet.designs import DESIGNS, Design
 
 TITLE = "The designs side by side"
@@ -46,10 +46,9 @@ def _told(run: Figures, design: Design, figure: Callable[[Figures, Design], str]
     return NONE
 
 
-def _speed(way: str) -> Callable[[Figures, Design], str]:
+def _carried(column: str, way: str) -> Callable[[Figures, Design], str]:
     def told(run: Figures, design: Design) -> str:
-        strongest = design.guarantees[-1].name
-        return short(run.speed("throughput", design.name, way=way, guarantee=strongest, phase="together"))
+        return short(run.median(column, **(_many(design.name, way) | {"guarantee": design.guarantees[-1].name})))
 
     return told
 
@@ -59,7 +58,7 @@ def _latency(percentile: str) -> Callable[[Figures, Design], str]:
 
 
 def _alone(run: Figures, design: Design) -> str:
-    return short(run.median("service_p50", **_lightly(design.name)))
+    return short(run.median(ALONE, **_lightly(design.name)))
 
 
 def _work(run: Figures, design: Design) -> str:
@@ -70,7 +69,7 @@ def _work(run: Figures, design: Design) -> str:
 
 
 def _takeover(run: Figures, design: Design) -> str:
-    return short(run.median("elapsed_s", "takeover", design.name, rung="is killed"))
+    return short(run.median("elapsed_s", "takeover", design.name, rung=KILLED))
 
 
 def _kills(fault: str) -> Callable[[Figures, Design], str]:
@@ -81,11 +80,6 @@ def _kills(fault: str) -> Callable[[Figures, Design], str]:
     return told
 
 
-def _memory(run: Figures, design: Design) -> str:
-    cell = {"question": "throughput", "design": design.name, "guarantee": Guarantee.DURABLE.name}
-    return short(run.median("rss_mb.broker", **cell, way="many", phase="together"))
-
-
 def _in_order(design: Design) -> str:
     if not design.orders_by_key:
         return "no"
@@ -93,8 +87,8 @@ def _in_order(design: Design) -> str:
 
 
 LINES: tuple[tuple[str, Callable[[Figures, Design], str]], ...] = (
-    ("messages a second, one by one", _speed("name")),
-    ("messages a second, in lists", _speed("many")),
+    ("messages a second, one by one", _carried("messages_per_s", "name")),
+    ("messages a second, in lists", _carried("messages_per_s", "many")),
     ("a message that comes alone, ms", _alone),
     ("p50 at half of the highest rate one by one, ms", _latency("p50")),
     ("p99 at half of the highest rate one by one, ms", _latency("p99")),
@@ -102,8 +96,8 @@ LINES: tuple[tuple[str, Callable[[Figures, Design], str]], ...] = (
     ("a member is killed: the longest wait of a message, s", _takeover),
     ("a member is killed: lost / twice / gap", _kills("member killed")),
     ("the broker is killed: lost / twice / gap", _kills("broker killed")),
-    ("one of three brokers is killed: lost / twice / gap", _kills("cluster: leader killed")),
-    ("memory of the broker, MB", _memory),
+    ("one of three brokers is killed: lost / twice / gap", _kills(ONE_OF_THREE)),
+    ("memory of the broker, MB", _carried(BROKERS_MEMORY, "many")),
 )
 CAN: tuple[tuple[str, Callable[[Design], str]], ...] = (
     ("kept, to be read again", lambda design: "yes" if design.replays else "no"),

@@ -8,6 +8,7 @@ import pytest
 import bench
 from bench.judge import side_by_side
 from bench.model import title_of
+from bench.questions import work
 
 FIRST = ""
 
@@ -45,6 +46,25 @@ def test_a_figure_follows_its_rows(rows: pd.DataFrame, line: str) -> None:
     assert str(before.loc[line, title_of("kafka")]) != str(after.loc[line, title_of("kafka")])
     others = before.columns.drop(title_of("kafka"))
     assert before[others].equals(after[others])
+
+
+def test_a_message_that_comes_alone_follows_its_details(rows: pd.DataFrame) -> None:
+    kafka = rows["question"].eq("wake_up") & rows["design"].eq("kafka")
+    line = "a message that comes alone, ms"
+    assert lines(rows).loc[line, title_of("kafka")] != side_by_side.NONE
+    unknown = rows.assign(latencies=rows["latencies"].where(~kafka, None))
+    assert lines(unknown).loc[line, title_of("kafka")] == side_by_side.NONE
+
+
+def test_it_says_of_several_runs_what_their_tables_say(rows: pd.DataFrame) -> None:
+    """The rows of *work* over Kafka are of two runs: each counts once, also where both have the same repetition."""
+    four = rows["question"].eq("work") & rows["params.partitions"].eq(4) & rows["params.rung"].eq("5 ms")
+    own = rows[four & rows["params.members"].eq(16) & rows["design"].eq("kafka")]
+    assert own["run"].nunique() > 1
+    (shown,) = work.table(own)["messages/s"]
+    assert lines(rows).loc["16 members, 5 ms of work: messages a second, by how many of them", title_of("kafka")] == (
+        f"{shown} by 4"
+    )
 
 
 def test_only_greet_counts(rows: pd.DataFrame) -> None:
