@@ -267,13 +267,7 @@ class KafkaShareLine(Line):
         time to choose a new leader.
         """
         found: dict[int, tuple[int, int]] = {}
-        stop = threading.Event()
-        asking = in_thread(lambda: self._ask_bounds(topic, found, stop))
-        try:
-            await asyncio.shield(asking)
-        finally:
-            stop.set()
-            await ended([asking], get_running_loop().time() + WORD_SECONDS)
+        await until_stopped(lambda stop: self._ask_bounds(topic, found, stop))
         return found
 
     def _ask_bounds(self, topic: str, found: dict[int, tuple[int, int]], stop: threading.Event) -> None:
@@ -336,13 +330,7 @@ class KafkaShareLine(Line):
             oldest, self._end = (await self._bounds(self._dead))[0]
             start = max(sent.offset, oldest)
             found: list[tuple[int, DeadLetter]] = []
-            stop = threading.Event()
-            reading = in_thread(lambda: self._read_dead(start, found, stop))
-            try:
-                await asyncio.shield(reading)
-            finally:
-                stop.set()
-                await ended([reading], deadline)
+            await until_stopped(lambda stop: self._read_dead(start, found, stop))
         known = {(one.group, one.origin): (offset, one) for offset, one in reversed(found)}
         return sorted((one for one in known.values()), key=lambda one: one[0])
 
@@ -381,12 +369,12 @@ class KafkaShareLine(Line):
         """The answer of the coordinator of a share group; the question is repeated while another broker takes over."""
         while True:
             try:
-                async with asyncio.timeout(self.timeout / 2), coordinator(self.address, group) as wire:
+                async with coordinator(self.address, group) as wire, asyncio.timeout(self.timeout / 2):
                     return await question(wire)
             except Refused as error:
                 if error.code not in PASSING:
                     raise
-            except TimeoutError:  # a broker that was stopped accepts a connection, and is silent
+            except TimeoutError:  # the broker accepts connections and does not answer, as one that was stopped
                 pass
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -790,6 +778,17 @@ def in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
 
     threading.Thread(target=run, name="greet kafka+share", daemon=True).start()
     return done
+
+
+async def until_stopped(work: Callable[[threading.Event], None]) -> None:
+    """Run `work` in a new thread until it returns; if the caller is cancelled, tell it by the event, and wait 1 s."""
+    stop = threading.Event()
+    working = in_thread(lambda: work(stop))
+    try:
+        await asyncio.shield(working)
+    finally:
+        stop.set()
+        await ended([working], get_running_loop().time() + WORD_SECONDS)
 
 
 async def ended(threads: Sequence[Awaitable[None]], deadline: float) -> None:

@@ -41,7 +41,8 @@ def refuse(*codes: int) -> None:
 async def coordinator(address: Address, group: str) -> AsyncIterator[Wire]:
     """A connection to the coordinator of `group`. Raises `OSError`, `EOFError` and `Refused`."""
     broker, host, port = await _who_coordinates(address, group)
-    wire = await Wire.opened(address, host, port)
+    async with asyncio.timeout(address.timeout / 4):
+        wire = await Wire.opened(address, host, port)
     wire.broker = broker
     try:
         yield wire
@@ -50,11 +51,14 @@ async def coordinator(address: Address, group: str) -> AsyncIterator[Wire]:
 
 
 async def _who_coordinates(address: Address, group: str) -> tuple[int, str, int]:
-    """The coordinator's id, host and port, from the first host that answers: a stopped one only accepts connections."""
+    """The coordinator's id, host and port, from the first host that answers: a stopped one only accepts connections.
+
+    All hosts together may take a quarter of `timeout`.
+    """
     failed: OSError | EOFError = TimeoutError()
     for host in address.hosts:
         try:
-            async with asyncio.timeout(address.timeout / 4):
+            async with asyncio.timeout(address.timeout / 4 / len(address.hosts)):
                 wire = await Wire.opened(address, *host)
                 try:
                     return await wire.coordinator(group)

@@ -126,10 +126,11 @@ async def test_a_member_that_waits_for_a_leader_leaves_time_to_others(broker: Br
         await broker.restart()
 
 
-async def test_a_member_joins_although_the_first_broker_is_silent(url: str, topic: str) -> None:
-    """As one that was stopped: its system accepts connections, and nobody answers."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        both = f"{SHARE.scheme}://127.0.0.1:{silent.getsockname()[1]},{url.partition('://')[2]}?timeout=8"
+async def test_a_member_joins_although_the_first_brokers_are_silent(url: str, topic: str) -> None:
+    """As those that were stopped: their system accepts connections, and nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        silent = ",".join(f"127.0.0.1:{each.getsockname()[1]}" for each in (one, other))
+        both = f"{SHARE.scheme}://{silent},{url.partition('://')[2]}?timeout=8"
         async with greet.connect(both, topic) as line, line.subscribe("hello") as names:
             await line.publish("Ada")
             assert await take(names, 1) == ["Ada"]
