@@ -30,8 +30,9 @@ from greet.designs import DESIGNS, Design, named
 
 STEADY = 15
 """How many messages that were accepted after a fault each group handles before the next one."""
-BACK_S = 150.0
-"""How long a fault may keep the messages from flowing again: RabbitMQ takes up to 75 s to give up a silent member."""
+BACK_S = 240.0
+"""How long a fault may keep the messages from flowing again: RabbitMQ takes up to 75 s to give up a silent member, and
+its stream up to twice that."""
 LEAVE_S = 45.0
 """How long a process may take to end its duty when it is told to."""
 POLL_S = 0.05

@@ -38,7 +38,7 @@ NAMES = (*FULL, "faults")
 """All questions. "faults" takes half an hour, so it must be named to be measured."""
 
 
-WIDE = ("throughput", "latency", "payload", "work", "takeover")
+WIDE = ("throughput", "latency", "payload", "wake_up", "work", "takeover")
 """The questions that are measured for all designs; if no design is named, the others are for the usual designs only."""
 
 

@@ -105,7 +105,7 @@ def test_nothing_is_lost_as_long_as_the_broker_may_give_it_back(tmp_path: Path, 
         assert stage.quiet_s >= what.quiet_s
 
 
-@pytest.mark.parametrize("design", BOTH)
+@pytest.mark.parametrize("design", [one for one in DESIGNS if not named(one).in_process])
 async def test_a_cluster_of_three_outlives_a_member(ground: Arenas, design: str) -> None:
     broker = (await ground.at(design, 3)).broker
     assert broker
