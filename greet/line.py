@@ -21,7 +21,7 @@ import re
 from abc import ABC, abstractmethod
 from asyncio import current_task, get_running_loop
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -40,6 +40,7 @@ from greet.errors import (
     WrongUse,
 )
 from greet.names import USUAL, arriving, check, check_all, chunks, decode
+from greet.tasks import to_the_end
 
 if TYPE_CHECKING:
     from greet.address import Address
@@ -724,21 +725,6 @@ class _Batches:
 
     async def __anext__(self) -> list[str]:
         return await self._subscription._next_batch()
-
-
-async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await `work`; if the caller is cancelled meanwhile, still wait until it has ended, and then raise that.
-
-    So a member that is cancelled while it leaves gives back what it has, and its connection is closed.
-    """
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # the cancellation is raised: not this too
-        raise
 
 
 def plain(what: str, text: str) -> str:

@@ -28,6 +28,9 @@ What can be lost or duplicated:
   members are deleted too, after `offsets.retention.minutes` (by default 7 days). Such a group starts
   again at the end of the topic, and the logger "greet" warns how many names it skips.
 
+What a line does besides (create the topic, replace a producer that has failed) is in `kafka_producer`;
+what a member does besides (write where a new group starts, notice a silent broker), in `kafka_group`.
+
 This is the plain path; `greet.fast.kafka` sends and receives the same faster. The fast path also
 refuses answers that are too long. Here they are read until the request times out, and unpacked whole.
 """
@@ -35,91 +38,35 @@ refuses answers that are too long. Here they are read until the request times ou
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence, Set
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
-from math import inf
 from typing import Any
 from zlib import crc32
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import (
-    BrokerResponseError,
-    CommitFailedError,
-    IllegalStateError,
-    KafkaError,
-    KafkaTimeoutError,
-    MessageSizeTooLargeError,
-    NodeNotReadyError,
-    NoError,
-    OutOfOrderSequenceNumber,
-    TopicAlreadyExistsError,
-    TopicAuthorizationFailedError,
-    UnknownProducerId,
-    for_code,
-)
+from aiokafka.errors import CommitFailedError, IllegalStateError, MessageSizeTooLargeError
 
 from greet.address import Address
 from greet.designs import Design
-from greet.designs.kafka_dead import Graveyard
-from greet.designs.kafka_settings import (
-    AWAY,
-    DRIVER_ERRORS,
-    NOBODY,
-    RETRY_SECONDS,
-    UNREADABLE,
-    SilentCoordinator,
-    codec,
-    insist,
-    login,
-    settings,
-    trouble,
-    words,
-)
-from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFailed, PublishUnknown, Unsupported
-from greet.line import (
-    CLOSED,
-    DEAD,
-    Batch,
-    DeadLetter,
-    Guarantee,
-    Line,
-    Poison,
-    State,
-    Subscription,
-    runs,
-)
+from greet.designs.kafka_dead import LARGEST_BODY, Graveyard
+from greet.designs.kafka_group import GroupMember
+from greet.designs.kafka_producer import ProducingLine
+from greet.designs.kafka_settings import RETRY_SECONDS, UNREADABLE, codec, insist, login, settings
+from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishUnknown
+from greet.line import Batch, DeadLetter, Guarantee, Poison, runs
+from greet.tasks import beside
 
 ACKS = {Guarantee.AT_MOST_ONCE: 0, Guarantee.AT_LEAST_ONCE: 1, Guarantee.DURABLE: "all"}
 BATCH_BYTES = 1_000_000  # the size of a batch: by default a topic accepts up to 1,048,588
 FETCH_BYTES = 2**20  # how much of a partition is fetched at once
-LARGEST_BODY = 2**26  # a message that is not a name may be larger than any name, and is kept unchanged
 FAREWELL_SECONDS = 1.0  # how long closing a client may take
 HOLD_SECONDS = 5.0  # how long a rebalance waits for the names in hand
 JOIN_SECONDS = 1.0  # how long entering waits for partitions; a rebalance may take longer
 
-Tasks = Set[asyncio.Task[None]]
 
-log = logging.getLogger("greet")
-_stopping = set[asyncio.Task[None]]()  # clients whose broker did not answer in time
-
-
-@dataclass
-class _Attempt:
-    """The progress of one call that publishes."""
-
-    accepted: int = 0
-    producer: AIOKafkaProducer | None = None
-    """The producer that has the names."""
-    handed_over: bool = False
-    """Some names may have reached the broker, but are not acknowledged."""
-
-
-class KafkaLine(Line):
+class KafkaLine(ProducingLine):
     """`kafka://host:9092,host:9092?partitions=1&replication=1`, or `kafka+ssl://` for TLS.
 
     `partitions` and `replication` are used when the topic is created: at the first publish or
@@ -137,110 +84,14 @@ class KafkaLine(Line):
         self._partitions = int(address.number("partitions", 1))
         self._replicas = int(address.number("replication", 1)) if "replication" in address.options else -1
         self._codec = codec(address)
-        self._dead = self.topic + DEAD
         self._durable = self.guarantee is Guarantee.DURABLE
         login(address)
 
     async def _connect(self, deadline: float) -> None:
-        self._producer: AIOKafkaProducer | None = None
-        self._leaving: set[asyncio.Task[None]] = set()  # the tasks that stop failed producers
-        self._starting: asyncio.Task[None] | None = None
         self._lanes = defaultdict[int, asyncio.Lock](asyncio.Lock)  # for each partition: one batch at a time
         self._batch_bytes = BATCH_BYTES  # reduced when the topic refuses a batch as too large
-        self._can_bury = False
-        if await eager():  # with eager tasks its consumers end at once, without an error
-            raise Unsupported("aiokafka does not work with eager tasks: use an event loop without that task factory")
-        async with self._trouble(ConnectFailed, deadline, verb="create"):
-            count = await insist(self.address, lambda: self._make_topic(self.topic, self._partitions, only_look=True))
-        if "partitions" in self.address.options and count != self._partitions:
-            raise ConnectFailed(f"topic {self.topic} has partitions={count}: say so, or use another topic")
-
-    async def _disconnect(self, deadline: float, *, clean: bool) -> None:
-        if self._starting:
-            self._starting.cancel()
-        if self._producer:
-            await self._stop(self._producer, deadline)
-        if self._leaving:
-            await asyncio.wait(self._leaving, timeout=left(deadline))
-
-    async def _make_topic(
-        self, topic: str, partitions: int, config: dict[str, str] | None = None, *, only_look: bool = False
-    ) -> int:
-        """Create `topic` if it does not exist, wait until its partitions have leaders, and count them.
-
-        With `only_look` it is not created; the broker only checks whether it could be.
-        """
-        async with self._admin() as admin:
-            if topic not in await admin.list_topics():
-                # aiokafka accepts -1, the broker's default, only with an (empty) assignment of replicas.
-                new = NewTopic(topic, partitions, self._replicas, {} if self._replicas < 0 else None, config)
-                answer = await admin.create_topics([new], validate_only=only_look)
-                _, code, message = answer.topic_errors[0]
-                if "All brokers are currently fenced" in (message or ""):
-                    raise NodeNotReadyError(message)
-                if for_code(code) not in (NoError, TopicAlreadyExistsError):
-                    raise for_code(code)(message)
-                if only_look and code == NoError.errno:
-                    return partitions
-            while True:
-                (found,) = await admin.describe_topics([topic])
-                error = for_code(found["error_code"])()
-                if found["partitions"] and all(one["leader"] >= 0 for one in found["partitions"]):
-                    return len(found["partitions"])
-                if not (isinstance(error, NoError) or error.retriable):
-                    raise error
-                await asyncio.sleep(0.02)
-
-    @asynccontextmanager
-    async def _admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
-        admin = AIOKafkaAdminClient(**settings(self.address))
-        try:
-            await admin.start()
-            yield admin
-        finally:  # over TLS it waits until the broker closes too: that goes on in the background
-            await asyncio.wait([beside(admin.close(), _stopping)], timeout=RETRY_SECONDS)
-
-    async def _committed(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """The committed offset of `group` in each of `partitions`, or -1. Waits until the broker knows it.
-
-        After a restart, a broker first loads the groups. Until then its answer is an error, without any
-        partition. aiokafka 0.14 ignores that error: then `consumer.committed` says that nothing is
-        committed, and the group would start again. The admin client leaves the partitions out.
-        """
-        while True:
-            try:
-                async with self._admin() as admin:
-                    found = await admin.list_consumer_group_offsets(group, partitions=list(partitions))
-                if found.keys() >= set(partitions):
-                    return {one: found[one].offset for one in partitions}
-            except NoError:  # aiokafka 0.14 raises this for an error of one partition: the user may not see it
-                raise TopicAuthorizationFailedError from None
-            except KafkaError as error:
-                if not error.retriable:
-                    raise
-            await asyncio.sleep(RETRY_SECONDS)
-
-    def _trouble(self, ours: type[GreetError], deadline: float, **more: str) -> AbstractAsyncContextManager[None]:
-        """Raise the driver's errors and a missed deadline as `ours`."""
-        return trouble(ours, deadline, self.address, self.topic, **more)
-
-    async def _stop(
-        self, client: AIOKafkaProducer | AIOKafkaConsumer, deadline: float, commits: Tasks = frozenset()
-    ) -> None:
-        """Stop `client`. If its broker does not answer before the deadline, this goes on in the background.
-
-        A producer first sends what it still holds; a consumer leaves its group. `commits` are its
-        commits without an answer, which are cancelled: aiokafka would repeat them for ever.
-        """
-
-        async def stop() -> None:
-            try:
-                await client.stop()
-            finally:
-                for one in commits:
-                    one.cancel()
-
-        await asyncio.wait([beside(stop(), _stopping)], timeout=left(deadline))
+        self._graveyard = Graveyard(self)
+        await super()._connect(deadline)
 
     # ------------------------------------------------------------------------------------ publishing
 
@@ -312,98 +163,6 @@ class KafkaLine(Line):
                 break
         return batch
 
-    async def _write(self, attempt: _Attempt, send: Callable[[AIOKafkaProducer], Awaitable[Any]]) -> None:
-        """Call `send`, and return when the broker has acknowledged what it sent.
-
-        With DURABLE, aiokafka retries a batch for ever. So if it is not acknowledged before the
-        deadline, it may still be written later, and nobody can tell. Other batches fail after a while;
-        they are sent again here.
-        """
-        while True:
-            producer = await self._started()
-            waiting = True
-            try:
-                written = await send(producer)
-                attempt.handed_over, waiting = True, False
-                written.add_done_callback(asked)
-                await asyncio.wait([written])  # not `await written`: that would cancel it with the caller
-                written.result()
-            except KafkaError as error:
-                if waiting and isinstance(error, KafkaTimeoutError):
-                    continue  # the producer's buffer was full
-                answered = isinstance(error, BrokerResponseError)
-                if answered and not error.retriable and not _miscounted(error):
-                    attempt.handed_over = False  # certainly not written
-                if self._durable or not (answered or error.retriable):
-                    self._give_up(producer)
-                if self._durable or not error.retriable or self._state is State.LEFT:
-                    raise
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                attempt.handed_over = False
-                return
-
-    @asynccontextmanager
-    async def _publishing(self, deadline: float) -> AsyncIterator[_Attempt]:
-        """Raise `PublishUnknown` if a batch may have been accepted, else `PublishFailed`."""
-        attempt = _Attempt()
-        try:
-            async with asyncio.timeout_at(deadline):
-                yield attempt
-        except DRIVER_ERRORS as error:
-            why = self._why(error)
-            failure: GreetError = PublishFailed(f"{why}: publish it again when that is fixed")
-            if attempt.handed_over:
-                failure = PublishUnknown(f"{why}: publish it again if a duplicate does no harm")
-            failure.accepted = attempt.accepted
-            raise failure from error
-
-    def _why(self, error: Exception) -> str:
-        if self._state is State.LEFT:
-            return "the line was closed"
-        if isinstance(error, TimeoutError):
-            return f"{self.address} has not answered for {self.timeout:g} s"
-        return words(error, self.address, self.topic)
-
-    async def _count(self) -> int:
-        """The number of partitions of the topic. The producer notices added partitions within seconds."""
-        return len(await (await self._started()).partitions_for(self.topic))
-
-    async def _started(self) -> AIOKafkaProducer:
-        """The producer. It is started, and the topic created, on first use, and again after it has failed.
-
-        So a line that only subscribes does not need the right to write.
-        """
-        while self._producer is None:
-            if self._state is State.LEFT:
-                raise PublishFailed(CLOSED)
-            if self._starting is None:
-                self._starting = beside(self._start_producer(), self._leaving)
-            starting = self._starting
-            await asyncio.wait([starting])
-            if not starting.cancelled():  # it is cancelled when the line is left
-                starting.result()
-        return self._producer
-
-    async def _start_producer(self) -> None:
-        """Start one producer. All calls that publish in the meantime wait for it."""
-        try:
-            async with asyncio.timeout(self.timeout):
-                await insist(self.address, self._try_producer, NOBODY + AWAY)
-        finally:
-            self._starting = None
-
-    async def _try_producer(self) -> None:
-        await self._make_topic(self.topic, self._partitions)
-        producer = self._new_producer()
-        try:
-            await producer.start()
-            await producer.partitions_for(self.topic)
-        except BaseException:
-            await self._stop(producer, 0)
-            raise
-        self._producer = producer
-
     def _new_producer(self) -> AIOKafkaProducer:
         return AIOKafkaProducer(
             **settings(self.address),
@@ -414,35 +173,11 @@ class KafkaLine(Line):
             max_request_size=LARGEST_BODY,
         )
 
-    def _give_up(self, producer: AIOKafkaProducer) -> None:
-        """Stop this producer; the next publish starts another one.
-
-        An idempotent producer cannot continue after a batch has failed. It is not waited for: its
-        remaining batches must not be written after those of the next producer.
-        """
-        if producer is self._producer:
-            self._producer = None
-            beside(self._stop(producer, 0), self._leaving)
-
     # ------------------------------------------------------------------------- reading, dead letters
 
     def _subscription(self, group: str, *, replay: bool) -> KafkaSubscription:
         """As `Line.subscribe`. With `replay`, a group that exists already continues at its position."""
         return KafkaSubscription(self, group, replay=replay)
-
-    async def _bury(self, letter: DeadLetter, deadline: float) -> None:
-        """Keep a message that is not a name, and its origin, in the topic of the dead letters."""
-        headers = [(key, str(getattr(letter, key)).encode()) for key in ("group", "origin", "reason")]
-        what = "a message that is not a name could not be kept: "
-        async with trouble(PublishFailed, deadline, self.address, self._dead, what=what, verb="create"):
-            if not self._can_bury:
-                config = {"retention.ms": "-1", "max.message.bytes": str(LARGEST_BODY)}
-                await self._make_topic(self._dead, 1, config)
-                self._can_bury = True
-        async with trouble(PublishFailed, deadline, self.address, self._dead, what=what, verb="write"):
-            await self._write(
-                _Attempt(), lambda producer: producer.send(self._dead, letter.body, headers=headers, partition=0)
-            )
 
     async def dead_letters(self) -> list[DeadLetter]:
         return await Graveyard(self).letters()
@@ -451,24 +186,19 @@ class KafkaLine(Line):
         return await Graveyard(self).resend()
 
 
-class KafkaSubscription(Subscription):
+class KafkaSubscription(GroupMember):
     """A member of a consumer group."""
 
     _line: KafkaLine
 
     async def _join(self, deadline: float) -> None:
-        self._consumer: Any = None
-        self._id = self._line.topic + ":" + self._group
         self._generation = 0  # counts the rebalances
-        self._joined = asyncio.Event()  # this member has been assigned its partitions
         self._starts: dict[TopicPartition, int] = {}  # for each partition, the offset at which this member began,
         self._positions: dict[TopicPartition, int] = {}  # the one up to which it is settled,
         self._committed: dict[TopicPartition, int] = {}  # and the one that was committed
         self._committing = asyncio.Lock()
         self._commits: set[asyncio.Task[None]] = set()  # commits without an answer yet
         self._missed = False  # a handled name can no longer be settled by this member
-        self._heard: dict[TopicPartition, tuple[int | None, float]] = {}  # the last fetch, and when we first saw it
-        self._asked = -inf  # when the group's coordinator was asked last
         line = self._line
         async with line._trouble(ConnectFailed, deadline, verb="create"):
             count = await insist(line.address, lambda: line._make_topic(line.topic, line._partitions))
@@ -506,55 +236,6 @@ class KafkaSubscription(Subscription):
             max_poll_interval_ms=2**31 - 1,  # a slow handler is not a dead member
         )
 
-    async def _write_start(self) -> None:
-        """Commit the start of a new group, in all partitions: it gets the names that are published from now on.
-
-        The ends of the partitions are read first. So if two members create a group at the same time,
-        both commit an offset that is not later than the moment at which either of them entered.
-
-        This needs assigned partitions, and a consumer of its own: if `assign` is followed by `subscribe`
-        while aiokafka 0.14 looks for the group's coordinator, its task that keeps the group ends.
-        """
-        partitions, new = self._all, False
-        consumer = self._new_consumer()
-        consumer.assign(partitions)
-        consumer.pause(*partitions)
-        try:
-            await consumer.start()
-            oldest = await consumer.beginning_offsets(partitions)
-            starts = oldest if self._replay else await consumer.end_offsets(partitions)
-            while not new and await self._is_new():
-                with suppress(CommitFailedError):  # the group has members already: one of them has committed it
-                    await consumer.commit(starts)
-                    new = True
-        finally:
-            await self._line._stop(consumer, 0)
-        if new and (passed := sum(starts[one] - oldest[one] for one in partitions)):
-            log.warning(
-                "group %s is new to topic %s, or Kafka has deleted its offsets: it starts at the end and skips %s names"
-                " that are kept; to read them, subscribe as a new group with replay=True",
-                self._group,
-                self._line.topic,
-                f"{passed:,}",
-            )
-
-    async def _is_new(self) -> bool:
-        return all(offset < 0 for offset in (await self._known(self._all)).values())
-
-    async def _known(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """The committed offsets of the group; `SilentCoordinator` if the broker answers, but not for this group."""
-        seconds = self._line.timeout / 2
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._line._committed(self._id, partitions)
-        except TimeoutError:
-            async with asyncio.timeout(seconds / 2):
-                await self._consumer.topics()
-            raise SilentCoordinator from None
-
-    def _trouble(self, ours: type[GreetError], deadline: float, **more: str) -> AbstractAsyncContextManager[None]:
-        return self._line._trouble(ours, deadline, group=f"group {self._group}", verb="read", **more)
-
     # -------------------------------------------------------------------------------------- reading
 
     async def _next(self) -> Sequence[Batch | Poison]:
@@ -582,34 +263,12 @@ class KafkaSubscription(Subscription):
             for run in runs([one.value for one in records], [one.offset for one in records], partition)
         ]
 
-    async def _check_alive(self) -> None:
-        """Raise `ConnectionLost` if a broker is silent.
-
-        A fetch is answered within 0.2 s, with or without names. A member without partitions does not
-        fetch; it asks the group's coordinator instead.
-        """
-        now = asyncio.get_running_loop().time()
-        assigned = self._consumer.assignment()
-        if not assigned or not self._joined.is_set():
-            self._heard.clear()
-            if now - self._asked > self._line.timeout / 4:
-                async with self._trouble(ConnectionLost, self._line._deadline(), what="the group cannot be read: "):
-                    await self._known(self._all[:1])
-                self._asked = asyncio.get_running_loop().time()
-            return
-        for partition in assigned:
-            last = self._consumer.last_poll_timestamp(partition)
-            if partition not in self._heard or self._heard[partition][0] != last:
-                self._heard[partition] = (last, now)
-            elif now - self._heard[partition][1] > self._line.timeout:
-                self._heard.clear()
-                raise ConnectionLost(f"{self._line.address} has not answered for {self._line.timeout:g} s: ask again")
-
     async def _bury(self, poison: Poison, deadline: float) -> None:
         generation = self._generation
         partition, offset = poison.source, poison.origin
         origin = f"{partition.topic}-{partition.partition}@{offset}"
-        await self._line._bury(DeadLetter(poison.body or b"", self._group, origin, poison.reason), deadline)
+        letter = DeadLetter(poison.body or b"", self._group, origin, poison.reason)
+        await self._line._graveyard.bury(letter, deadline)
         if generation == self._generation or not self._joined.is_set():  # else another member may own the partition
             self._positions[partition] = offset + 1
 
@@ -747,37 +406,6 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._member.assigned(assigned)
 
 
-def beside(work: Coroutine[Any, Any, None], kept: set[asyncio.Task[None]]) -> asyncio.Task[None]:
-    """Run `work` as a task in the background. `kept` refers to it until it ends."""
-    task = asyncio.create_task(work)
-    kept.add(task)
-    task.add_done_callback(kept.discard)
-    task.add_done_callback(asked)
-    return task
-
-
-def asked(future: asyncio.Future[Any]) -> None:
-    """A callback for `future`, so that asyncio does not print "exception was never retrieved"."""
-    if not future.cancelled():
-        future.exception()
-
-
-async def eager() -> bool:
-    """Whether a new task runs before `create_task` returns, as with `asyncio.eager_task_factory`."""
-
-    async def nothing() -> None: ...
-
-    probe = asyncio.create_task(nothing())
-    began = probe.done()
-    await probe
-    return began
-
-
-def left(deadline: float) -> float:
-    """The seconds until `deadline`."""
-    return max(0.0, deadline - asyncio.get_running_loop().time())
-
-
 def _sum(results: Sequence[int | BaseException]) -> int:
     """How many names were accepted. If some failed, raise that error; a `PublishUnknown` before others."""
     accepted = sum(one if isinstance(one, int) else getattr(one, "accepted", 0) for one in results)
@@ -787,8 +415,3 @@ def _sum(results: Sequence[int | BaseException]) -> int:
             failure.accepted = accepted
         raise failure
     return accepted
-
-
-def _miscounted(error: Exception) -> bool:
-    """Whether the broker has lost the sequence of an idempotent producer, so nobody can tell what it has."""
-    return isinstance(error, OutOfOrderSequenceNumber | UnknownProducerId)

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from greet.designs.kafka_producer import Attempt
 from greet.designs.kafka_settings import settings, trouble
-from greet.errors import ConnectionLost, GreetError
-from greet.line import DeadLetter
+from greet.errors import ConnectionLost, GreetError, PublishFailed
+from greet.line import DEAD, DeadLetter
 
 if TYPE_CHECKING:
     from greet.designs.kafka import KafkaLine
+
+LARGEST_BODY = 2**26
+"""A message that is not a name may be larger than any name, and is kept unchanged."""
 
 
 class Graveyard:
@@ -21,8 +25,23 @@ class Graveyard:
 
     def __init__(self, line: KafkaLine) -> None:
         self._line = line
-        self._topic = line._dead
-        self._partition = TopicPartition(line._dead, 0)
+        self._topic = line.topic + DEAD
+        self._partition = TopicPartition(self._topic, 0)
+        self._made = False  # the topic exists
+
+    async def bury(self, letter: DeadLetter, deadline: float) -> None:
+        """Keep a message that is not a name, and its origin."""
+        line, address = self._line, self._line.address
+        headers = [(key, str(getattr(letter, key)).encode()) for key in ("group", "origin", "reason")]
+        what = "a message that is not a name could not be kept: "
+        async with trouble(PublishFailed, deadline, address, self._topic, what=what, verb="create"):
+            if not self._made:
+                await line._make_topic(self._topic, 1, {"retention.ms": "-1", "max.message.bytes": str(LARGEST_BODY)})
+                self._made = True
+        async with trouble(PublishFailed, deadline, address, self._topic, what=what, verb="write"):
+            await line._write(
+                Attempt(), lambda producer: producer.send(self._topic, letter.body, headers=headers, partition=0)
+            )
 
     async def letters(self) -> list[DeadLetter]:
         """The dead letters that were not sent again, the oldest first."""

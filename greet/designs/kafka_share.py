@@ -65,6 +65,7 @@ from greet.errors import (
     one_line,
 )
 from greet.line import DEAD, Batch, DeadLetter, Guarantee, Line, Poison, Subscription, runs
+from greet.tasks import looked_at
 
 try:
     from confluent_kafka import (
@@ -751,7 +752,7 @@ _WORDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str],
 async def answer(future: Future[Any]) -> Any:
     """The result from the driver's own threads; they continue if the caller is cancelled."""
     mine = asyncio.wrap_future(future)
-    mine.add_done_callback(lambda one: one.cancelled() or one.exception())
+    mine.add_done_callback(looked_at)
     return await asyncio.shield(mine)
 
 
@@ -759,7 +760,7 @@ def in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
     """Run `work` in a new thread; the future is done when it ends."""
     loop = get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
-    done.add_done_callback(lambda one: one.cancelled() or one.exception())
+    done.add_done_callback(looked_at)
 
     def finish(error: Exception | None) -> None:
         if not done.done():

@@ -19,6 +19,9 @@ AT_MOST_ONCE does not use the broker's automatic acknowledgement (`no_ack`), bec
 prefetch limit. A million waiting names would be pushed into the memory of the first member, and would
 be lost with it. Here it has at most `prefetch` names.
 
+How the connection is opened is in `rabbitmq_link`, and how exchange and queues are declared in
+`rabbitmq_topic`.
+
 This is the plain path, which uses only the documented API of aio-pika. `greet.fast.rabbitmq` is
 faster, and can tell two things more: under AT_MOST_ONCE, that no queue got a name, which is not
 noticed here; and after a lost connection, that a name was never sent, which raises `PublishUnknown`
@@ -30,18 +33,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage, AbstractQueue
 from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity, DeliveryError, PublishError
-from aiormq.exceptions import ChannelAccessRefused
-from pamqp.common import FieldTable
 
 from greet.address import Address
 from greet.designs import Design
+from greet.designs import rabbitmq_dead as graveyard
 from greet.designs.rabbitmq_link import (
     CLOSING,
     DRIVER,
@@ -50,7 +52,6 @@ from greet.designs.rabbitmq_link import (
     Link,
     failed,
     keep_trying,
-    looked_at,
     nowhere,
     refused,
     rounded,
@@ -58,15 +59,11 @@ from greet.designs.rabbitmq_link import (
     why,
     within,
 )
-from greet.errors import BadURL, ConnectFailed, ConnectionLost, GreetError, PublishFailed, PublishUnknown, one_line
-from greet.line import CLOSED, DEAD, Batch, DeadLetter, Guarantee, Line, Poison, State, Subscription, complaint, runs
+from greet.designs.rabbitmq_topic import REST, await_leader, declare_group, short
+from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFailed, PublishUnknown
+from greet.line import CLOSED, Batch, DeadLetter, Guarantee, Line, Poison, State, Subscription, runs
+from greet.tasks import looked_at
 
-Declare = Callable[[AbstractChannel, bool], Awaitable[Any]]
-"""Declares something on a channel; with True it only checks that it exists (a passive declaration)."""
-REST = 0.1
-"""The pause in seconds before a broker that failed is tried again: a cluster elects a leader in that time."""
-ELECTION = 2.0
-"""The longest time in seconds that a member which lost its connection waits for the leader of its quorum queue."""
 LOOK = 10.0
 """The interval in seconds in which a member checks that exchange, queues and binding still exist."""
 REMEMBER = 5000
@@ -246,58 +243,10 @@ class RabbitMQLine(Line):
         return RabbitMQSubscription(self, short("group", group), replay=replay)
 
     async def dead_letters(self) -> list[DeadLetter]:
-        letters = []
-
-        async def read(_: AbstractChannel, message: AbstractIncomingMessage) -> None:
-            origin, reason = _origin(message)
-            group = origin.removeprefix(f"{self.topic}:")
-            letters.append(DeadLetter(message.body, group, f"queue {origin}", complaint(message.body) or reason))
-
-        await self._visit_dead_letters(read)
-        return letters
+        return await graveyard.letters(self)
 
     async def resend_dead_letters(self) -> int:
-        sent = 0
-
-        async def send(channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
-            # To the queue of the group that could not read it. Not to the exchange: the other groups have had it.
-            nonlocal sent
-            origin, _ = _origin(message)
-            again = aio_pika.Message(message.body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-            exchange = channel.default_exchange if origin else await channel.get_exchange(self.topic)
-            await exchange.publish(again, origin, mandatory=True)
-            await message.ack()
-            sent += 1
-
-        try:
-            await self._visit_dead_letters(send)
-        except GreetError as error:
-            error.accepted = sent
-            raise
-        return sent
-
-    async def _visit_dead_letters(
-        self, visit: Callable[[AbstractChannel, AbstractIncomingMessage], Awaitable[None]]
-    ) -> None:
-        """Get each dead letter once. Those that `visit` does not acknowledge go back when the channel closes."""
-        link = Link(self.address, f"dead letters of {self.topic}")
-        try:
-            async with within(self._deadline()):
-                await link.open(self._deadline())
-                channel = await link.channel(confirms=True)
-                queue = await channel.get_queue(f"{self.topic}{DEAD}")
-            for _ in range(queue.declaration_result.message_count or 0):
-                async with within(self._deadline()):
-                    if message := await queue.get(fail=False):
-                        await visit(channel, message)
-        except ChannelNotFoundEntity:
-            return  # no group has ever read the topic
-        except DeliveryError as error:
-            raise PublishFailed(f"a dead letter of {self.topic} was not taken, and stays: {one_line(error)}") from error
-        except DRIVER as error:
-            raise failed(ConnectFailed, "", self.address, error) from error
-        finally:
-            await link.close(self._deadline())
+        return await graveyard.resend(self)
 
 
 class RabbitMQSubscription(Subscription):
@@ -341,7 +290,7 @@ class RabbitMQSubscription(Subscription):
         queue = await channel.get_queue(self._queue)
         underlay = await channel.get_underlay_channel()
         if self._lost_before and self._line.queue_type == "quorum":
-            await self._await_leader(channel)
+            await await_leader(channel, self._queue)
         channel.close_callbacks.add(lambda *_: self._lost(channel))
         underlay.on_consumer_cancel_callbacks.add(lambda _: self._lost(channel))  # as when the queue is deleted
         self._channel = channel
@@ -351,58 +300,7 @@ class RabbitMQSubscription(Subscription):
 
     async def _declare_all(self) -> None:
         """Declare exchange, queues and binding, with the settings of the line."""
-        line = self._line
-        kind: FieldTable = {"x-queue-type": line.queue_type}
-        if line.queue_type == "quorum":
-            # When a member leaves, each name that it held counts as a failed delivery. RabbitMQ 4 drops a
-            # message after 20 of them. This limit is never reached.
-            kind["x-delivery-limit"] = 1_000_000_000
-            # If a consumer's node is down, RabbitMQ 4.3 keeps the messages of that consumer for a minute, or until the
-            # node is up again, and delivers later messages before them. With 0 it requeues them at once, as before 4.3.
-            kind["x-consumer-disconnected-timeout"] = 0
-        # Rejected messages go through the default exchange "" to the queue of this name.
-        rejected: FieldTable = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{line.topic}{DEAD}"}
-
-        def queue(name: str, arguments: FieldTable) -> Declare:
-            return lambda channel, passive: channel.declare_queue(
-                name, durable=True, arguments=arguments, passive=passive
-            )
-
-        def exchange(channel: AbstractChannel, passive: bool) -> Awaitable[Any]:
-            return channel.declare_exchange(line.topic, "fanout", durable=True, passive=passive)
-
-        async def bind(channel: AbstractChannel, passive: bool) -> None:
-            if not passive:
-                await (await channel.get_queue(self._queue)).bind(line.topic)
-
-        for declare in (queue(f"{line.topic}{DEAD}", kind), queue(self._queue, kind | rejected), exchange, bind):
-            await self._declare(declare)
-
-    async def _declare(self, declare: Declare) -> None:
-        """Declare something. A user without the right to declare can still read if it exists already."""
-        try:
-            async with await self._link.channel() as channel:
-                await declare(channel, False)
-        except ChannelAccessRefused as refusal:
-            try:
-                async with await self._link.channel() as channel:
-                    await declare(channel, True)
-            except ChannelNotFoundEntity:
-                raise refusal from None
-
-    async def _await_leader(self, channel: AbstractChannel) -> None:
-        """Wait until the queue has a leader, and the leader has requeued the names that we held before.
-
-        A member that consumes earlier gets newer names first, and the requeued ones after them. A queue without
-        a leader reports no consumers. A leader still counts the consumers of a node that is down, ours too.
-        """
-        deadline = self._line._time() + ELECTION
-        while self._line._time() < deadline:
-            queue = await channel.declare_queue(self._queue, passive=True)
-            if queue.declaration_result.consumer_count:
-                break
-            await asyncio.sleep(REST)
-        await asyncio.sleep(REST)
+        await declare_group(self._link, self._line.topic, self._queue, self._line.queue_type)
 
     async def _keep_looking(self) -> None:
         """Check the exchange regularly: nobody tells a consumer that it was deleted, and no name would come."""
@@ -542,17 +440,3 @@ class RabbitMQSubscription(Subscription):
             await asyncio.wait([looking], timeout=CLOSING)
         if clean and behind:
             raise ConnectionLost("the line was lost before the last names were settled: they may come again")
-
-
-def short(what: str, text: str) -> str:
-    """`text`, if it is short enough for the name of a queue; else raise `BadURL`."""
-    if len(text) > 100:
-        raise BadURL(f"{what} {text[:40]!a}… is too long for RabbitMQ: use up to 100 characters")
-    return text
-
-
-def _origin(message: AbstractIncomingMessage) -> tuple[str, str]:
-    """The queue that a dead letter comes from, and why the broker moved it, from the message's `x-death` header."""
-    deaths = message.headers.get("x-death")
-    first = deaths[0] if isinstance(deaths, list) and deaths else {}
-    return (str(first.get("queue", "")), str(first.get("reason", ""))) if isinstance(first, dict) else ("", "")

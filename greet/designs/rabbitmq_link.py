@@ -30,6 +30,7 @@ from yarl import URL
 
 from greet.address import Address
 from greet.errors import BadURL, GreetError, PublishFailed, PublishUnknown, one_line
+from greet.tasks import beside, left
 
 # What aio-pika raises when a connection fails: it does not wrap all of these in errors of its own.
 DRIVER = (*CONNECTION_EXCEPTIONS, TimeoutError, EOFError)
@@ -122,25 +123,11 @@ class Link:
 
     async def _end(self, connection: AbstractConnection, deadline: float) -> None:
         """Close, and wait at most `CLOSING`: if the broker does not answer, closing goes on in the background."""
-        farewell = asyncio.create_task(connection.close())
-        _farewells.add(farewell)
-        farewell.add_done_callback(_is_over)
-        left = deadline - asyncio.get_running_loop().time()
-        await asyncio.wait([farewell], timeout=max(0.0, min(CLOSING, left)))
+        farewell = beside(connection.close(), _farewells)  # an error does not matter: it is closed in any case
+        await asyncio.wait([farewell], timeout=min(CLOSING, left(deadline)))
 
 
-_farewells: set[asyncio.Task[None]] = set()  # a task without a reference may be garbage-collected
-
-
-def _is_over(farewell: asyncio.Task[None]) -> None:
-    _farewells.discard(farewell)
-    looked_at(farewell)  # an error does not matter: the connection is closed in any case
-
-
-def looked_at(task: asyncio.Task[None]) -> None:
-    """A callback for `task`, so that asyncio does not print "exception was never retrieved"."""
-    if not task.cancelled():
-        task.exception()
+_farewells: set[asyncio.Task[None]] = set()
 
 
 @asynccontextmanager

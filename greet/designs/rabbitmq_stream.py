@@ -37,17 +37,17 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 from uuid import uuid4
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
-from aio_pika.exceptions import ChannelNotFoundEntity
 from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
 from pamqp.common import FieldTable
 
-from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription, short
+from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription
+from greet.designs.rabbitmq_dead import visit
 from greet.designs.rabbitmq_link import DRIVER, Link, failed, keep_trying, nowhere, within
+from greet.designs.rabbitmq_topic import declare_if_missing, exchange, kept, queue, short
 from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFailed
 from greet.line import CLOSED, DEAD, Batch, DeadLetter, Poison, State, runs
 
@@ -118,7 +118,7 @@ class StreamLine(RabbitMQLine):
             if letter := _letter(message):  # a member that died may have left it, so that it was kept twice
                 letters.setdefault((letter.group, letter.origin), letter)
 
-        await self._visit_dead_letters(read)
+        await visit(self, read)
         return [*letters.values()]
 
     async def resend_dead_letters(self) -> int:
@@ -134,7 +134,7 @@ class StreamLine(RabbitMQLine):
             await message.ack()
 
         try:
-            await self._visit_dead_letters(send)
+            await visit(self, send)
         except GreetError as error:
             error.accepted = len(sent)
             raise
@@ -209,12 +209,9 @@ class StreamSubscription(RabbitMQSubscription):
 
     async def _declare_all(self) -> None:
         await make_topic(self._link, self._line)
-        kind: FieldTable = {"x-queue-type": self._line.queue_type}
-        if self._line.queue_type == "quorum":
-            # When a member leaves, the place that it held counts as a failed delivery. This limit is never reached.
-            kind["x-delivery-limit"] = 1_000_000_000
-        await _declare(self._link, _queue(f"{self._line.topic}{DEAD}", kind))
-        await _declare(self._link, _queue(self._queue, kind | {"x-single-active-consumer": True}))
+        kind = kept(self._line.queue_type)
+        await declare_if_missing(self._link, queue(f"{self._line.topic}{DEAD}", kind))
+        await declare_if_missing(self._link, queue(self._queue, kind | {"x-single-active-consumer": True}))
 
     async def _watch(self, channel: AbstractChannel, main: AbstractChannel) -> None:
         """Start again when `channel` closes, or its queue is deleted."""
@@ -441,34 +438,14 @@ class StreamSubscription(RabbitMQSubscription):
             raise ConnectionLost("the line was lost before the last names were settled: they come again") from lost
 
 
-Declare = Callable[[AbstractChannel, bool], Awaitable[Any]]
-"""Declares something on a channel; with True it only checks that it exists (a passive declaration)."""
-
-
 async def make_topic(link: Link, line: StreamLine) -> None:
     """Declare exchange and stream, and bind them. If they exist, their settings stay as they are."""
 
-    def exchange(channel: AbstractChannel, passive: bool) -> Awaitable[Any]:
-        return channel.declare_exchange(line.topic, "fanout", durable=True, passive=passive)
-
-    await _declare(link, exchange)
-    await _declare(link, _queue(line.stream, STREAM))
+    await declare_if_missing(link, exchange(line.topic))
+    await declare_if_missing(link, queue(line.stream, STREAM))
     with suppress(ChannelAccessRefused):  # a user without this right publishes to a stream that is bound already
         async with await link.channel() as channel:
             await (await channel.get_queue(line.stream)).bind(line.topic)
-
-
-async def _declare(link: Link, declare: Declare) -> None:
-    try:
-        async with await link.channel() as channel:
-            await declare(channel, True)
-    except ChannelNotFoundEntity:
-        async with await link.channel() as channel:
-            await declare(channel, False)
-
-
-def _queue(name: str, arguments: FieldTable) -> Declare:
-    return lambda channel, passive: channel.declare_queue(name, durable=True, arguments=arguments, passive=passive)
 
 
 def _persistent(body: bytes, headers: FieldTable | None = None) -> aio_pika.Message:

@@ -72,12 +72,14 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import OffsetAndMetadata
 
-from greet.designs.kafka import BATCH_BYTES, KafkaLine, KafkaSubscription, Tasks, beside, left
+from greet.designs.kafka import BATCH_BYTES, KafkaLine, KafkaSubscription
+from greet.designs.kafka_producer import Tasks
 from greet.designs.kafka_settings import RETRY_SECONDS
 from greet.errors import GreetError, PublishUnknown
 from greet.fast.kafka_wire import LONG_BODY, RECORD_BYTES, Bundle, carry, checked
 from greet.line import Batch, Guarantee, Poison, runs
 from greet.names import clean
+from greet.tasks import beside, left
 
 
 class FastKafkaLine(KafkaLine):

@@ -15,7 +15,7 @@ import asyncio
 
 from aiokafka.conn import AIOKafkaConnection
 
-from greet.designs.kafka import LARGEST_BODY
+from greet.designs.kafka_dead import LARGEST_BODY
 from greet.designs.kafka_settings import CLIENT, NoKafka
 
 FIRST_ANSWER = 65_536

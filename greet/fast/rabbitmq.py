@@ -51,8 +51,9 @@ from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 from yarl import URL
 
-from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription, short
+from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription
 from greet.designs.rabbitmq_link import MAYBE, REFUSED, Link, nowhere, refused, rounded
+from greet.designs.rabbitmq_topic import short
 from greet.errors import GreetError, PublishFailed, PublishUnknown
 from greet.line import Batch, Poison, runs
 from greet.names import MAX_BYTES

@@ -8,9 +8,9 @@ from functools import partial
 from aio_pika.abc import AbstractChannel
 from pamqp.header import ContentHeader
 
-from greet.designs.rabbitmq import short
 from greet.designs.rabbitmq_link import DRIVER, within
 from greet.designs.rabbitmq_stream import MARK, Record, StreamLine, StreamSubscription
+from greet.designs.rabbitmq_topic import short
 from greet.fast.rabbitmq import FastLink, FastRabbitMQLine, Inbox, _taken_by_the_inbox
 from greet.line import Poison
 

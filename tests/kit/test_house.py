@@ -20,7 +20,7 @@ NAMES = designs.names()
 # The rooms from the ground up: a module may import what stands on its own floor or on one below it.
 FLOORS = {
     "greet.errors": "what can go wrong",
-    "greet.names, greet.address": "what a name and a URL are",
+    "greet.names, greet.address, greet.tasks": "what a name and a URL are, and tasks of asyncio",
     "greet.line": "what every design promises",
     "greet.designs": "the designs",
     "greet": "what an application imports",

@@ -1,0 +1,114 @@
+"""What a member of a consumer group does besides reading: it writes where a new group starts, and notices that the
+broker is silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import abstractmethod
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager, suppress
+from math import inf
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import CommitFailedError
+
+from greet.designs.kafka_producer import ProducingLine
+from greet.designs.kafka_settings import SilentCoordinator
+from greet.errors import ConnectionLost, GreetError
+from greet.line import Subscription
+
+log = logging.getLogger("greet")
+
+
+class GroupMember(Subscription):
+    """A member of a consumer group, with a consumer of aiokafka."""
+
+    _line: ProducingLine
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._id = self._line.topic + ":" + self._group
+        self._consumer: Any = None
+        self._all: list[TopicPartition] = []  # the partitions of the topic
+        self._joined = asyncio.Event()  # this member has been assigned its partitions
+        self._heard: dict[TopicPartition, tuple[int | None, float]] = {}  # the last fetch, and when we first saw it
+        self._asked = -inf  # when the group's coordinator was asked last
+
+    @abstractmethod
+    def _new_consumer(self) -> AIOKafkaConsumer:
+        """A consumer with the settings of the group."""
+
+    async def _write_start(self) -> None:
+        """Commit the start of a new group, in all partitions: it gets the names that are published from now on.
+
+        The ends of the partitions are read first. So if two members create a group at the same time,
+        both commit an offset that is not later than the moment at which either of them entered.
+
+        This needs assigned partitions, and a consumer of its own: if `assign` is followed by `subscribe`
+        while aiokafka 0.14 looks for the group's coordinator, its task that keeps the group ends.
+        """
+        partitions, new = self._all, False
+        consumer = self._new_consumer()
+        consumer.assign(partitions)
+        consumer.pause(*partitions)
+        try:
+            await consumer.start()
+            oldest = await consumer.beginning_offsets(partitions)
+            starts = oldest if self._replay else await consumer.end_offsets(partitions)
+            while not new and await self._is_new():
+                with suppress(CommitFailedError):  # the group has members already: one of them has committed it
+                    await consumer.commit(starts)
+                    new = True
+        finally:
+            await self._line._stop(consumer, 0)
+        if new and (passed := sum(starts[one] - oldest[one] for one in partitions)):
+            log.warning(
+                "group %s is new to topic %s, or Kafka has deleted its offsets: it starts at the end and skips %s names"
+                " that are kept; to read them, subscribe as a new group with replay=True",
+                self._group,
+                self._line.topic,
+                f"{passed:,}",
+            )
+
+    async def _is_new(self) -> bool:
+        return all(offset < 0 for offset in (await self._known(self._all)).values())
+
+    async def _known(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """The committed offsets of the group; `SilentCoordinator` if the broker answers, but not for this group."""
+        seconds = self._line.timeout / 2
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._line._committed(self._id, partitions)
+        except TimeoutError:
+            async with asyncio.timeout(seconds / 2):
+                await self._consumer.topics()
+            raise SilentCoordinator from None
+
+    async def _check_alive(self) -> None:
+        """Raise `ConnectionLost` if a broker is silent.
+
+        A fetch is answered within 0.2 s, with or without names. A member without partitions does not
+        fetch; it asks the group's coordinator instead.
+        """
+        now = asyncio.get_running_loop().time()
+        assigned = self._consumer.assignment()
+        if not assigned or not self._joined.is_set():
+            self._heard.clear()
+            if now - self._asked > self._line.timeout / 4:
+                async with self._trouble(ConnectionLost, self._line._deadline(), what="the group cannot be read: "):
+                    await self._known(self._all[:1])
+                self._asked = asyncio.get_running_loop().time()
+            return
+        for partition in assigned:
+            last = self._consumer.last_poll_timestamp(partition)
+            if partition not in self._heard or self._heard[partition][0] != last:
+                self._heard[partition] = (last, now)
+            elif now - self._heard[partition][1] > self._line.timeout:
+                self._heard.clear()
+                raise ConnectionLost(f"{self._line.address} has not answered for {self._line.timeout:g} s: ask again")
+
+    def _trouble(self, ours: type[GreetError], deadline: float, **more: str) -> AbstractAsyncContextManager[None]:
+        return self._line._trouble(ours, deadline, group=f"group {self._group}", verb="read", **more)

@@ -1,0 +1,107 @@
+"""What a topic and its groups are on a broker of RabbitMQ: how exchange, queues and binding are declared."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import ChannelNotFoundEntity
+from aiormq.exceptions import ChannelAccessRefused
+from pamqp.common import FieldTable
+
+from greet.designs.rabbitmq_link import Link
+from greet.errors import BadURL
+from greet.line import DEAD
+
+Declare = Callable[[AbstractChannel, bool], Awaitable[Any]]
+"""Declares something on a channel; with True it only checks that it exists (a passive declaration)."""
+ELECTION = 2.0
+"""The longest time in seconds that a member which lost its connection waits for the leader of its quorum queue."""
+REST = 0.1
+"""The pause in seconds before a broker that failed is tried again: a cluster elects a leader in that time."""
+
+
+def short(what: str, text: str) -> str:
+    """`text`, if it is short enough for the name of a queue; else raise `BadURL`."""
+    if len(text) > 100:
+        raise BadURL(f"{what} {text[:40]!a}… is too long for RabbitMQ: use up to 100 characters")
+    return text
+
+
+def exchange(topic: str) -> Declare:
+    """The exchange of a topic: it copies each message to all queues that are bound to it."""
+    return lambda channel, passive: channel.declare_exchange(topic, "fanout", durable=True, passive=passive)
+
+
+def queue(name: str, arguments: FieldTable) -> Declare:
+    """A durable queue."""
+    return lambda channel, passive: channel.declare_queue(name, durable=True, arguments=arguments, passive=passive)
+
+
+def kept(queue_type: str) -> FieldTable:
+    """The arguments of a queue that gives up no message."""
+    if queue_type != "quorum":
+        return {"x-queue-type": queue_type}
+    # When a member leaves, each message that it held counts as a failed delivery. RabbitMQ 4 drops a message after 20
+    # of them. This limit is never reached.
+    return {"x-queue-type": queue_type, "x-delivery-limit": 1_000_000_000}
+
+
+async def declare_group(link: Link, topic: str, group_queue: str, queue_type: str) -> None:
+    """Declare the exchange of `topic`, the queue of its dead letters, and the queue of a group, and bind that."""
+    kind = kept(queue_type)
+    if queue_type == "quorum":
+        # If a consumer's node is down, RabbitMQ 4.3 keeps the messages of that consumer for a minute, or until the
+        # node is up again, and delivers later messages before them. With 0 it requeues them at once, as before 4.3.
+        kind["x-consumer-disconnected-timeout"] = 0
+    # Rejected messages go through the default exchange "" to the queue of this name.
+    rejected: FieldTable = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{topic}{DEAD}"}
+
+    async def bind(channel: AbstractChannel, passive: bool) -> None:
+        if not passive:
+            await (await channel.get_queue(group_queue)).bind(topic)
+
+    for one in (queue(f"{topic}{DEAD}", kind), queue(group_queue, kind | rejected), exchange(topic), bind):
+        await declare(link, one)
+
+
+async def declare(link: Link, what: Declare) -> None:
+    """Declare something. A user without the right to declare can still read if it exists already."""
+    try:
+        await _declare(link, what, passive=False)
+    except ChannelAccessRefused as refusal:
+        try:
+            await _declare(link, what, passive=True)
+        except ChannelNotFoundEntity:
+            raise refusal from None
+
+
+async def declare_if_missing(link: Link, what: Declare) -> None:
+    """Declare something. If it exists already, its settings stay as they are."""
+    try:
+        await _declare(link, what, passive=True)
+    except ChannelNotFoundEntity:
+        await _declare(link, what, passive=False)
+
+
+async def _declare(link: Link, what: Declare, *, passive: bool) -> None:
+    async with await link.channel() as channel:  # one that fails closes its channel
+        await what(channel, passive)
+
+
+async def await_leader(channel: AbstractChannel, group_queue: str) -> None:
+    """Wait until the queue has a leader, and the leader has requeued the names that we held before.
+
+    A member that consumes earlier gets newer names first, and the requeued ones after them. A queue without
+    a leader reports no consumers. A leader still counts the consumers of a node that is down, ours too.
+    """
+    now = asyncio.get_running_loop().time
+    deadline = now() + ELECTION
+    while now() < deadline:
+        found = await channel.declare_queue(group_queue, passive=True)
+        if found.declaration_result.consumer_count:
+            break
+        await asyncio.sleep(REST)
+    await asyncio.sleep(REST)
