@@ -16,8 +16,8 @@ from bench import stats
 from bench.model import JAVA, PERFTEST, rank
 from bench.questions.latency import OTHERS
 
-SPEED, WAIT = "messages_per_s", "latency_ms.p50"
-FIGURES = {"throughput": SPEED, "payload": SPEED, "fan_out": SPEED, "latency": WAIT, "wake_up": WAIT}
+SPEED, WAIT, ALONE = "messages_per_s", "latency_ms.p50", "service_p50"
+FIGURES = {"throughput": SPEED, "payload": SPEED, "fan_out": SPEED, "latency": WAIT, "wake_up": ALONE}
 """The questions that are measured with peers, and the figure that is compared. The others compare by themselves."""
 SAME = ("question", "design", "guarantee", "params.way", "params.phase", "params.size", "params.groups", "params.rate")
 """What both cells have in common."""
@@ -60,7 +60,7 @@ class Bar:
 
 def bar(peer: str, way: str, figure: str, phase: str, size: float) -> Bar:
     """The target of greet beside `peer`."""
-    if figure == WAIT:
+    if figure != SPEED:
         return Bar(1.1 if peer in (*PYTHON, "bare queue") else 1.0, at_most=True)
     if peer == "bare queue":  # it keeps no promises
         return Bar(0.6 if way == "name" else None)
@@ -75,6 +75,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     """A line for each comparison, missed targets first: the ratio, its 95 % interval, whether the target is met."""
     if rows.empty or "params.way" not in rows:
         return pd.DataFrame()
+    rows = rows.assign(**{ALONE: stats.clock(rows, "service")})
     kept = rows[rows["question"].isin(FIGURES) & rows["error"].isna() & rows["params.again"].ne(True)]
     if "params.load" in kept:  # a load is a share of each client's highest rate, so the rates differ
         kept = kept[kept["params.load"].isna()]
@@ -99,9 +100,10 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _what(cell: dict[str, Any]) -> str:
     """The work in words: "publishing, 1 KiB"."""
-    if cell["question"] in ("latency", "wake_up"):
-        idle = ", after idle time" if cell["question"] == "wake_up" else ""
-        return f"p50 at {cell['params.rate']:g} a second{idle}"
+    if cell["question"] == "wake_up":
+        return f"p50 from the send, at {cell['params.rate']:g} a second"
+    if cell["question"] == "latency":
+        return f"p50 at {cell['params.rate']:g} a second"
     size, groups = cell.get("params.size", 18), cell.get("params.groups", 1)
     said = [
         PHASES[str(cell.get("params.phase", "together"))],
