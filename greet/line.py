@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, auto
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 SETTLE_SECONDS = 0.1
 """The longest time until the broker is told that a name was handled."""
 TURN_SECONDS = 0.1
-"""The longest time for which names are handed out before the event loop gets a turn: heartbeats depend on it."""
+"""After this time, the event loop gets a turn before the next name is handed out: heartbeats depend on it."""
 STALL_SECONDS = 1.0
 """An error mentions a blocked event loop only if it was blocked for longer than this."""
 DEAD = ".dead"
@@ -86,12 +86,20 @@ class DeadLetter:
 
 
 class State(Enum):
-    """The state of an object that `async with` opens. The value is the error message when it cannot be used."""
+    """The state of an object that `async with` opens."""
 
-    NEW = "this {} was not entered: use `async with`"
-    ENTERING = "this {} is not entered yet: wait for its `async with`"
-    OPEN = "this {} belongs to another event loop: make one in the loop that uses it"
-    LEFT = ""
+    NEW = auto()
+    ENTERING = auto()
+    OPEN = auto()
+    LEFT = auto()
+
+
+REFUSALS = {
+    State.NEW: "this {} was not entered: use `async with`",
+    State.ENTERING: "this {} is not entered yet: wait for its `async with`",
+    State.OPEN: "this {} belongs to another event loop: make one in the loop that uses it",
+}
+"""Why an object cannot be used in a state; LEFT is refused by the object itself."""
 
 
 class Entered:
@@ -115,7 +123,7 @@ class Entered:
 
     def _refusal(self) -> GreetError:
         """Why it cannot be used here and now."""
-        return WrongUse(self._state.value.format(self._what))
+        return WrongUse(REFUSALS[self._state].format(self._what))
 
 
 class Line(Entered, ABC):
@@ -178,7 +186,8 @@ class Line(Entered, ABC):
         """Return once the design has accepted `name` under the guarantee.
 
         Many tasks may publish at the same time. The names of one publisher stay in order if it awaits
-        each of them. This waits while a queue or window is full, so a slow group slows its publisher.
+        each of them. With asyncio, this waits while the queue of a group is full. A broker keeps the names
+        that a slow group has not read; there, this waits only for the broker.
 
         Raises:
             BadName: this is not a name. Nothing was sent.
@@ -202,7 +211,7 @@ class Line(Entered, ABC):
         subscription: it settles a name when the next is asked for, before the name is accepted here.
 
         Raises:
-            As `publish`; `PublishUnknown` if this is so of any name. The error's `accepted` says how
+            As `publish`; `PublishUnknown` if this is true for any name. The error's `accepted` says how
             many names were certainly accepted, but not which: do not use it to continue in the middle
             of the names. An error of `names` itself, or a cancellation, is raised as it is; then nobody
             can tell which of the last names were accepted.
@@ -255,16 +264,28 @@ class Line(Entered, ABC):
         return self._subscription(plain("group", group), replay=replay)
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """The messages that the groups of the topic could not read as a name, the oldest first. They are kept."""
-        return []
+        """The messages that the groups of the topic could not read as a name, the oldest first. They are kept.
+
+        Raises:
+            ConnectFailed, ConnectionLost: they could not be read.
+            WrongUse: the line was not entered, or belongs to another event loop.
+        """
+        if get_running_loop() is not self._loop:
+            raise self._refusal()
+        return await self._dead_letters()
 
     async def resend_dead_letters(self) -> int:
         """Publish the body of each dead letter again and remove the dead letter; return how many.
 
         With a queue it goes to the group that could not read it. With a log it goes to all groups, as
         they share the log.
+
+        Raises:
+            As `publish`, and as `dead_letters`. The error's `accepted` says how many were sent.
         """
-        return 0
+        if get_running_loop() is not self._loop:
+            raise self._refusal()
+        return await self._resend()
 
     # ----------------------------------------------------------------- what a design fills in
 
@@ -301,6 +322,14 @@ class Line(Entered, ABC):
     def _subscription(self, group: str, *, replay: bool) -> Subscription:
         """The design's own class of member."""
 
+    async def _dead_letters(self) -> list[DeadLetter]:
+        """As `dead_letters`, for designs that can get a message that is not a name."""
+        return []
+
+    async def _resend(self) -> int:
+        """As `resend_dead_letters`."""
+        return 0
+
     # ---------------------------------------------------------------------------- what they use
 
     def _deadline(self) -> float:
@@ -331,7 +360,7 @@ class _Bulk:
             self.accepted += await self._under_way.popleft()
 
     def note(self, error: GreetError) -> None:
-        """Keep the first error, or the first `PublishUnknown`: a name that may have been accepted must be told of.
+        """Keep the first error, or the first `PublishUnknown`: it says that a name may have been accepted.
 
         It is raised at the end. Names that were accepted before an error still count.
         """
@@ -553,7 +582,8 @@ class Subscription(Entered, ABC):
             self._turned = monotonic()
         while self._taken >= len(self._batch.names):
             await self._receive()
-        # The clock is read before each name; if eight names take less than a turn, before each eighth name.
+        # Reading the clock costs as much as handing out a name. If the names since the last reading took less than half
+        # a turn, the next eight are handed out without one. So eight names may pass without a turn of the loop.
         now, before = monotonic(), self._looked
         self._looked = now
         quick = now - before < TURN_SECONDS / 2
@@ -591,7 +621,7 @@ class Subscription(Entered, ABC):
         run = self._runs[0]
         deadline = self._line._deadline()
         if isinstance(run, Poison):
-            self._idle.clear()  # a rebalance waits until it is kept, so that it is kept only once
+            self._idle.clear()  # a rebalance waits until it is kept: else the next owner keeps a second copy
             try:
                 await self._bury(run, deadline)
             finally:

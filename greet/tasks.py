@@ -1,4 +1,4 @@
-"""Tasks of asyncio that are not simply awaited: beside the caller, or to their end."""
+"""Helpers for tasks of asyncio: run one in the background, or wait for one to its end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await `work`; if the caller is cancelled meanwhile, still wait until it has ended, and then raise that.
+    """Await `work`. If the caller is cancelled meanwhile, wait until it has ended all the same, and then raise that.
 
     So a member that is cancelled while it leaves gives back what it has, and its connection is closed.
     """

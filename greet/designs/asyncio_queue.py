@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 from greet.address import Address
@@ -37,10 +38,13 @@ class _Group:
 
     def give_back(self, names: list[str]) -> None:
         """Names that a member did not settle are delivered next, also to a member that is waiting."""
-        if self.queue.empty():
-            self.queue.put_nowait(names)
-        else:
-            self.returned.append(names)
+        self.returned.append(names)
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake a member that waits for the queue: an empty list says that names were given back."""
+        with suppress(asyncio.QueueFull):  # then nobody waits
+            self.queue.put_nowait([])
 
 
 # The topics of each event loop. Two lines to the same topic share its groups, as with a broker.
@@ -109,19 +113,25 @@ class AsyncioSubscription(Subscription):
     """A member of a group: it takes entries from the group's queue."""
 
     _line: AsyncioLine
-    _members: _Group
+    _shared: _Group
 
     async def _join(self, deadline: float) -> None:
-        self._members = self._line._group(self._group)
-        self._members.members += 1
+        self._shared = self._line._group(self._group)
+        self._shared.members += 1
 
     async def _next(self) -> list[Batch | Poison]:
-        group = self._members
-        if group.returned:
-            return [Batch(group.returned.popleft())]
-        names = [*(await group.queue.get())]
+        group = self._shared
+        names: list[str] = []
+        while not names:
+            if group.returned:
+                return [Batch(group.returned.popleft())]
+            names += await group.queue.get()
         for _ in range(min(group.queue.qsize() // group.members, PREFETCH)):
-            names += group.queue.get_nowait()
+            more = group.queue.get_nowait()
+            if not more:
+                group.wake()  # for another member
+                break
+            names += more
         return [Batch(names)]
 
     async def _settle(self, batch: Batch, count: int) -> None:
@@ -132,7 +142,7 @@ class AsyncioSubscription(Subscription):
 
     async def _give_back(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
-            self._members.give_back(batch.names)
+            self._shared.give_back(batch.names)
 
     async def _part(self, deadline: float, *, clean: bool) -> None:
-        self._members.members -= 1
+        self._shared.members -= 1

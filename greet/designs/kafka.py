@@ -13,14 +13,14 @@ group's id, `topic:group`. (A topic's name has no colon, so two topics never sha
 members of a group divide the partitions among themselves, and each partition has one reader at a
 time. With one partition, the default, one member works and the others wait to take over.
 
-The partition of a name is its crc32 modulo the number of partitions, as in librdkafka. So equal names
+The partition of a name is its crc32 modulo the number of partitions, as librdkafka does it with a key. So equal names
 go to the same partition and stay in order. Different names stay in order only within a partition.
 
 What can be lost or duplicated:
 - DURABLE waits for all in-sync replicas, and its producer is idempotent: a retry makes no duplicate.
 - AT_LEAST_ONCE waits for the leader only. A retry after a lost answer may make duplicates.
 - AT_MOST_ONCE does not wait. Offsets are committed before the names are handed out.
-- Otherwise offsets are committed at most 0.1 s after names were handled. If a member is killed, the
+- With the two others, offsets are committed at most 0.1 s after names were handled. If a member is killed, the
   names of the last 0.1 s come again. If it leaves, or during a rebalance, none come again.
 - During a rebalance, a name that takes longer than 5 s to handle may come again. So may the name in
   hand of a member whose event loop is blocked for 6 s: the broker takes this member for dead.
@@ -28,8 +28,9 @@ What can be lost or duplicated:
   members are deleted too, after `offsets.retention.minutes` (by default 7 days). Such a group starts
   again at the end of the topic, and the logger "greet" warns how many names it skips.
 
-What a line does besides (create the topic, replace a producer that has failed) is in `kafka_producer`;
-what a member does besides (write where a new group starts, notice a silent broker), in `kafka_group`.
+What else it takes is in files of its own: `kafka_producer` starts and replaces the producer and waits for
+acknowledgements; `kafka_group` writes where a new group starts, and notices a silent broker; `kafka_topic`
+creates topics; `kafka_dead` keeps the dead letters; `kafka_settings` has the settings and the errors.
 
 This is the plain path; `greet.fast.kafka` sends and receives the same faster. The fast path also
 refuses answers that are too long. Here they are read until the request times out, and unpacked whole.
@@ -54,6 +55,7 @@ from greet.designs.kafka_dead import LARGEST_BODY, Graveyard
 from greet.designs.kafka_group import GroupMember
 from greet.designs.kafka_producer import ProducingLine
 from greet.designs.kafka_settings import RETRY_SECONDS, UNREADABLE, codec, insist, login, settings
+from greet.designs.kafka_topic import committed
 from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishUnknown
 from greet.line import Batch, DeadLetter, Guarantee, Poison, runs
 from greet.tasks import beside
@@ -179,11 +181,11 @@ class KafkaLine(ProducingLine):
         """As `Line.subscribe`. With `replay`, a group that exists already continues at its position."""
         return KafkaSubscription(self, group, replay=replay)
 
-    async def dead_letters(self) -> list[DeadLetter]:
-        return await Graveyard(self).letters()
+    async def _dead_letters(self) -> list[DeadLetter]:
+        return await self._graveyard.letters()
 
-    async def resend_dead_letters(self) -> int:
-        return await Graveyard(self).resend()
+    async def _resend(self) -> int:
+        return await self._graveyard.resend()
 
 
 class KafkaSubscription(GroupMember):
@@ -201,7 +203,7 @@ class KafkaSubscription(GroupMember):
         self._missed = False  # a handled name can no longer be settled by this member
         line = self._line
         async with line._trouble(ConnectFailed, deadline, verb="create"):
-            count = await insist(line.address, lambda: line._make_topic(line.topic, line._partitions))
+            count = await insist(line.address, line._make_topic)
         self._all = [TopicPartition(line.topic, number) for number in range(count)]
         async with self._trouble(ConnectFailed, deadline):
             await insist(line.address, self._start)
@@ -290,8 +292,9 @@ class KafkaSubscription(GroupMember):
             ahead = generation == self._generation and self._committed.get(partition) == end
         finally:
             if not ahead and (generation == self._generation or not self._joined.is_set()):
-                self._positions[partition] = batch.origins[0]  # not handed out: move the position back,
-                self._committed.pop(partition, None)  # and commit that, as we do not know what the broker has
+                # Not handed out: move the position back. Nobody knows which one the broker has, so commit this one.
+                self._positions[partition] = batch.origins[0]
+                self._committed.pop(partition, None)
             self._idle.set()
         return ahead
 
@@ -316,7 +319,7 @@ class KafkaSubscription(GroupMember):
             news = {one: offset for one, offset in self._unwritten().items() if one in mine}
             if not news:
                 return
-            with suppress(CommitFailedError, IllegalStateError):  # the group rebalances: `assigned` cares for the rest
+            with suppress(CommitFailedError, IllegalStateError):  # the group rebalances: `assigned` does the rest
                 await self._commit(news)
                 self._committed.update(news)
 
@@ -360,10 +363,12 @@ class KafkaSubscription(GroupMember):
         if batch.source and batch.names:
             starts[batch.source] = max(starts.get(batch.source, 0), batch.origins[len(batch.names) - 1] + 1)
         try:
-            known = await self._line._committed(self._id, partitions) if partitions else {}
+            known = await committed(self._line.address, self._id, partitions) if partitions else {}
             for partition, offset in known.items():
                 starts[partition] = max(offset, starts.get(partition, 0))
                 consumer.seek(partition, starts[partition])
+                if partition in self._positions:  # another member may have had it since, and committed more
+                    self._positions[partition] = max(offset, self._positions[partition])
         finally:
             consumer.resume(*partitions)
             self._joined.set()

@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from greet.designs.kafka_producer import Attempt
 from greet.designs.kafka_settings import settings, trouble
+from greet.designs.kafka_topic import committed, make_topic
 from greet.errors import ConnectionLost, GreetError, PublishFailed
 from greet.line import DEAD, DeadLetter
 
@@ -36,7 +37,8 @@ class Graveyard:
         what = "a message that is not a name could not be kept: "
         async with trouble(PublishFailed, deadline, address, self._topic, what=what, verb="create"):
             if not self._made:
-                await line._make_topic(self._topic, 1, {"retention.ms": "-1", "max.message.bytes": str(LARGEST_BODY)})
+                config = {"retention.ms": "-1", "max.message.bytes": str(LARGEST_BODY)}
+                await make_topic(address, self._topic, 1, line._replicas, config)
                 self._made = True
         async with trouble(PublishFailed, deadline, address, self._topic, what=what, verb="write"):
             await line._write(
@@ -85,7 +87,7 @@ class Graveyard:
             await consumer.start()
             partition = self._partition
             # First: a topic that the user may not see is not listed.
-            done = (await self._line._committed(self._topic, [partition]))[partition]
+            done = (await committed(self._line.address, self._topic, [partition]))[partition]
             if self._topic not in await consumer.topics():
                 return []
             consumer.assign([partition])

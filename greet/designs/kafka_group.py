@@ -17,6 +17,7 @@ from aiokafka.errors import CommitFailedError
 
 from greet.designs.kafka_producer import ProducingLine
 from greet.designs.kafka_settings import SilentCoordinator
+from greet.designs.kafka_topic import committed
 from greet.errors import ConnectionLost, GreetError
 from greet.line import Subscription
 
@@ -48,7 +49,7 @@ class GroupMember(Subscription):
         both commit an offset that is not later than the moment at which either of them entered.
 
         This needs assigned partitions, and a consumer of its own: if `assign` is followed by `subscribe`
-        while aiokafka 0.14 looks for the group's coordinator, its task that keeps the group ends.
+        while aiokafka 0.14 looks for the group's coordinator, its task that sends heartbeats and rejoins ends.
         """
         partitions, new = self._all, False
         consumer = self._new_consumer()
@@ -74,14 +75,14 @@ class GroupMember(Subscription):
             )
 
     async def _is_new(self) -> bool:
-        return all(offset < 0 for offset in (await self._known(self._all)).values())
+        return all(offset < 0 for offset in (await self._offsets(self._all)).values())
 
-    async def _known(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+    async def _offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """The committed offsets of the group; `SilentCoordinator` if the broker answers, but not for this group."""
         seconds = self._line.timeout / 2
         try:
             async with asyncio.timeout(seconds):
-                return await self._line._committed(self._id, partitions)
+                return await committed(self._line.address, self._id, partitions)
         except TimeoutError:
             async with asyncio.timeout(seconds / 2):
                 await self._consumer.topics()
@@ -99,7 +100,7 @@ class GroupMember(Subscription):
             self._heard.clear()
             if now - self._asked > self._line.timeout / 4:
                 async with self._trouble(ConnectionLost, self._line._deadline(), what="the group cannot be read: "):
-                    await self._known(self._all[:1])
+                    await self._offsets(self._all[:1])
                 self._asked = asyncio.get_running_loop().time()
             return
         for partition in assigned:

@@ -1,7 +1,5 @@
-"""What a line over Kafka does besides sending: it creates the topic, keeps a producer running, and says what an error
-means for a name.
+"""The producer of a line over Kafka: how it is kept running, and what its errors mean for a name.
 
-- The topic is created at the first publish or subscribe, and has leaders before it is used.
 - The producer is started at the first publish, so a line that only subscribes does not need the right to write. A
   producer that has failed is replaced.
 - aiokafka says that a batch failed. A caller has to know more: was the name certainly not accepted
@@ -12,34 +10,27 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import (
     BrokerResponseError,
     KafkaError,
     KafkaTimeoutError,
-    NodeNotReadyError,
-    NoError,
     OutOfOrderSequenceNumber,
-    TopicAlreadyExistsError,
-    TopicAuthorizationFailedError,
     UnknownProducerId,
-    for_code,
 )
 
-from greet.designs.kafka_settings import AWAY, DRIVER_ERRORS, NOBODY, RETRY_SECONDS, insist, settings, trouble, words
+from greet.designs.kafka_settings import AWAY, DRIVER_ERRORS, NOBODY, RETRY_SECONDS, insist, trouble, words
+from greet.designs.kafka_topic import eager, make_topic, stopping
 from greet.errors import ConnectFailed, GreetError, PublishFailed, PublishUnknown, Unsupported
 from greet.line import CLOSED, Line, State
 from greet.tasks import beside, left, looked_at
 
 Tasks = Set[asyncio.Task[None]]
-
-_stopping = set[asyncio.Task[None]]()  # clients whose broker did not answer in time
 
 
 @dataclass
@@ -56,17 +47,16 @@ class ProducingLine(Line):
 
     _partitions: int
     _replicas: int
-    """-1 for the broker's default."""
     _durable: bool
 
     async def _connect(self, deadline: float) -> None:
         self._producer: AIOKafkaProducer | None = None
-        self._leaving: set[asyncio.Task[None]] = set()  # the tasks that stop failed producers
+        self._background: set[asyncio.Task[None]] = set()  # the tasks that start and stop producers
         self._starting: asyncio.Task[None] | None = None
         if await eager():  # with eager tasks its consumers end at once, without an error
             raise Unsupported("aiokafka does not work with eager tasks: use an event loop without that task factory")
         async with self._trouble(ConnectFailed, deadline, verb="create"):
-            count = await insist(self.address, lambda: self._make_topic(self.topic, self._partitions, only_look=True))
+            count = await insist(self.address, lambda: self._make_topic(only_look=True))
         if "partitions" in self.address.options and count != self._partitions:
             raise ConnectFailed(f"topic {self.topic} has partitions={count}: say so, or use another topic")
 
@@ -75,77 +65,19 @@ class ProducingLine(Line):
             self._starting.cancel()
         if self._producer:
             await self._stop(self._producer, deadline)
-        if self._leaving:
-            await asyncio.wait(self._leaving, timeout=left(deadline))
+        if self._background:
+            await asyncio.wait(self._background, timeout=left(deadline))
 
     @abstractmethod
     def _new_producer(self) -> AIOKafkaProducer:
         """A producer with the settings of the line."""
 
-    # ------------------------------------------------------------------------------------ the topic
-
-    async def _make_topic(
-        self, topic: str, partitions: int, config: dict[str, str] | None = None, *, only_look: bool = False
-    ) -> int:
-        """Create `topic` if it does not exist, wait until its partitions have leaders, and count them.
-
-        With `only_look` it is not created; the broker only checks whether it could be.
-        """
-        async with self._admin() as admin:
-            if topic not in await admin.list_topics():
-                # aiokafka accepts -1, the broker's default, only with an (empty) assignment of replicas.
-                new = NewTopic(topic, partitions, self._replicas, {} if self._replicas < 0 else None, config)
-                answer = await admin.create_topics([new], validate_only=only_look)
-                _, code, message = answer.topic_errors[0]
-                if "All brokers are currently fenced" in (message or ""):
-                    raise NodeNotReadyError(message)
-                if for_code(code) not in (NoError, TopicAlreadyExistsError):
-                    raise for_code(code)(message)
-                if only_look and code == NoError.errno:
-                    return partitions
-            while True:
-                (found,) = await admin.describe_topics([topic])
-                error = for_code(found["error_code"])()
-                if found["partitions"] and all(one["leader"] >= 0 for one in found["partitions"]):
-                    return len(found["partitions"])
-                if not (isinstance(error, NoError) or error.retriable):
-                    raise error
-                await asyncio.sleep(0.02)
-
-    @asynccontextmanager
-    async def _admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
-        admin = AIOKafkaAdminClient(**settings(self.address))
-        try:
-            await admin.start()
-            yield admin
-        finally:  # over TLS it waits until the broker closes too: that goes on in the background
-            await asyncio.wait([beside(admin.close(), _stopping)], timeout=RETRY_SECONDS)
-
-    async def _committed(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """The committed offset of `group` in each of `partitions`, or -1. Waits until the broker knows it.
-
-        After a restart, a broker first loads the groups. Until then its answer is an error, without any
-        partition. aiokafka 0.14 ignores that error: then `consumer.committed` says that nothing is
-        committed, and the group would start again. The admin client leaves the partitions out.
-        """
-        while True:
-            try:
-                async with self._admin() as admin:
-                    found = await admin.list_consumer_group_offsets(group, partitions=list(partitions))
-                if found.keys() >= set(partitions):
-                    return {one: found[one].offset for one in partitions}
-            except NoError:  # aiokafka 0.14 raises this for an error of one partition: the user may not see it
-                raise TopicAuthorizationFailedError from None
-            except KafkaError as error:
-                if not error.retriable:
-                    raise
-            await asyncio.sleep(RETRY_SECONDS)
-
     def _trouble(self, ours: type[GreetError], deadline: float, **more: str) -> AbstractAsyncContextManager[None]:
         """Raise the driver's errors and a missed deadline as `ours`."""
         return trouble(ours, deadline, self.address, self.topic, **more)
 
-    # --------------------------------------------------------------------------------- the producer
+    async def _make_topic(self, *, only_look: bool = False) -> int:
+        return await make_topic(self.address, self.topic, self._partitions, self._replicas, only_look=only_look)
 
     async def _write(self, attempt: Attempt, send: Callable[[AIOKafkaProducer], Awaitable[Any]]) -> None:
         """Call `send`, and return when the broker has acknowledged what it sent.
@@ -185,11 +117,13 @@ class ProducingLine(Line):
         try:
             async with asyncio.timeout_at(deadline):
                 yield attempt
-        except DRIVER_ERRORS as error:
+        except (*DRIVER_ERRORS, PublishFailed) as error:  # the latter if the line was left in the meantime
             why = self._why(error)
             failure: GreetError = PublishFailed(f"{why}: publish it again when that is fixed")
             if attempt.handed_over:
                 failure = PublishUnknown(f"{why}: publish it again if a duplicate does no harm")
+            elif isinstance(error, PublishFailed):
+                failure = PublishFailed(*error.args)
             failure.accepted = attempt.accepted
             raise failure from error
 
@@ -213,7 +147,7 @@ class ProducingLine(Line):
             if self._state is State.LEFT:
                 raise PublishFailed(CLOSED)
             if self._starting is None:
-                self._starting = beside(self._start_producer(), self._leaving)
+                self._starting = beside(self._start_producer(), self._background)
             starting = self._starting
             await asyncio.wait([starting])
             if not starting.cancelled():  # it is cancelled when the line is left
@@ -229,7 +163,7 @@ class ProducingLine(Line):
             self._starting = None
 
     async def _try_producer(self) -> None:
-        await self._make_topic(self.topic, self._partitions)
+        await self._make_topic()
         producer = self._new_producer()
         try:
             await producer.start()
@@ -242,12 +176,12 @@ class ProducingLine(Line):
     def _give_up(self, producer: AIOKafkaProducer) -> None:
         """Stop this producer; the next publish starts another one.
 
-        An idempotent producer cannot continue after a batch has failed. It is not waited for: its
-        remaining batches must not be written after those of the next producer.
+        An idempotent producer cannot continue after a batch has failed. This does not wait for it: it may
+        still write what it holds, and those who publish that are told `PublishUnknown`.
         """
         if producer is self._producer:
             self._producer = None
-            beside(self._stop(producer, 0), self._leaving)
+            beside(self._stop(producer, 0), self._background)
 
     async def _stop(
         self, client: AIOKafkaProducer | AIOKafkaConsumer, deadline: float, commits: Tasks = frozenset()
@@ -265,18 +199,7 @@ class ProducingLine(Line):
                 for one in commits:
                     one.cancel()
 
-        await asyncio.wait([beside(stop(), _stopping)], timeout=left(deadline))
-
-
-async def eager() -> bool:
-    """Whether a new task runs before `create_task` returns, as with `asyncio.eager_task_factory`."""
-
-    async def nothing() -> None: ...
-
-    probe = asyncio.create_task(nothing())
-    began = probe.done()
-    await probe
-    return began
+        await asyncio.wait([beside(stop(), stopping)], timeout=left(deadline))
 
 
 def _miscounted(error: Exception) -> bool:

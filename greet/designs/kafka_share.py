@@ -297,10 +297,10 @@ class KafkaShareLine(Line):
         headers = {key: str(getattr(letter, key)).encode() for key in ("group", "origin", "reason")}
         await self._publish(self._dead, [letter.body], deadline, headers)
 
-    async def dead_letters(self) -> list[DeadLetter]:
+    async def _dead_letters(self) -> list[DeadLetter]:
         return [letter for _, letter in await self._letters()]
 
-    async def resend_dead_letters(self) -> int:
+    async def _resend(self) -> int:
         sent = 0
         origins: set[str] = set()
         letters = await self._letters()
@@ -415,7 +415,7 @@ class KafkaShareSubscription(Subscription):
         line = self._line
         bounds = await line._bounds(line.topic)
         begin = {number: oldest if self._replay else end for number, (oldest, end) in bounds.items()}
-        known = await line._asked(self._id, self._known)
+        known = await line._asked(self._id, self._offsets)
         if new := all(start < 0 for start in known.values()):
             await self._configure()
             await line._asked(self._id, lambda wire: wire.begin(self._id, line.topic, begin))
@@ -584,9 +584,9 @@ class KafkaShareSubscription(Subscription):
         """For each partition, the offset up to which all names are settled."""
         line = self._line
         async with line._trouble(ConnectionLost, deadline):
-            return await line._asked(self._id, self._known)
+            return await line._asked(self._id, self._offsets)
 
-    async def _known(self, wire: Wire) -> dict[int, int]:
+    async def _offsets(self, wire: Wire) -> dict[int, int]:
         return await wire.starts(self._id, self._line.topic, range(self._line._made[self._line.topic]))
 
     # ------------------------------------------------------------------------------------- settling

@@ -19,8 +19,8 @@ AT_MOST_ONCE does not use the broker's automatic acknowledgement (`no_ack`), bec
 prefetch limit. A million waiting names would be pushed into the memory of the first member, and would
 be lost with it. Here it has at most `prefetch` names.
 
-How the connection is opened is in `rabbitmq_link`, and how exchange and queues are declared in
-`rabbitmq_topic`.
+How the connection is opened is in `rabbitmq_link`, how a user without all rights declares in
+`rabbitmq_topic`, and how dead letters are read in `rabbitmq_dead`.
 
 This is the plain path, which uses only the documented API of aio-pika. `greet.fast.rabbitmq` is
 faster, and can tell two things more: under AT_MOST_ONCE, that no queue got a name, which is not
@@ -32,6 +32,7 @@ sends larger frames, or more names, than were agreed on; here they are read, and
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -40,6 +41,7 @@ from typing import Any
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage, AbstractQueue
 from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity, DeliveryError, PublishError
+from pamqp.common import FieldTable
 
 from greet.address import Address
 from greet.designs import Design
@@ -59,13 +61,14 @@ from greet.designs.rabbitmq_link import (
     why,
     within,
 )
-from greet.designs.rabbitmq_topic import REST, await_leader, declare_group, short
+from greet.designs.rabbitmq_topic import REST, await_leader, binding, declare, exchange, kept, queue, short
 from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFailed, PublishUnknown
-from greet.line import CLOSED, Batch, DeadLetter, Guarantee, Line, Poison, State, Subscription, runs
+from greet.line import CLOSED, DEAD, Batch, DeadLetter, Guarantee, Line, Poison, State, Subscription, runs
 from greet.tasks import looked_at
 
 LOOK = 10.0
-"""The interval in seconds in which a member checks that exchange, queues and binding still exist."""
+"""The interval in seconds in which a member declares exchange, queues and binding again."""
+log = logging.getLogger("greet")
 REMEMBER = 5000
 """How many handled names a member remembers at least, so that it can recognize a redelivery."""
 
@@ -95,7 +98,8 @@ class RabbitMQLine(Line):
         self.queue_type = self.address.choice("queue_type", "classic", "quorum")
         self.prefetch = whole(self.address, "prefetch", 500)
         self._confirms = self.guarantee is not Guarantee.AT_MOST_ONCE
-        self._mode = aio_pika.DeliveryMode(2 if self.guarantee is Guarantee.DURABLE else 1)
+        durable = self.guarantee is Guarantee.DURABLE
+        self._mode = aio_pika.DeliveryMode.PERSISTENT if durable else aio_pika.DeliveryMode.NOT_PERSISTENT
         self._link = self._new_link(f"publisher to {topic}")
 
     def _new_link(self, name: str) -> Link:
@@ -242,10 +246,10 @@ class RabbitMQLine(Line):
     def _subscription(self, group: str, *, replay: bool) -> RabbitMQSubscription:
         return RabbitMQSubscription(self, short("group", group), replay=replay)
 
-    async def dead_letters(self) -> list[DeadLetter]:
+    async def _dead_letters(self) -> list[DeadLetter]:
         return await graveyard.letters(self)
 
-    async def resend_dead_letters(self) -> int:
+    async def _resend(self) -> int:
         return await graveyard.resend(self)
 
 
@@ -264,11 +268,12 @@ class RabbitMQSubscription(Subscription):
         super()._forget()
         self._channel = None  # the consumer's channel; None while the connection is lost
         self._lost_before = False
+        self._warned = False  # that the queue may not be bound
         self._looking: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
         self._noted = Batch([]), 0  # the last batch that was added to `_handled`, and how many of its names
         self._handled: deque[Any] = deque(maxlen=max(REMEMBER, self._line.prefetch))  # the last handled messages
-        self._known: set[str | None] = set()  # their ids, after a lost connection: the broker may redeliver them
+        self._redelivered: set[str | None] = set()  # their ids, after a lost connection: the broker may redeliver them
         self._acknowledging: asyncio.Task[None] | None = None
         self._told_broker = False  # an acknowledgement was written
         self._behind_broker = False  # an acknowledgement could not be written
@@ -300,10 +305,26 @@ class RabbitMQSubscription(Subscription):
 
     async def _declare_all(self) -> None:
         """Declare exchange, queues and binding, with the settings of the line."""
-        await declare_group(self._link, self._line.topic, self._queue, self._line.queue_type)
+        topic, link = self._line.topic, self._link
+        kind = kept(self._line.queue_type)
+        if self._line.queue_type == "quorum":
+            # If a consumer's node is down, RabbitMQ 4.3 keeps the messages of that consumer for a minute, or until the
+            # node is up again, and delivers later messages before them. With 0 it requeues them at once, as before 4.3.
+            kind["x-consumer-disconnected-timeout"] = 0
+        # Rejected messages go through the default exchange "" to the queue of this name.
+        rejected: FieldTable = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{topic}{DEAD}"}
+        for one in (queue(f"{topic}{DEAD}", kind), queue(self._queue, kind | rejected), exchange(topic)):
+            await declare(link, one)
+        if not await declare(link, binding(topic, self._queue)) and not self._warned:
+            self._warned = True
+            log.warning(
+                "this user may not bind queue %s to exchange %s, and nobody can ask RabbitMQ whether it is bound:"
+                " if it is not, no name comes; let a user with that right subscribe once",
+                *(self._queue, topic),
+            )
 
     async def _keep_looking(self) -> None:
-        """Check the exchange regularly: nobody tells a consumer that it was deleted, and no name would come."""
+        """Declare them regularly: nobody tells a consumer that the exchange was deleted, and no name would come."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(LOOK, self._line.timeout / 3)):
@@ -319,7 +340,7 @@ class RabbitMQSubscription(Subscription):
     async def _rejoin(self) -> None:
         """The connection was lost: connect and consume again. The broker redelivers what was not acknowledged."""
         self._lost_before = True
-        self._known = {self._id(one) for one in self._handled} - {None}
+        self._redelivered = {self._id(one) for one in self._handled} - {None}
         deadline = self._line._deadline()
         await asyncio.sleep(REST)
         try:
@@ -355,7 +376,7 @@ class RabbitMQSubscription(Subscription):
         come = self._come = asyncio.Queue[AbstractIncomingMessage | None]()  # bounded by the prefetch limit
 
         async def take(message: AbstractIncomingMessage) -> None:
-            if message.redelivered and message.message_id in self._known:  # aiormq gives each message a random id
+            if message.redelivered and message.message_id in self._redelivered:  # aiormq gives each message a random id
                 # It was handled, but its acknowledgement was lost with the connection.
                 with suppress(*DRIVER):
                     await message.ack()
@@ -372,11 +393,12 @@ class RabbitMQSubscription(Subscription):
             if not self._channel:
                 await self._rejoin()
             channel = self._channel
-            messages = [await self._come.get()]
+            come = [await self._come.get()]
             while not self._come.empty():
-                messages.append(self._come.get_nowait())
-            if channel is self._channel:
-                return runs([one.body for one in messages if one], [one for one in messages if one], channel)
+                come.append(self._come.get_nowait())
+            messages = [one for one in come if one]
+            if messages and channel and channel is self._channel:  # else the broker delivers them again
+                return runs([one.body for one in messages], messages, channel)
 
     def _id(self, handled: Any) -> str | None:
         message: AbstractIncomingMessage = handled
@@ -390,6 +412,15 @@ class RabbitMQSubscription(Subscription):
 
     async def _settle(self, batch: Batch, count: int) -> None:
         self._note(batch, count)
+        await self._ack(batch, count)
+
+    async def _settle_ahead(self, batch: Batch, deadline: float) -> bool:
+        await self._ack(batch, len(batch.names))
+        if not self._behind_broker:  # else they are not handed out now, and come again
+            self._note(batch, len(batch.names))
+        return not self._behind_broker
+
+    async def _ack(self, batch: Batch, count: int) -> None:
         self._behind_broker = batch.source is not self._channel
         if not self._behind_broker:
             self._told_broker = True
@@ -406,10 +437,6 @@ class RabbitMQSubscription(Subscription):
                     await asyncio.shield(self._acknowledging)
             except DRIVER:
                 self._behind_broker = True
-
-    async def _settle_ahead(self, batch: Batch, deadline: float) -> bool:
-        await self._settle(batch, len(batch.names))
-        return not self._behind_broker
 
     async def _bury(self, poison: Poison, deadline: float) -> None:
         """Reject it: the broker moves it to the dead letters."""

@@ -41,7 +41,7 @@ CLOSING = 5.0
 STEP = 4096
 """A name that is longer, in steps of so many bytes, than all accepted before is sent alone: it may be refused."""
 MAYBE = "it may have been accepted, so publishing it again may make a duplicate"
-REFUSED = "the broker refused names, because a queue is full or has no leader,"
+REFUSED = "a queue refused names, because it is full or has no leader,"
 T = TypeVar("T")
 
 # Errors are raised. The drivers also log them; that is shown only if the application configures logging.
@@ -66,7 +66,7 @@ class Link:
         self._properties: FieldTable = {"connection_name": f"greet: {name}"}
         self._tls = tls(address)
         self._connection: AbstractConnection | None = None
-        self._opening = 0  # counts the calls of `close`: a connection that an older `open` made is closed again
+        self._closings = 0  # counts the calls of `close`: a connection that an older `open` made is closed again
 
     def usable(self) -> bool:
         """Whether the connection is open, as far as we know."""
@@ -75,7 +75,7 @@ class Link:
     async def open(self, deadline: float) -> None:
         """Close the old connection and connect to the first host that accepts. Each host gets its share of the time."""
         await self.close(deadline)
-        mine = self._opening
+        mine = self._closings
         hosts = self.address.hosts
         for place, (host, port) in enumerate(hosts):
             now = asyncio.get_running_loop().time()
@@ -86,7 +86,7 @@ class Link:
                 if place == len(hosts) - 1:
                     raise
                 continue
-            if mine != self._opening:
+            if mine != self._closings:
                 await self._end(connection, deadline)
                 raise ConnectionError("the line was closed")
             self._connection = connection
@@ -116,7 +116,7 @@ class Link:
 
     async def close(self, deadline: float) -> None:
         """Close the connection by the protocol, so that the broker has read all that was written."""
-        self._opening += 1
+        self._closings += 1
         connection, self._connection = self._connection, None
         if connection:
             await self._end(connection, deadline)

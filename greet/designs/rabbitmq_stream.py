@@ -111,7 +111,7 @@ class StreamLine(RabbitMQLine):
     def _subscription(self, group: str, *, replay: bool) -> StreamSubscription:
         return StreamSubscription(self, short("group", group), replay=replay)
 
-    async def dead_letters(self) -> list[DeadLetter]:
+    async def _dead_letters(self) -> list[DeadLetter]:
         letters: dict[tuple[str, str], DeadLetter] = {}
 
         async def read(_: AbstractChannel, message: AbstractIncomingMessage) -> None:
@@ -121,7 +121,7 @@ class StreamLine(RabbitMQLine):
         await visit(self, read)
         return [*letters.values()]
 
-    async def resend_dead_letters(self) -> int:
+    async def _resend(self) -> int:
         sent: set[str] = set()
 
         async def send(channel: AbstractChannel, message: AbstractIncomingMessage) -> None:

@@ -1,4 +1,4 @@
-"""What a topic and its groups are on a broker of RabbitMQ: how exchange, queues and binding are declared."""
+"""How an exchange, a queue and a binding of RabbitMQ are declared, by a user with or without the right to do so."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from pamqp.common import FieldTable
 
 from greet.designs.rabbitmq_link import Link
 from greet.errors import BadURL
-from greet.line import DEAD
 
 Declare = Callable[[AbstractChannel, bool], Awaitable[Any]]
 """Declares something on a channel; with True it only checks that it exists (a passive declaration)."""
 ELECTION = 2.0
 """The longest time in seconds that a member which lost its connection waits for the leader of its quorum queue."""
 REST = 0.1
-"""The pause in seconds before a broker that failed is tried again: a cluster elects a leader in that time."""
+"""The pause in seconds before a broker that failed is asked again."""
 
 
 def short(what: str, text: str) -> str:
@@ -40,8 +39,18 @@ def queue(name: str, arguments: FieldTable) -> Declare:
     return lambda channel, passive: channel.declare_queue(name, durable=True, arguments=arguments, passive=passive)
 
 
+def binding(topic: str, name: str) -> Declare:
+    """Binds a queue to the exchange of a topic. AMQP has no passive form of this."""
+
+    async def bind(channel: AbstractChannel, passive: bool) -> None:
+        if not passive:
+            await (await channel.get_queue(name)).bind(topic)
+
+    return bind
+
+
 def kept(queue_type: str) -> FieldTable:
-    """The arguments of a queue that gives up no message."""
+    """The arguments of a queue that drops no message because it was delivered many times."""
     if queue_type != "quorum":
         return {"x-queue-type": queue_type}
     # When a member leaves, each message that it held counts as a failed delivery. RabbitMQ 4 drops a message after 20
@@ -49,26 +58,8 @@ def kept(queue_type: str) -> FieldTable:
     return {"x-queue-type": queue_type, "x-delivery-limit": 1_000_000_000}
 
 
-async def declare_group(link: Link, topic: str, group_queue: str, queue_type: str) -> None:
-    """Declare the exchange of `topic`, the queue of its dead letters, and the queue of a group, and bind that."""
-    kind = kept(queue_type)
-    if queue_type == "quorum":
-        # If a consumer's node is down, RabbitMQ 4.3 keeps the messages of that consumer for a minute, or until the
-        # node is up again, and delivers later messages before them. With 0 it requeues them at once, as before 4.3.
-        kind["x-consumer-disconnected-timeout"] = 0
-    # Rejected messages go through the default exchange "" to the queue of this name.
-    rejected: FieldTable = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{topic}{DEAD}"}
-
-    async def bind(channel: AbstractChannel, passive: bool) -> None:
-        if not passive:
-            await (await channel.get_queue(group_queue)).bind(topic)
-
-    for one in (queue(f"{topic}{DEAD}", kind), queue(group_queue, kind | rejected), exchange(topic), bind):
-        await declare(link, one)
-
-
-async def declare(link: Link, what: Declare) -> None:
-    """Declare something. A user without the right to declare can still read if it exists already."""
+async def declare(link: Link, what: Declare) -> bool:
+    """Declare something; False if the user may not, but it exists already: then the user can still read."""
     try:
         await _declare(link, what, passive=False)
     except ChannelAccessRefused as refusal:
@@ -76,6 +67,8 @@ async def declare(link: Link, what: Declare) -> None:
             await _declare(link, what, passive=True)
         except ChannelNotFoundEntity:
             raise refusal from None
+        return False
+    return True
 
 
 async def declare_if_missing(link: Link, what: Declare) -> None:
@@ -92,10 +85,11 @@ async def _declare(link: Link, what: Declare, *, passive: bool) -> None:
 
 
 async def await_leader(channel: AbstractChannel, group_queue: str) -> None:
-    """Wait until the queue has a leader, and the leader has requeued the names that we held before.
+    """Wait until the queue has a leader, and give the leader time to requeue the names that we held before.
 
     A member that consumes earlier gets newer names first, and the requeued ones after them. A queue without
-    a leader reports no consumers. A leader still counts the consumers of a node that is down, ours too.
+    a leader reports no consumers. A leader still counts the consumers of a node that is down, ours too. A queue
+    that really has no consumer makes this wait for all of `ELECTION`.
     """
     now = asyncio.get_running_loop().time
     deadline = now() + ELECTION

@@ -205,7 +205,7 @@ class FastRabbitMQSubscription(RabbitMQSubscription):
 
     async def _consume(self, channel: AbstractChannel, queue: AbstractQueue) -> None:
         underlay = await channel.get_underlay_channel()
-        self._inbox = Inbox(self._link.wire, underlay.number, self._line.prefetch, self._known)
+        self._inbox = Inbox(self._link.wire, underlay.number, self._line.prefetch, self._redelivered)
         self._link.wire.on_lost = lambda: self._lost(channel)
         await queue.consume(_taken_by_the_inbox)
 
@@ -224,8 +224,7 @@ class FastRabbitMQSubscription(RabbitMQSubscription):
         _, header = handled
         return message_id(header)
 
-    async def _settle(self, batch: Batch, count: int) -> None:
-        self._note(batch, count)
+    async def _ack(self, batch: Batch, count: int) -> None:
         self._behind_broker = batch.source is not self._channel or not self._link.wire.open
         if not self._behind_broker:
             self._told_broker = True

@@ -284,6 +284,35 @@ async def test_entering_again_begins_anew(line: Line, case: Case) -> None:
         await nothing_comes(others)
 
 
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.design.in_process and case.guarantee is not AMO], ids=str
+)
+async def test_names_that_two_give_back_reach_two_that_wait(line: Line) -> None:
+    """At once: the handler of the first of them never ends."""
+    got = asyncio.Queue[str]()
+
+    async def member() -> None:
+        async with line.subscribe("hello") as names:
+            async for name in names:
+                got.put_nowait(name)
+                await asyncio.Event().wait()
+
+    holding = [asyncio.create_task(member()) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    for name in NAMES[:2]:
+        await line.publish(name)
+        assert await got.get() == name
+    waiting = [asyncio.create_task(member()) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    for task in holding:
+        task.cancel()
+    async with asyncio.timeout(2):
+        assert {await got.get(), await got.get()} == set(NAMES[:2])
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(holding + waiting)
+
+
 @KEEPING
 async def test_who_is_cancelled_while_it_leaves_has_left_all_the_same(line: Line) -> None:
     """What was handled is settled; what was not handed out comes again, and no part of the member stays."""
@@ -580,6 +609,9 @@ async def test_what_was_not_entered_is_refused(connect: Connect) -> None:
         await line.publish("Ada")
     with pytest.raises(greet.WrongUse, match="was not entered: use `async with`"):
         await line.publish_many(["Ada"])
+    for look in (line.dead_letters, line.resend_dead_letters):
+        with pytest.raises(greet.WrongUse, match="was not entered: use `async with`"):
+            await look()
     with pytest.raises(greet.WrongUse, match="was not entered: use `async with`"):
         await line.subscribe("hello").__aenter__()
     async with line:
@@ -605,6 +637,9 @@ async def test_a_line_that_was_left_can_be_entered_again(connect: Connect) -> No
             assert await take(names, 1) == [name]
         with pytest.raises(greet.PublishFailed, match="closed"):
             await line.publish("late")
+        for look in (line.dead_letters, line.resend_dead_letters):
+            with pytest.raises(greet.PublishFailed, match="closed"):
+                await look()
 
 
 async def test_another_loop_or_thread_is_refused(line: Line) -> None:

@@ -32,6 +32,7 @@ from bench.faults.proxy import proxy
 from greet import Guarantee
 from greet.brokers import Broker
 from greet.brokers.process import free_ports
+from greet.designs import kafka as design
 from greet.designs.kafka import JOIN_SECONDS, KafkaLine, KafkaSubscription
 from greet.designs.kafka_settings import words
 from greet.fast.kafka import _Outbox
@@ -116,6 +117,38 @@ async def test_where_a_group_starts_is_written_down_when_it_is_entered(kafka_url
             ends = await positions(kafka_url, topic, "hello", 3)
             assert sum(end or 0 for end in ends) == 300
             assert await positions(kafka_url, topic, "goodbye", 3) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_a_member_that_comes_back_commits_nothing_older(
+    kafka_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was frozen; meanwhile another member had its partition, and committed more."""
+    monkeypatch.setattr(design, "HOLD_SECONDS", 0.1)
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line, line.subscribe("hello") as names:
+        await line.publish_many(MANY[:100])
+        assert await take(names, 50) == MANY[:50]
+        member, place = cast(KafkaSubscription, names), TopicPartition(topic, 0)
+        await member.revoked()
+        await member._commit({place: 100})
+        await member.assigned([place])
+        await asyncio.sleep(0.5)
+        assert await positions(kafka_url, topic, "hello") == [100]
+        await line.publish("last")
+        assert await take(names, 1) == ["last"]
+    assert await positions(kafka_url, topic, "hello") == [101]
+
+
+async def test_what_may_be_accepted_is_unknown_though_the_line_was_closed_meanwhile(kafka_url: str, topic: str) -> None:
+    line = cast(KafkaLine, greet.connect(kafka_url, topic))
+    for handed_over, failure in ((True, greet.PublishUnknown), (False, greet.PublishFailed)):
+        async with line:
+            pass
+        with pytest.raises(failure) as caught:
+            async with line._publishing(line._deadline()) as attempt:
+                attempt.accepted, attempt.handed_over = 2, handed_over
+                await line._started()
+        assert (type(caught.value), caught.value.accepted) == (failure, 2)
 
 
 async def test_members_that_start_a_group_at_once_miss_nothing(kafka_url: str, topic: str) -> None:

@@ -1057,7 +1057,29 @@ async def test_a_name_that_is_larger_than_the_broker_takes(small: str, topic: st
 
 
 @pytest.mark.parametrize("path", ["fast", "plain"])
-async def test_a_user_who_may_only_read_or_write(rights: Rights, topic: str, path: str) -> None:
+async def test_what_could_not_be_acknowledged_ahead_is_handed_out_when_it_comes_again(
+    rabbitmq_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With AT_MOST_ONCE: it was not handed out, so it must not be taken for handled."""
+    async with line_to(rabbitmq_url, topic, AMO, path=path) as line, line.subscribe("hello") as names:
+        member = cast(RabbitMQSubscription, names)
+        ack = member._ack
+
+        async def lose(batch: Batch, count: int) -> None:
+            monkeypatch.setattr(member, "_ack", ack)
+            assert member._channel
+            member._lost(member._channel)
+            await ack(batch, count)
+
+        monkeypatch.setattr(member, "_ack", lose)
+        await line.publish_many(["Ada", "Zoë"])
+        assert await take(names, 2) == ["Ada", "Zoë"]
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_a_user_who_may_only_read_or_write(
+    rights: Rights, topic: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """What exists can be used without the right to declare it; a right that is missing is told at once."""
     async with line_to(rights.all, topic) as line, line.subscribe("hello"):
         pass
@@ -1066,6 +1088,7 @@ async def test_a_user_who_may_only_read_or_write(rights: Rights, topic: str, pat
         async with reader.subscribe("hello") as names:
             await writer.publish("Ada")
             assert await take(names, 1) == ["Ada"]
+        assert caplog.text.count("may not bind queue") == 1  # nobody can see whether it is bound
         with pytest.raises(greet.PublishFailed, match=r"not accepted.*set_permissions"):
             await reader.publish("Zoë")
         for subscription in (writer.subscribe("hello"), reader.subscribe("unheard")):
