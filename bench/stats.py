@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999, "max": 1.0}
-TAIL = 10_000
-"""The fewest samples of which a p99.9 is told: ten lie above it."""
+ENOUGH = {"p99": 1_000, "p99_9": 10_000}
+"""The fewest samples of which a percentile is told: ten lie above it."""
 FEWEST = 4
 """The fewest rounds of which a ratio has an interval."""
 SURE = 0.95
@@ -23,16 +23,14 @@ SURE = 0.95
 def percentiles(samples_ns: ArrayLike) -> dict[str, float | None]:
     """p50, p90, p99, p99_9 and max in milliseconds, each a sample that occurred (nearest rank).
 
-    A figure that the samples cannot carry is None: all of no samples, p99_9 of fewer than `TAIL`.
+    A figure that the samples cannot carry is None: all of no samples, p99 and p99_9 of fewer than `ENOUGH`.
     """
     samples = np.asarray(samples_ns, np.int64)
     if not samples.size:
         return dict.fromkeys(PERCENTILES)
     found = np.quantile(samples, list(PERCENTILES.values()), method="inverted_cdf") / 1e6
     figures: dict[str, float | None] = {name: float(value) for name, value in zip(PERCENTILES, found, strict=True)}
-    if samples.size < TAIL:
-        figures["p99_9"] = None
-    return figures
+    return {name: value if samples.size >= ENOUGH.get(name, 0) else None for name, value in figures.items()}
 
 
 def tail(samples_ns: ArrayLike, points: int = 60) -> list[tuple[float, float]]:

@@ -14,6 +14,8 @@ from bench.stats import short
 from greet import Guarantee
 
 BREACHES = ("lost", "duplicates", "reordered")
+UNSTABLE = 0.2
+"""The coefficient of variation from which on a cell is called unstable."""
 
 
 def ordered(rows: pd.DataFrame) -> pd.DataFrame:
@@ -137,8 +139,16 @@ def counted(part: pd.DataFrame) -> str:
     """What became of the messages of some rows: "5 × all" or what is wrong."""
     wrong = [f"{int(part[what].sum())} {what}" for what in BREACHES if part[what].sum() > 0]
     failed = part["error"].notna().sum()
-    every = "all" if told_apart(part).all() else "all, not told apart"
+    every = "all" if told_apart(part).all() else "all, only counted"
+    if is_unstable(part):
+        every += ", unstable"
     return ", ".join([*wrong, f"{failed} failed"] if failed else wrong) or f"{len(part)} × {every}"
+
+
+def is_unstable(part: pd.DataFrame) -> bool:
+    """Whether the speeds of at least four repetitions differ by more than a fifth, as their standard deviation."""
+    speeds = part["messages_per_s"].astype(float).dropna() if "messages_per_s" in part else pd.Series(dtype=float)
+    return len(speeds) >= stats.FEWEST and bool(speeds.std() > UNSTABLE * speeds.mean())
 
 
 def told_apart(rows: pd.DataFrame) -> pd.Series[bool]:

@@ -1,6 +1,6 @@
 """The bare `asyncio.Queue`: `await queue.put(name)`, `await queue.get()`, and nothing else.
 
-For many at a time, an entry is a list of 100 messages, and the queue holds as many entries: greet's bounds.
+For many at a time, an entry is a list of 200 messages, and the queue holds as many entries: greet's bounds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from bench.model import Contender, Following, Place, Publisher
 from greet import Guarantee
 
-ENTRY = 100
+ENTRY = 200
 """Names in an entry of a queue, for many at a time."""
 _queues: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, dict[str, asyncio.Queue[Any]]]] = WeakKeyDictionary()
 
@@ -83,7 +83,7 @@ CONTENDERS: list[Contender] = [
         survives="nothing",
     ),
     BareQueue(
-        *("asyncio", "many", 2_000_000, "asyncio.Queue(1000) of lists of 100 names"),
+        *("asyncio", "many", 2_000_000, "asyncio.Queue(1000) of lists of 200 names"),
         name="bare queue",
         guarantees=IN_PROCESS,
         survives="nothing",

@@ -27,6 +27,8 @@ AHEAD = 20_000
 """Names that the asyncio producer has unanswered; librdkafka's own buffer takes 100,000."""
 LOOK_S = 0.05
 """How long a `poll` waits, before the event loop has a turn."""
+JOIN_S = 5.0
+"""How long to wait for partitions before a consumer is there, and a clock runs. A member may also get none."""
 FLUSH_S = 60.0
 
 
@@ -132,13 +134,25 @@ class _Taking:
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
         self._asked = False
+        self._early: list[Any] = []
         self.commits = Commits(lambda: asyncio.to_thread(consumer.commit, asynchronous=False))
+
+    async def joined(self, assigned: Sequence[Any]) -> None:
+        """Wait until the group has told this member its partitions; `poll` has to be called for that."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(JOIN_S):
+                while not assigned:
+                    if message := self._consumer.poll(LOOK_S):
+                        self._early.append(message)
+                    await asyncio.sleep(0)
 
     async def one(self) -> str:
         self._asked = True
         if self.commits.due:
             await self.commits.settle()
-        while (message := self._consumer.poll(LOOK_S)) is None:  # noqa: ASYNC110, it is the poll that waits
+        message = self._early.pop(0) if self._early else None
+        while message is None:
+            message = self._consumer.poll(LOOK_S)
             await asyncio.sleep(0)
         self._asked, self.commits.open = False, True
         return _name(message)
@@ -191,7 +205,9 @@ class Confluent(Contender):
         consumer = Consumer(_consuming(place, group) | dict(self.settings))
         taking = _Taking(consumer)
         try:
-            consumer.subscribe([place.topic], on_revoke=taking.revoked)
+            assigned: list[Any] = []
+            consumer.subscribe([place.topic], on_assign=lambda *told: assigned.append(told), on_revoke=taking.revoked)
+            await taking.joined(assigned)
             following: Any = Following(taking.several if self.way == "many" else taking.one)
             yield following
             await taking.commits.settle()
@@ -236,7 +252,18 @@ class _Held:
         self.held: Iterator[str] = iter(())
         self.commits = Commits(lambda: consumer.commit(asynchronous=False))
 
+    async def joined(self, assigned: asyncio.Event) -> None:
+        """Wait until the group has told this member its partitions; `poll` has to be called for that."""
+        give_up = asyncio.get_running_loop().time() + JOIN_S
+        while not assigned.is_set() and asyncio.get_running_loop().time() < give_up:
+            if message := await self._consumer.poll(LOOK_S):
+                self.held = iter([*self.held, _name(message)])
+                self.commits.open = True
+
     async def several(self) -> list[str]:
+        if early := list(self.held):
+            self.held = iter(())
+            return early
         if self.commits.due:
             await self.commits.settle()
         while not (found := await self._consumer.consume(LIST, 0)):
@@ -291,8 +318,14 @@ class ConfluentAio(Contender):
 
         await make_topic(place)
         async with AIOConsumer(_consuming(place, group)) as consumer:
-            await consumer.subscribe([place.topic])
             taking = _Held(consumer)
+            assigned = asyncio.Event()
+
+            async def told(*_: Any) -> None:
+                assigned.set()
+
+            await consumer.subscribe([place.topic], on_assign=told)
+            await taking.joined(assigned)
             following: Any = Following(taking.several if self.way == "many" else taking.one)
             yield following
             if next(taking.held, None) is None:

@@ -66,7 +66,7 @@ Way = Literal["name", "many"]
 WAYS: tuple[Way, ...] = ("name", "many")
 STARTS: dict[tuple[Product | None, Way], Start] = {
     (None, "name"): Start(500_000, "one process, queue of 1,000 names"),
-    (None, "many"): Start(2_000_000, "one process, queue of 1,000 lists of 100 names"),
+    (None, "many"): Start(2_000_000, "one process, queue of 1,000 lists of 200 names"),
     (RABBITMQ, "name"): Start(4_000, "500 unconfirmed; greet's prefetch and acks", 500),
     (RABBITMQ, "many"): Start(8_000, "greet's window, prefetch and acks"),
     (KAFKA, "name"): Start(40_000, "1,000 unacknowledged; 1 partition; greet's batches and commits", 1_000),

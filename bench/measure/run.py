@@ -51,10 +51,16 @@ QUIET_S = 10.0
 """When nothing came for so long, a consumer takes what is missing for lost."""
 SHARED_QUIET_S = 2.0
 """The same of a member that cannot know what the others got."""
-MOST_NAMES = 1_000_000
+MOST_NAMES = 2_000_000
 """Names in each second of a repetition, at most: each takes some 100 bytes at either end."""
-MOST_BYTES = 256_000_000
+MOST_BYTES = 512_000_000
 """Bytes of the messages of one repetition, at most."""
+FEW_NAMES = 5_000
+"""A repetition of slow messages gets so many, but takes no longer than twice the time that was asked for."""
+SAMPLES = 1_200
+"""A repetition of paced messages has so many at least: enough for a p99, after the first ones are left out."""
+MARGIN = 1.2
+"""How much longer a repetition is planned than it must be: the warm-up finds a speed that is too low."""
 
 
 class OpenSession:
@@ -121,7 +127,28 @@ class OpenSession:
             return names
         rate = cell.rate or await self.maximum(cell) * (cell.load or 1)
         seconds = cell.seconds or self.settings.seconds
-        return max(100, int(min(rate * seconds, MOST_NAMES * max(1, seconds), MOST_BYTES / cell.size)))
+        planned = rate * seconds * (MARGIN if self._is_timed(cell) else 1)
+        return self._bounded(cell, max(planned, SAMPLES) if cell.load and self.settings.full else planned)
+
+    def _is_timed(self, cell: Cell) -> bool:
+        """Whether a repetition has to take a certain time: in the full profile, where messages are not paced."""
+        fixed = cell.rate or cell.load or cell.names or cell.measure or cell.contender.names(cell.size)
+        return self.settings.full and not fixed
+
+    def _bounded(self, cell: Cell, names: float) -> int:
+        """So many messages, or more if they are few, as far as there is memory for them."""
+        if self._is_timed(cell):
+            names = max(names, min(FEW_NAMES, 2 * names))
+        seconds = cell.seconds or self.settings.seconds
+        return max(100, int(min(names, MOST_NAMES * max(1, seconds), MOST_BYTES / cell.size)))
+
+    def instead(self, cell: Cell, names: int, found: Sequence[Figures]) -> int:
+        """How many messages a repetition should have had, if it was too short; else as many as it had."""
+        times = [one.fields.get("elapsed_s") for one in found]
+        if not self._is_timed(cell) or not all(times):
+            return names
+        longer = (cell.seconds or self.settings.seconds) / min(filter(None, times))
+        return max(names, self._bounded(cell, names * longer * MARGIN)) if longer > 1 else names
 
     @staticmethod
     def _guess(cell: Cell) -> float:
@@ -581,8 +608,9 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
 
     In each round the designs are in an order of their own; so are the blocks of each design, a phase at
     a guarantee, and the cells of each block. What is compared so stands close together. The order
-    depends on the seed and the question. A cell that fails is left out from then on, as is
-    what needs a broker that is lost.
+    depends on the seed and the question. In the full profile, a repetition that was too short is
+    repeated with more messages. A cell that fails is left out from then on, as is what needs a broker
+    that is lost.
     """
 
     def row(cell: Cell, repetition: int, figures: Figures) -> Row:
@@ -612,7 +640,11 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
         shuffle(blocks)
         order.sort(key=lambda cell: (designs.index(_design(cell)), blocks.index(_block(cell))))
         for cell in order:
-            for figures in await session.measured(cell, names[cell]):
+            found = await session.measured(cell, names[cell])
+            if (instead := session.instead(cell, names[cell], found)) > names[cell]:
+                names[cell] = instead
+                found = await session.measured(cell, instead)
+            for figures in found:
                 yield row(cell, repetition, figures)
                 if figures.fields["error"]:
                     names.pop(cell, None)

@@ -30,7 +30,7 @@ def first(settings: Settings) -> list[Cell]:
 def cells(settings: Settings) -> list[Cell]:
     """The fast ways of each design."""
     return [
-        Cell(one, guarantee, groups=groups, seconds=settings.brief)
+        Cell(one, guarantee, groups=groups)
         for one in settings.of(way="many")
         if one.name == "greet" or (settings.full and one.name in PEERS)
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)

@@ -14,7 +14,6 @@ import pandas as pd
 
 from bench import pictures, stats, tables
 from bench.measure.loops import bare
-from bench.measure.run import MOST_NAMES
 from bench.model import BARE, LOOP, Cell, Figures, Session, Settings, title_of
 from bench.pictures import Dots, Picture
 
@@ -32,7 +31,9 @@ class Rung(NamedTuple):
     """How many steps above it is the step that it changes."""
 
 
-LISTS = "lists of 100: acknowledged by the hundred"
+LISTS = "in lists: acknowledged by the list"
+LONG = 3_000_000
+"""Messages of a repetition that shows the cost of the bench's own code."""
 RUNGS = (
     Rung("asyncio", "bare queue", "name", None, "bare queue: a cancelled reader loses its message"),
     Rung("asyncio", "greet", "name", None, "greet, one by one: nothing"),
@@ -66,13 +67,13 @@ def cells(settings: Settings) -> list[Cell]:
         for guarantee in settings.guarantees(one, one.guarantees[-1])
     ]
     if settings.full:  # the cost of the bench's own code is small: it is measured more often
-        long: dict[str, Any] = {"names": 3 * MOST_NAMES, "rounds": 2 * settings.rounds}
+        long: dict[str, Any] = {"names": LONG, "rounds": 2 * settings.rounds}
         found = [replace(one, **long) if one.rung in (LISTS, BARE) else one for one in found]
     return [replace(one, measure=_bare) if one.rung == BARE else one for one in found]
 
 
 async def _bare(session: Session, cell: Cell, names: int) -> list[Figures]:
-    names = names or MOST_NAMES
+    names = names or LONG // 3
     elapsed, cpu = await session.submit(bare, names)
     fields = {
         "sent": names,

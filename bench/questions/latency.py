@@ -16,6 +16,7 @@ import math
 import pandas as pd
 
 from bench import pictures, tables
+from bench.measure.run import SAMPLES
 from bench.model import PERFTEST, Cell, Contender, Settings, title_of
 from bench.pictures import Dots, Lines, Picture
 from greet import Guarantee
@@ -61,9 +62,9 @@ def cells(settings: Settings) -> list[Cell]:
     ]
     if settings.full:
         found += [
-            Cell(one, guarantee, rate=rate, seconds=seconds)
+            Cell(one, guarantee, rate=rate, seconds=max(seconds, SAMPLES / rate))
             for one, guarantee in all_of_them
-            if (product := named(one.design).product) and (rate := RATES.get(product))
+            if (product := named(one.design).product) and (rate := RATES.get(product)) and named(one.design).usual
         ]
         found += [
             Cell(one, guarantee, rate=RATES[RABBITMQ])

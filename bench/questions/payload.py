@@ -37,7 +37,7 @@ def first(settings: Settings) -> list[Cell]:
 def cells(settings: Settings) -> list[Cell]:
     """The fast ways of each design."""
     found = [
-        Cell(one, guarantee, size=size, seconds=settings.brief, phase="publish" if one.name == JAVA else "together")
+        Cell(one, guarantee, size=size, phase="publish" if one.name == JAVA else "together")
         for one in settings.of(way="many")
         if one.name == "greet" or (settings.full and one.name in PEERS)
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)

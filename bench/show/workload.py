@@ -15,10 +15,9 @@ from bench.judge import workload as judge
 from bench.judge.workload import Answer
 from bench.measure.surroundings import BUSY
 from bench.measure.workload import Workload
-from bench.stats import TAIL, short
+from bench.stats import ENOUGH, short
 
 NONE = "–"
-FEWEST_P99 = 1_000
 IN_FULL = 3
 """Up to so many workloads of a run are shown in full on a screen. More have a line each; a report has the rest."""
 
@@ -221,7 +220,7 @@ def notes(workload: Workload, found: Sequence[Answer]) -> list[str]:
         return told_of
     fewest = min(one.samples for one in measured)
     if few := [
-        f"{name} needs {wanted:,} samples" for name, wanted in (("p99", FEWEST_P99), ("p99.9", TAIL)) if fewest < wanted
+        f"{name.replace('_', '.')} needs {wanted:,} samples" for name, wanted in ENOUGH.items() if fewest < wanted
     ]:
         told_of.append(f"{' and '.join(few)}, but there were {fewest:,}: use a longer run (--seconds).")
     if any(one.cpu[0] is not None and one.cpu[1] is None for one in measured if not one.design.in_process):

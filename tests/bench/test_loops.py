@@ -164,6 +164,28 @@ async def test_a_worker_that_dies_is_told_and_replaced() -> None:
         assert whole.fields["error"] is None
 
 
+@pytest.mark.parametrize("profile", ["quick", "full"])
+async def test_a_repetition_that_was_too_short_is_repeated_with_more_messages(profile: str) -> None:
+    """In the full profile; and one of slow messages has more of them, if that takes not twice the time."""
+    settings = Settings(("asyncio",), tuple(OURS), profile=profile, seconds=1.0)
+    cell = Cell(OURS[1], Guarantee.AT_LEAST_ONCE)
+
+    def took(seconds: float) -> list[Figures]:
+        return [Figures({"elapsed_s": seconds})]
+
+    async with run.session(settings) as session:
+        if profile == "quick":
+            assert session.instead(cell, 10_000, took(0.5)) == 10_000
+            return
+        assert session.instead(cell, 10_000, took(0.5)) == int(10_000 * 2 * run.MARGIN)
+        assert session.instead(cell, 10_000, took(1.0)) == 10_000
+        assert session.instead(cell, 1_000, took(0.5)) == int(1_000 * 2 * run.MARGIN * 2)
+        assert session.instead(replace(cell, size=65_536), 7_000, took(0.5)) == run.MOST_BYTES // 65_536
+        for fixed in (replace(cell, rate=10.0), replace(cell, load=0.5), replace(cell, names=10_000)):
+            assert session.instead(fixed, 10_000, took(0.5)) == 10_000
+        assert session.instead(cell, 10_000, [*took(0.5), Figures({"error": "lost"})]) == 10_000
+
+
 async def test_rounds_are_interleaved_in_an_order_that_the_seed_tells() -> None:
     async def quick(_: Session, cell: Cell, __: int) -> list[Figures]:
         return [Figures({"error": None, "messages_per_s": 1.0 + cell.size})]

@@ -73,7 +73,7 @@ def test_names_are_summed_once_and_only_where_each_was_known(tmp_path: Path) -> 
     beyond = "With faults injected: 0 lost or duplicated beyond what the guarantee allows"
     assert said[1] == f"{beyond}; {WITHIN}: 1,300 lost, 2 twice."
     assert tables.counted(rows[:3]) == "3 × all"
-    assert tables.counted(rows[3:4]) == tables.counted(rows[4:5]) == "1 × all, not told apart"
+    assert tables.counted(rows[3:4]) == tables.counted(rows[4:5]) == "1 × all, only counted"
 
 
 def test_order_is_not_said_to_be_kept_where_nobody_looked(tmp_path: Path) -> None:

@@ -32,8 +32,10 @@ def test_percentiles_are_samples_as_numpy_finds_them() -> None:
 
 
 def test_what_the_samples_cannot_carry_is_null() -> None:
-    assert percentiles(range(stats.TAIL - 1))["p99_9"] is None
-    assert percentiles(range(stats.TAIL))["p99_9"] is not None
+    for name, enough in stats.ENOUGH.items():
+        assert percentiles(range(enough - 1))[name] is None
+        assert percentiles(range(enough))[name] is not None
+    assert percentiles(range(999))["p90"] is not None
     assert set(percentiles([]).values()) == {None}
 
 
