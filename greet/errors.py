@@ -17,8 +17,6 @@ A driver's own exception never leaves greet: it is chained as the cause of one o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
 class GreetError(Exception):
@@ -70,16 +68,3 @@ def one_line(error: BaseException) -> str:
     """The text of `error` on one line, without any password of a URL in it."""
     text = " ".join(str(error).split()) or type(error).__name__
     return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
-
-
-@contextmanager
-def translated(kinds: tuple[type[Exception], ...], ours: type[GreetError], what: str) -> Iterator[None]:
-    """Raise `ours` instead of a driver's exception of `kinds`, chained to it.
-
-    Use it only for calls of a driver, never around a `yield` to the user's code: the user's own
-    exceptions would be raised as ours.
-    """
-    try:
-        yield
-    except kinds as error:
-        raise ours(f"{what}: {one_line(error)}") from error

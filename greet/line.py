@@ -268,6 +268,7 @@ class Line(Entered, ABC):
 
         Raises:
             ConnectFailed, ConnectionLost: they could not be read.
+            PublishFailed: the line was left.
             WrongUse: the line was not entered, or belongs to another event loop.
         """
         if get_running_loop() is not self._loop:

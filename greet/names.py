@@ -157,11 +157,15 @@ async def arriving(names: AsyncIterable[str], size: int) -> AsyncGenerator[list[
     """The names in lists of at most `size`: each has the names that came while the last list was sent."""
     come: asyncio.Queue[str | _End] = asyncio.Queue(size)
 
+    leaving = False
+
     async def read() -> None:
         try:
             async for name in names:
                 await come.put(name)
-        except Exception as error:  # noqa: BLE001 - the caller's own, which is raised below
+        except (Exception, asyncio.CancelledError) as error:
+            if leaving:
+                raise
             await come.put(_End(error))
         else:
             await come.put(_End())
@@ -180,6 +184,7 @@ async def arriving(names: AsyncIterable[str], size: int) -> AsyncGenerator[list[
                     raise end.error
                 return
     finally:
+        leaving = True
         reading.cancel()
         await asyncio.wait([reading])
 
@@ -188,4 +193,4 @@ async def arriving(names: AsyncIterable[str], size: int) -> AsyncGenerator[list[
 class _End:
     """The end of the names."""
 
-    error: Exception | None = None
+    error: BaseException | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 
@@ -13,12 +13,42 @@ async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
     So a member that is cancelled while it leaves gives back what it has, and its connection is closed.
     """
     task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
+    task.add_done_callback(looked_at)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:  # perhaps more than once
+            cancelled = error
+    if cancelled:
+        raise cancelled
+    task.result()
+
+
+class Lasting:
+    """Work that goes on if its caller is cancelled; who calls next waits for the same work.
+
+    So who asks again and again, with a short time-out each time, gets its result or its error too.
+    """
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin the work if it does not run yet, and wait for its end."""
+        if self._task is None:
+            self._task = asyncio.create_task(work())
+            self._task.add_done_callback(looked_at)
+        task = self._task
         await asyncio.wait([task])
-        looked_at(task)  # the cancellation is raised: not its error too
-        raise
+        self._task = None
+        task.result()
+
+    async def end(self, seconds: float) -> None:
+        """Cancel the work, and wait for its end, but no longer than this."""
+        if task := self._task:
+            task.cancel()
+            await asyncio.wait([task], timeout=seconds)
 
 
 def beside(work: Coroutine[Any, Any, None], kept: set[asyncio.Task[None]]) -> asyncio.Task[None]:

@@ -150,10 +150,10 @@ class _Taking:
         self._asked = True
         if self.commits.due:
             await self.commits.settle()
-        message = self._early.pop(0) if self._early else None
-        while message is None:
-            message = self._consumer.poll(LOOK_S)
+        message = self._early.pop(0) if self._early else self._consumer.poll(LOOK_S)
+        while message is None:  # it is the poll that waits
             await asyncio.sleep(0)
+            message = self._consumer.poll(LOOK_S)
         self._asked, self.commits.open = False, True
         return _name(message)
 

@@ -279,11 +279,14 @@ def _one_to_one_and_many(design: str) -> Callable[[Figures], Verdict]:
         counted = [shared, copied]
         with suppress(Missing):
             counted.append(run.rows("work", design))
-        wrong = int(sum(rows[what].sum() for rows in counted for what in ("lost", "duplicates")))
+        lost, twice = (int(sum(rows[what].sum() for rows in counted)) for what in ("lost", "duplicates"))
         received = int(sum(rows["received"].sum() for rows in counted))
         groups, members = int(copied["params.groups"].max()), int(shared["params.members"].max())
         evidence = f"copied to {groups} groups, shared by {members} members: of {stats.short(received)} messages"
-        return Verdict(FAILS if wrong else HOLDS, f"{evidence} {wrong} lost or duplicated")
+        evidence += f" {lost} lost, {twice} came twice"
+        return (
+            Verdict(FAILS, evidence) if lost else _settled(evidence, True, not twice, on="whether one may come twice")
+        )
 
     return judge
 

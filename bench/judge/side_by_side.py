@@ -53,8 +53,8 @@ def _carried(column: str, way: str) -> Callable[[Figures, Design], str]:
     return told
 
 
-def _latency(percentile: str) -> Callable[[Figures, Design], str]:
-    return lambda run, design: short(run.median(f"latency_ms.{percentile}", "latency", design.name, load=0.5))
+def _half(column: str) -> Callable[[Figures, Design], str]:
+    return lambda run, design: short(run.median(column, "latency", design.name, load=0.5))
 
 
 def _alone(run: Figures, design: Design) -> str:
@@ -90,8 +90,9 @@ LINES: tuple[tuple[str, Callable[[Figures, Design], str]], ...] = (
     ("messages a second, one by one", _carried("messages_per_s", "name")),
     ("messages a second, in lists", _carried("messages_per_s", "many")),
     ("a message that comes alone, ms", _alone),
-    ("p50 at half of the highest rate one by one, ms", _latency("p50")),
-    ("p99 at half of the highest rate one by one, ms", _latency("p99")),
+    ("half of the highest rate one by one, messages a second", _half("target_rate")),
+    ("p50 at that rate, ms", _half("latency_ms.p50")),
+    ("p99 at that rate, ms", _half("latency_ms.p99")),
     (f"{MEMBERS} members, {WORK_MS} ms of work: messages a second, by how many of them", _work),
     ("a member is killed: the longest wait of a message, s", _takeover),
     ("a member is killed: lost / twice / gap", _kills("member killed")),

@@ -32,7 +32,6 @@ from bench.measure.workers import Crew, WorkerDied, WorkersLost
 from bench.model import Cell, Figures, Measurement, Place, Settings, Used, failure, more
 from greet import Guarantee
 from greet.designs import named
-from greet.tasks import looked_at
 
 T = TypeVar("T")
 SETTLING = 10
@@ -229,7 +228,7 @@ class OpenSession:
 
 def _awaitable(future: Future[T]) -> asyncio.Future[T]:
     found = asyncio.wrap_future(future)
-    found.add_done_callback(looked_at)  # nobody may wait for it any more
+    found.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it any more
     return found
 
 

@@ -35,6 +35,19 @@ class _Group:
         self.queue: asyncio.Queue[list[str]] = asyncio.Queue(maxsize)
         self.returned: deque[list[str]] = deque()
         self.members = 0
+        self.waiting = 0  # members that wait for the queue
+
+    async def take(self) -> list[str]:
+        """The next names. Names that were given back come first."""
+        while not self.returned:
+            self.waiting += 1
+            try:
+                names = await self.queue.get()
+            finally:
+                self.waiting -= 1
+            if names:
+                return [*names]  # a copy: all groups share the list
+        return self.returned.popleft()
 
     def give_back(self, names: list[str]) -> None:
         """Names that a member did not settle are delivered next, also to a member that is waiting."""
@@ -42,9 +55,10 @@ class _Group:
         self.wake()
 
     def wake(self) -> None:
-        """Wake a member that waits for the queue: an empty list says that names were given back."""
-        with suppress(asyncio.QueueFull):  # then nobody waits
-            self.queue.put_nowait([])
+        """Wake the members that wait, as far as names were given back: an empty list says so."""
+        for _ in range(min(len(self.returned), self.waiting - self.queue.qsize())):
+            with suppress(asyncio.QueueFull):
+                self.queue.put_nowait([])
 
 
 # The topics of each event loop. Two lines to the same topic share its groups, as with a broker.
@@ -121,17 +135,11 @@ class AsyncioSubscription(Subscription):
 
     async def _next(self) -> list[Batch | Poison]:
         group = self._shared
-        names: list[str] = []
-        while not names:
-            if group.returned:
-                return [Batch(group.returned.popleft())]
-            names += await group.queue.get()
-        for _ in range(min(group.queue.qsize() // group.members, PREFETCH)):
-            more = group.queue.get_nowait()
-            if not more:
-                group.wake()  # for another member
-                break
-            names += more
+        names = await group.take()
+        if not group.returned:  # else it is their turn
+            for _ in range(min(group.queue.qsize() // group.members, PREFETCH)):
+                names += group.queue.get_nowait()
+        group.wake()  # perhaps this took what was to wake another member
         return [Batch(names)]
 
     async def _settle(self, batch: Batch, count: int) -> None:

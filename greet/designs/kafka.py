@@ -201,6 +201,7 @@ class KafkaSubscription(GroupMember):
         self._committing = asyncio.Lock()
         self._commits: set[asyncio.Task[None]] = set()  # commits without an answer yet
         self._missed = False  # a handled name can no longer be settled by this member
+        self._cut_off = False  # the last caller was cancelled while it waited for names
         line = self._line
         async with line._trouble(ConnectFailed, deadline, verb="create"):
             count = await insist(line.address, line._make_topic)
@@ -241,16 +242,21 @@ class KafkaSubscription(GroupMember):
     # -------------------------------------------------------------------------------------- reading
 
     async def _next(self) -> Sequence[Batch | Poison]:
+        seconds = 0.0 if self._cut_off else min(1.0, self._line.timeout / 4)
         while True:
+            self._cut_off = True  # if the caller is cancelled, the next call begins with a look at the broker
             async with self._trouble(ConnectionLost, self._line._deadline(), what="the group cannot be read: "):
-                if fetched := await self._fetch(min(1.0, self._line.timeout / 4)):
-                    return fetched
+                fetched = await self._fetch(seconds)
+            self._cut_off = False
+            if fetched:
+                return fetched
             await self._check_alive()
+            seconds = min(1.0, self._line.timeout / 4)
 
     async def _fetch(self, seconds: float) -> Sequence[Batch | Poison]:
         """The names that have come, for each partition; nothing if that takes longer than `seconds`."""
         try:
-            async with asyncio.timeout(2 * seconds):  # `timeout_ms` has no effect during a rebalance
+            async with asyncio.timeout(2 * seconds + 0.1):  # `timeout_ms` has no effect during a rebalance
                 fetched = await self._consumer.getmany(timeout_ms=int(seconds * 1000))
         except TimeoutError:
             return []
@@ -280,7 +286,8 @@ class KafkaSubscription(GroupMember):
         if batch.source is None:
             self._missed = True
         else:
-            self._positions[batch.source] = batch.origins[count - 1] + 1
+            # Not back: another member may have had the partition since, and committed more.
+            self._positions[batch.source] = max(self._positions.get(batch.source, 0), batch.origins[count - 1] + 1)
 
     async def _settle_ahead(self, batch: Batch, deadline: float) -> bool:
         generation, partition, end = self._generation, batch.source, batch.origins[-1] + 1
@@ -380,6 +387,7 @@ class KafkaSubscription(GroupMember):
     async def _part(self, deadline: float, *, clean: bool) -> None:
         if self._consumer is None:
             return
+        await self._asking_coordinator.end(0.1)
         try:
             await self._settle_last(deadline - min(FAREWELL_SECONDS, self._line.timeout / 4), clean)
         finally:

@@ -20,6 +20,7 @@ from greet.designs.kafka_settings import SilentCoordinator
 from greet.designs.kafka_topic import committed
 from greet.errors import ConnectionLost, GreetError
 from greet.line import Subscription
+from greet.tasks import Lasting
 
 log = logging.getLogger("greet")
 
@@ -37,6 +38,7 @@ class GroupMember(Subscription):
         self._joined = asyncio.Event()  # this member has been assigned its partitions
         self._heard: dict[TopicPartition, tuple[int | None, float]] = {}  # the last fetch, and when we first saw it
         self._asked = -inf  # when the group's coordinator was asked last
+        self._asking_coordinator = Lasting()
 
     @abstractmethod
     def _new_consumer(self) -> AIOKafkaConsumer:
@@ -99,9 +101,7 @@ class GroupMember(Subscription):
         if not assigned or not self._joined.is_set():
             self._heard.clear()
             if now - self._asked > self._line.timeout / 4:
-                async with self._trouble(ConnectionLost, self._line._deadline(), what="the group cannot be read: "):
-                    await self._offsets(self._all[:1])
-                self._asked = asyncio.get_running_loop().time()
+                await self._asking_coordinator.run(self._ask_coordinator)
             return
         for partition in assigned:
             last = self._consumer.last_poll_timestamp(partition)
@@ -110,6 +110,11 @@ class GroupMember(Subscription):
             elif now - self._heard[partition][1] > self._line.timeout:
                 self._heard.clear()
                 raise ConnectionLost(f"{self._line.address} has not answered for {self._line.timeout:g} s: ask again")
+
+    async def _ask_coordinator(self) -> None:
+        async with self._trouble(ConnectionLost, self._line._deadline(), what="the group cannot be read: "):
+            await self._offsets(self._all[:1])
+        self._asked = asyncio.get_running_loop().time()
 
     def _trouble(self, ours: type[GreetError], deadline: float, **more: str) -> AbstractAsyncContextManager[None]:
         return self._line._trouble(ours, deadline, group=f"group {self._group}", verb="read", **more)

@@ -56,6 +56,7 @@ from greet.address import Address
 from greet.designs import Design
 from greet.designs.kafka_share_wire import PASSING, Refused, Wire, coordinator, first
 from greet.errors import (
+    BadURL,
     ConnectFailed,
     ConnectionLost,
     GreetError,
@@ -64,8 +65,8 @@ from greet.errors import (
     Unsupported,
     one_line,
 )
-from greet.line import DEAD, Batch, DeadLetter, Guarantee, Line, Poison, Subscription, runs
-from greet.tasks import looked_at
+from greet.line import CLOSED, DEAD, Batch, DeadLetter, Guarantee, Line, Poison, Subscription, runs
+from greet.tasks import Lasting, looked_at
 
 try:
     from confluent_kafka import (
@@ -94,6 +95,7 @@ POLL_SECONDS = 0.1  # a member's thread notices within this time that it must en
 WORD_SECONDS = 1.0  # how long a thread waits for an answer of the broker
 RETRY_SECONDS = 0.1
 LARGEST_BODY = 2**26  # a message that is not a name may be larger than any name, and is kept unchanged
+MOST_DEALT = 1_000_000  # what the driver accepts as the size of a batch
 LEND_FOR = 0.75  # after this part of the acquisition lock, names that were not handed out are given back
 TO_BURY = 2  # deliveries that are kept for moving a name to the dead letters: a member may die during the first
 NEVER_WRITTEN = {
@@ -129,6 +131,8 @@ class KafkaShareLine(Line):
         self._partitions = int(address.number("partitions", 1))
         self._replicas = int(address.number("replication", 1)) if "replication" in address.options else -1
         self._deal = max(1, int(address.number("deal", 20)))
+        if self._deal > MOST_DEALT:
+            raise BadURL(f"deal= may be at most {MOST_DEALT:,}")
         self._codec = address.choice("compression", "none", "gzip", "snappy", "lz4", "zstd")
         self._dead = self.topic + DEAD
 
@@ -142,7 +146,7 @@ class KafkaShareLine(Line):
             (await first(self.address)).close()  # does a broker answer?
             self._admin = AdminClient(settings(self.address))
             count = await self._count(self.topic)
-        if count and "partitions" in self.address.options and count != self._partitions:
+        if count > 0 and "partitions" in self.address.options and count != self._partitions:
             raise ConnectFailed(f"topic {self.topic} has partitions={count}: say so, or use another topic")
 
     async def _disconnect(self, deadline: float, *, clean: bool) -> None:
@@ -196,6 +200,8 @@ class KafkaShareLine(Line):
     async def _started(self, deadline: float) -> Any:
         """The producer. It is started on first use, and with it the thread that gets its delivery reports."""
         async with self._making:
+            if self._ending.is_set():
+                raise PublishFailed(CLOSED)
             if self._producer is None:
                 given = {
                     "acks": ACKS[self.guarantee],
@@ -208,11 +214,13 @@ class KafkaShareLine(Line):
                     "message.timeout.ms": int(self.timeout * 1000),
                     "queue.buffering.max.kbytes": 2 * LARGEST_BODY // 1024,
                     # With acks=0 only the answers to this show whether a connection still carries anything.
-                    "topic.metadata.refresh.interval.ms": int(self.timeout * 250),
+                    "topic.metadata.refresh.interval.ms": min(3_600_000, int(self.timeout * 250)),
                 }
                 producer, ending = Producer(settings(self.address, given)), self._ending
                 # Without this, an idempotent producer waits half a second for its first connection.
                 await ended([in_thread(lambda: producer.list_topics(self.topic, WORD_SECONDS))], deadline)
+                if ending.is_set():
+                    raise PublishFailed(CLOSED)
                 self._producer, self._serving = producer, in_thread(lambda: self._serve(producer, ending))
         return self._producer
 
@@ -231,10 +239,9 @@ class KafkaShareLine(Line):
             if topic not in self._made:
                 if not (count := await self._count(topic)):
                     await self._create(topic)
-                while True:
-                    if count := count or await self._count(topic):
-                        break
-                    await asyncio.sleep(RETRY_SECONDS / 4)
+                while count < 1:
+                    if (count := await self._count(topic)) < 1:
+                        await asyncio.sleep(RETRY_SECONDS / 4)
                 self._made[topic] = count
         return self._made[topic]
 
@@ -244,21 +251,28 @@ class KafkaShareLine(Line):
             partitions, config = 1, {"retention.ms": "-1", "max.message.bytes": str(LARGEST_BODY)}
         new = NewTopic(topic, partitions, self._replicas, config=config)
         try:
-            await answer(self._admin.create_topics([new], request_timeout=self.timeout)[topic])
+            await answer(self._asks.create_topics([new], request_timeout=self.timeout)[topic])
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
 
     async def _count(self, topic: str) -> int:
-        """The number of partitions of `topic`; 0 if it does not exist or is not ready."""
-        asked = self._admin.describe_topics(TopicCollection([topic]), request_timeout=self.timeout)
+        """The number of partitions of `topic`; 0 if it does not exist, -1 if one of them has no leader."""
+        asked = self._asks.describe_topics(TopicCollection([topic]), request_timeout=self.timeout)
         try:
             found = (await answer(asked[topic])).partitions
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise
             return 0
-        return len(found) if all(one.leader and one.leader.id >= 0 for one in found) else 0
+        return len(found) if found and all(one.leader and one.leader.id >= 0 for one in found) else -1
+
+    @property
+    def _asks(self) -> Any:
+        """The admin client. Raises `PublishFailed` if the line was left in the meantime."""
+        if self._admin is None:
+            raise PublishFailed(CLOSED)
+        return self._admin
 
     async def _bounds(self, topic: str) -> dict[int, tuple[int, int]]:
         """The oldest and the next offset of each partition of `topic`.
@@ -287,7 +301,7 @@ class KafkaShareLine(Line):
 
     async def _config(self, kind: Any, name: str) -> dict[str, str]:
         resource = ConfigResource(kind, name)
-        asked = self._admin.describe_configs([resource], request_timeout=self.timeout)
+        asked = self._asks.describe_configs([resource], request_timeout=self.timeout)
         return {key: entry.value for key, entry in (await answer(asked[resource])).items()}
 
     # ------------------------------------------------------------------------------------ dead letters
@@ -298,49 +312,51 @@ class KafkaShareLine(Line):
         await self._publish(self._dead, [letter.body], deadline, headers)
 
     async def _dead_letters(self) -> list[DeadLetter]:
-        return [letter for _, letter in await self._letters()]
+        letters, _ = await self._letters()
+        return [letter for _, letter in letters]
 
     async def _resend(self) -> int:
         sent = 0
         origins: set[str] = set()
-        letters = await self._letters()
+        letters, end = await self._letters()
         try:
             for number, (offset, letter) in enumerate(letters, start=1):
                 if letter.origin not in origins:  # each group has kept its own copy
                     await self._publish(self.topic, [letter.body], self._deadline())
                     origins |= {letter.origin} - {""}
                     sent += 1
-                done = self._end if number == len(letters) else offset + 1
+                done = end if number == len(letters) else offset + 1
                 async with self._trouble(ConnectionLost, self._deadline(), "it could not be recorded what was sent: "):
                     place = ConsumerGroupTopicPartitions(self._dead, [TopicPartition(self._dead, 0, done)])
-                    await answer(self._admin.alter_consumer_group_offsets([place])[self._dead])
+                    await answer(self._asks.alter_consumer_group_offsets([place])[self._dead])
         except GreetError as error:
             error.accepted = sent
             raise
         return sent
 
-    async def _letters(self) -> list[tuple[int, DeadLetter]]:
-        """The dead letters that were not sent again, with their offsets."""
+    async def _letters(self) -> tuple[list[tuple[int, DeadLetter]], int]:
+        """The dead letters that were not sent again, with their offsets; and the offset after them."""
         deadline = self._deadline()
         async with self._trouble(ConnectionLost, deadline, "the dead letters cannot be read: "):
             if self._dead not in self._made and not await self._count(self._dead):
-                return []
+                return [], 0
             await self._make(self._dead)
             place = ConsumerGroupTopicPartitions(self._dead, [TopicPartition(self._dead, 0)])
-            (sent,) = (await answer(self._admin.list_consumer_group_offsets([place])[self._dead])).topic_partitions
-            oldest, self._end = (await self._bounds(self._dead))[0]
+            (sent,) = (await answer(self._asks.list_consumer_group_offsets([place])[self._dead])).topic_partitions
+            oldest, end = (await self._bounds(self._dead))[0]
             start = max(sent.offset, oldest)
             found: list[tuple[int, DeadLetter]] = []
-            await until_stopped(lambda stop: self._read_dead(start, found, stop))
-        known = {(one.group, one.origin): (offset, one) for offset, one in reversed(found)}
-        return sorted((one for one in known.values()), key=lambda one: one[0])
+            await until_stopped(lambda stop: self._read_dead(start, end, found, stop))
+        # If a member died after it had kept a letter, another member kept it again.
+        known = {(one.group, one.origin or offset): (offset, one) for offset, one in reversed(found)}
+        return sorted(known.values(), key=lambda one: one[0]), end
 
-    def _read_dead(self, start: int, found: list[tuple[int, DeadLetter]], stop: threading.Event) -> None:
+    def _read_dead(self, start: int, end: int, found: list[tuple[int, DeadLetter]], stop: threading.Event) -> None:
         consumer = Consumer(settings(self.address, {"group.id": self._dead, "enable.auto.commit": False}))
         try:
             consumer.assign([TopicPartition(self._dead, 0, start)])
             position = start
-            while position < self._end and not stop.is_set():
+            while position < end and not stop.is_set():
                 if (message := consumer.poll(POLL_SECONDS)) is None:
                     continue
                 if message.error():
@@ -392,6 +408,8 @@ class KafkaShareSubscription(Subscription):
         self._come: deque[Sequence[Batch | Poison]] = deque()  # from the thread
         self._failed: Exception | None = None  # an error in the thread
         self._heard = asyncio.Event()
+        self._heard_at = get_running_loop().time()  # when the broker was last heard
+        self._asking_coordinator = Lasting()
         self._told_of = asyncio.Event()
         self._unanswered: set[Place] = set()  # settled, but the broker has not answered yet
         self._missed: set[Place] = set()  # the broker refused to settle these
@@ -434,8 +452,7 @@ class KafkaShareSubscription(Subscription):
     async def _configure(self) -> None:
         """Set the delivery limit and the lock to the largest values of the broker; skip what an older Kafka lacks."""
         line = self._line
-        broker = (await answer(line._admin.describe_cluster(request_timeout=line.timeout))).nodes[0]
-        bounds = await line._config(ConfigResource.Type.BROKER, str(broker.id))
+        bounds = await line._config(ConfigResource.Type.BROKER, str(await line._asked(self._id, _broker)))
         wanted = {
             "share.delivery.count.limit": bounds.get("group.share.max.delivery.count.limit"),
             "share.record.lock.duration.ms": bounds.get("group.share.max.record.lock.duration.ms"),
@@ -450,7 +467,7 @@ class KafkaShareSubscription(Subscription):
             if value is not None and key in known
         ]
         resource = ConfigResource(ConfigResource.Type.GROUP, self._id, incremental_configs=entries)
-        await answer(line._admin.incremental_alter_configs([resource])[resource])
+        await answer(line._asks.incremental_alter_configs([resource])[resource])
 
     # ------------------------------------------------------------------------------- in the thread
 
@@ -527,6 +544,7 @@ class KafkaShareSubscription(Subscription):
         for partition, some in fresh.items():
             found += runs([one.value() for one in some], [one.offset() for one in some], partition)
         self._failed = failed or self._failed
+        self._heard_at = get_running_loop().time()
         if found:
             self._come.append(found)
             if self._back:
@@ -537,11 +555,14 @@ class KafkaShareSubscription(Subscription):
     def _let_go(self) -> None:
         """The acquisition lock ends soon: give back the names that were not handed out."""
         rest: list[Batch | Poison] = [*self._runs, *(one for some in self._come for one in some)]
+        buried = [one for one in rest[:1] if isinstance(one, Poison) and not self._idle.is_set()]  # just now
+        rest = rest[len(buried) :]
         batch = self._batch
         if not self._early:
             rest.append(Batch([], batch.origins[self._taken : len(batch.names)], batch.source))
             self._drop()
         self._runs.clear()
+        self._runs.extend(buried)
         self._come.clear()
         for one in rest:
             offsets = one.origins if isinstance(one, Batch) else [one.origin]
@@ -558,14 +579,17 @@ class KafkaShareSubscription(Subscription):
                 error, self._failed = self._failed, None
                 raise ConnectionLost(words(error, self._line.address)) from error
             self._heard.clear()
-            try:
-                async with asyncio.timeout(quiet):
-                    await self._heard.wait()
-            except TimeoutError:
-                await self._ask(get_running_loop().time() + self._line.timeout - quiet)
+            left = self._heard_at + quiet - get_running_loop().time()
+            if left > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await self._heard.wait()
+            else:
+                await self._asking_coordinator.run(self._ask)
 
-    async def _ask(self, deadline: float) -> None:
+    async def _ask(self) -> None:
         """No name has come, and the driver does not say why: ask the group's coordinator until it answers."""
+        deadline = get_running_loop().time() + self._line.timeout * 3 / 4
         while not self._come:
             try:
                 starts = await self._starts(deadline)
@@ -578,6 +602,7 @@ class KafkaShareSubscription(Subscription):
                     raise ConnectionLost(
                         f"group {self._group} no longer exists at {self._line.address}: subscribe again"
                     )
+                self._heard_at = get_running_loop().time()
                 return
 
     async def _starts(self, deadline: float) -> dict[int, int]:
@@ -652,17 +677,22 @@ class KafkaShareSubscription(Subscription):
     # -------------------------------------------------------------------------------------- leaving
 
     async def _part(self, deadline: float, *, clean: bool) -> None:
-        if self._back:
-            self._back.cancel()
         if self._thread is None:
             return
+        await self._asking_coordinator.end(RETRY_SECONDS)
         self._orders.put(None)
         await ended([self._thread], deadline)
+        if self._back:
+            self._back.cancel()
         if clean and (lost := self._unanswered | self._missed):
             starts = await self._starts(deadline)  # another member may have settled it
-            if late := [offset for partition, offset in lost if offset >= starts[partition]]:
+            if late := [offset for partition, offset in lost if offset >= starts.get(partition, -1)]:
                 why = self._why or f"{self._line.address} has not answered for {self._line.timeout:g} s"
                 raise ConnectionLost(f"{len(late):,} handled names could not be settled, and come again: {why}")
+
+
+async def _broker(wire: Wire) -> int:
+    return wire.broker
 
 
 class _Sending:
@@ -707,7 +737,9 @@ def settings(address: Address, more: Mapping[str, Any] | None = None) -> dict[st
         "bootstrap.servers": ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts),
         "log_level": 0,
         "error_cb": lambda _: None,
-        "socket.timeout.ms": max(500, int(address.timeout * 500)),  # also the longest wait of a client that leaves
+        "socket.timeout.ms": min(
+            300_000, max(500, int(address.timeout * 500))
+        ),  # also the longest wait of a client that leaves
         "reconnect.backoff.max.ms": 1000,
         "security.protocol": ("SASL_" if address.user else "") + ("SSL" if address.tls else "PLAINTEXT"),
     }

@@ -41,8 +41,11 @@ def refuse(*codes: int) -> None:
 async def coordinator(address: Address, group: str) -> AsyncIterator[Wire]:
     """A connection to the coordinator of `group`. Raises `OSError`, `EOFError` and `Refused`."""
     broker, host, port = await _who_coordinates(address, group)
-    async with asyncio.timeout(address.timeout / 4):
-        wire = await Wire.opened(address, host, port)
+    try:
+        async with asyncio.timeout(address.timeout / 4):
+            wire = await Wire.opened(address, host, port)
+    except ConnectionError as error:  # it was killed, and the others do not know yet: ask again, as if it were silent
+        raise TimeoutError from error
     wire.broker = broker
     try:
         yield wire
@@ -70,14 +73,15 @@ async def _who_coordinates(address: Address, group: str) -> tuple[int, str, int]
 
 
 async def first(address: Address) -> Wire:
-    """A connection to the first of the address's hosts that accepts one."""
-    *others, last = address.hosts
-    for host, port in others:
+    """A connection to the first of the address's hosts that accepts one; each host has its share of `timeout`."""
+    failed: OSError | EOFError = TimeoutError()
+    for host in address.hosts:
         try:
-            return await Wire.opened(address, host, port)
-        except OSError:
-            pass
-    return await Wire.opened(address, *last)
+            async with asyncio.timeout(address.timeout / len(address.hosts)):
+                return await Wire.opened(address, *host)
+        except (OSError, EOFError) as error:
+            failed = error
+    raise failed
 
 
 class Wire:

@@ -12,6 +12,7 @@ from aiokafka.errors import (
     KafkaError,
     NodeNotReadyError,
     NoError,
+    NotControllerError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
     for_code,
@@ -42,9 +43,12 @@ async def make_topic(
         if topic not in await admin.list_topics():
             # aiokafka accepts -1 only with an (empty) assignment of replicas.
             new = NewTopic(topic, partitions, replicas, {} if replicas < 0 else None, config)
-            answer = await admin.create_topics([new], validate_only=only_look)
+            try:
+                answer = await admin.create_topics([new], validate_only=only_look)
+            except AttributeError as missing:  # aiokafka 0.14 raises this if the cluster has no controller for now
+                raise NodeNotReadyError(str(missing)) from missing
             _, code, message = answer.topic_errors[0]
-            if "All brokers are currently fenced" in (message or ""):
+            if code == NotControllerError.errno or "All brokers are currently fenced" in (message or ""):
                 raise NodeNotReadyError(message)
             if for_code(code) not in (NoError, TopicAlreadyExistsError):
                 raise for_code(code)(message)

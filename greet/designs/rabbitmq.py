@@ -34,7 +34,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -64,7 +64,7 @@ from greet.designs.rabbitmq_link import (
 from greet.designs.rabbitmq_topic import REST, await_leader, binding, declare, exchange, kept, queue, short
 from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFailed, PublishUnknown
 from greet.line import CLOSED, DEAD, Batch, DeadLetter, Guarantee, Line, Poison, State, Subscription, runs
-from greet.tasks import looked_at
+from greet.tasks import Lasting, looked_at
 
 LOOK = 10.0
 """The interval in seconds in which a member declares exchange, queues and binding again."""
@@ -226,6 +226,10 @@ class RabbitMQLine(Line):
             await self._link.close(deadline)
         if self._exchange:
             self._exchange = None
+            if self._link.usable():  # the channel may still be open: a full queue refused a name
+                with suppress(*DRIVER):
+                    async with within(self._time() + self._link.heartbeat):
+                        await self._channel.close()
             await asyncio.sleep(REST)
         if not self._link.usable():
             await self._link.open(deadline)
@@ -269,6 +273,8 @@ class RabbitMQSubscription(Subscription):
         self._channel = None  # the consumer's channel; None while the connection is lost
         self._lost_before = False
         self._warned = False  # that the queue may not be bound
+        self._again = Lasting()  # joins again after the connection was lost
+        self._acked: Any = None  # the last message that was acknowledged
         self._looking: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
         self._noted = Batch([]), 0  # the last batch that was added to `_handled`, and how many of its names
@@ -307,10 +313,6 @@ class RabbitMQSubscription(Subscription):
         """Declare exchange, queues and binding, with the settings of the line."""
         topic, link = self._line.topic, self._link
         kind = kept(self._line.queue_type)
-        if self._line.queue_type == "quorum":
-            # If a consumer's node is down, RabbitMQ 4.3 keeps the messages of that consumer for a minute, or until the
-            # node is up again, and delivers later messages before them. With 0 it requeues them at once, as before 4.3.
-            kind["x-consumer-disconnected-timeout"] = 0
         # Rejected messages go through the default exchange "" to the queue of this name.
         rejected: FieldTable = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{topic}{DEAD}"}
         for one in (queue(f"{topic}{DEAD}", kind), queue(self._queue, kind | rejected), exchange(topic)):
@@ -338,6 +340,9 @@ class RabbitMQSubscription(Subscription):
                     self._lost(channel)
 
     async def _rejoin(self) -> None:
+        await self._again.run(self._join_again)
+
+    async def _join_again(self) -> None:
         """The connection was lost: connect and consume again. The broker redelivers what was not acknowledged."""
         self._lost_before = True
         self._redelivered = {self._id(one) for one in self._handled} - {None}
@@ -400,14 +405,18 @@ class RabbitMQSubscription(Subscription):
             if messages and channel and channel is self._channel:  # else the broker delivers them again
                 return runs([one.body for one in messages], messages, channel)
 
-    def _id(self, handled: Any) -> str | None:
-        message: AbstractIncomingMessage = handled
-        return message.message_id
+    def _marks(self, messages: Sequence[Any]) -> Iterable[Any]:
+        """What to remember of messages that were handled."""
+        return [one.message_id for one in messages]
+
+    def _id(self, mark: Any) -> str | None:
+        """The id of a message, from what was remembered of it."""
+        return str(mark) if mark else None
 
     def _note(self, batch: Batch, count: int) -> None:
         """Remember the handled messages, to recognize them if they are redelivered."""
         noted, before = self._noted
-        self._handled.extend(batch.origins[before if noted is batch else 0 : count])
+        self._handled.extend(self._marks(batch.origins[before if noted is batch else 0 : count]))
         self._noted = batch, count
 
     async def _settle(self, batch: Batch, count: int) -> None:
@@ -424,9 +433,12 @@ class RabbitMQSubscription(Subscription):
         self._behind_broker = batch.source is not self._channel
         if not self._behind_broker:
             self._told_broker = True
-            # A separate task: if the caller is cancelled while it waits, the acknowledgement is still written.
-            self._acknowledging = asyncio.create_task(batch.origins[count - 1].ack(multiple=True))
-            self._acknowledging.add_done_callback(looked_at)
+            last = batch.origins[count - 1]
+            if last is not self._acked:  # else the caller was cancelled while it waited for this
+                self._acked = last
+                # A separate task: if the caller is cancelled while it waits, the acknowledgement is still written.
+                self._acknowledging = asyncio.create_task(last.ack(multiple=True))
+                self._acknowledging.add_done_callback(looked_at)
             await self._acknowledged(self._line._deadline())
 
     async def _acknowledged(self, deadline: float) -> None:
@@ -448,6 +460,7 @@ class RabbitMQSubscription(Subscription):
 
     async def _part(self, deadline: float, *, clean: bool) -> None:
         self._leaving.set()
+        await self._again.end(CLOSING)
         if clean:
             await self._acknowledged(deadline)
         channel, self._channel = self._channel, None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
-from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError
+from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 
 from greet.designs.rabbitmq_link import DRIVER, Link, failed, within
 from greet.errors import ConnectFailed, GreetError, PublishFailed, one_line
@@ -33,21 +33,28 @@ async def letters(line: RabbitMQLine) -> list[DeadLetter]:
 async def resend(line: RabbitMQLine) -> int:
     """Publish each of them again, to the queue of the group that could not read it; return how many.
 
-    Not to the exchange: the other groups have had it.
+    Not to the exchange: the other groups have had it. Those of a group that was deleted stay.
     """
     sent = 0
+    gone: PublishError | None = None
 
     async def send(channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
-        nonlocal sent
+        nonlocal sent, gone
         origin, _ = _origin(message)
         again = aio_pika.Message(message.body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
         exchange = channel.default_exchange if origin else await channel.get_exchange(line.topic)
-        await exchange.publish(again, origin, mandatory=True)
+        try:
+            await exchange.publish(again, origin, mandatory=True)
+        except PublishError as error:
+            gone = error
+            return
         await message.ack()
         sent += 1
 
     try:
         await visit(line, send)
+        if gone:
+            raise PublishFailed(f"dead letters of {line.topic} stay, because their group was deleted") from gone
     except GreetError as error:
         error.accepted = sent
         raise

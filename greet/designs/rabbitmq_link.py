@@ -66,6 +66,9 @@ class Link:
         self._properties: FieldTable = {"connection_name": f"greet: {name}"}
         self._tls = tls(address)
         self._connection: AbstractConnection | None = None
+        self._spare: AbstractChannel | None = None
+        self.refused: set[str] = set()
+        """What this user may not declare, as far as the broker has said so on this connection."""
         self._closings = 0  # counts the calls of `close`: a connection that an older `open` made is closed again
 
     def usable(self) -> bool:
@@ -114,9 +117,26 @@ class Link:
             raise ConnectionError("not connected")
         return await self._connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
 
+    @asynccontextmanager
+    async def spare(self) -> AsyncIterator[AbstractChannel]:
+        """A channel for what may fail: an error closes it, and then the next call opens another.
+
+        It is kept as long as nothing fails: aio-pika keeps some objects of each channel until the connection ends.
+        """
+        channel = self._spare
+        if channel is None or channel.is_closed:
+            channel = self._spare = await self.channel()
+        try:
+            yield channel
+        except BaseException:
+            if self._spare is channel:
+                self._spare = None
+            raise
+
     async def close(self, deadline: float) -> None:
         """Close the connection by the protocol, so that the broker has read all that was written."""
         self._closings += 1
+        self._spare, self.refused = None, set()
         connection, self._connection = self._connection, None
         if connection:
             await self._end(connection, deadline)

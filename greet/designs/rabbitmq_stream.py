@@ -37,10 +37,12 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from uuid import uuid4
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
+from aio_pika.exceptions import DeliveryError
 from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
 from pamqp.common import FieldTable
 
@@ -50,6 +52,7 @@ from greet.designs.rabbitmq_link import DRIVER, Link, failed, keep_trying, nowhe
 from greet.designs.rabbitmq_topic import declare_if_missing, exchange, kept, queue, short
 from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFailed
 from greet.line import CLOSED, DEAD, Batch, DeadLetter, Poison, State, runs
+from greet.tasks import Lasting
 
 MARK = "greet.mark"
 """The type of a mark, the message in the stream at which a group started."""
@@ -165,7 +168,9 @@ class StreamSubscription(RabbitMQSubscription):
         self._credit: asyncio.Task[None] | None = None  # the acknowledgement that lets the broker send more
         self._called = asyncio.Event()  # set to read, or to rejoin
         self._held: list[AbstractIncomingMessage] = []  # the places that we hold; if any, we are the active member
-        self._starting: asyncio.Task[None] | None = None  # starts to read
+        self._starting = Lasting()  # starts to read
+        self._refused: GreetError | None = None  # the broker does not let us write the place
+        self._refused_at = -inf  # when it last refused a dead letter
         self._reading = False
         self._first: list[Record] = []  # the records that came when reading started
         self._expected = 0  # the offset that comes next; 0 before the first
@@ -259,6 +264,9 @@ class StreamSubscription(RabbitMQSubscription):
                 return
             if not channel or not held:
                 raise ConnectionError("the line was lost")
+            if (first := held[0].body.decode()) != FIRST and int(first) >= done:
+                self._written = done  # another member has gone on from there
+                return
             place = _persistent(str(done).encode())
             self._own = str(place.message_id), asyncio.get_running_loop().create_future()
             await channel.default_exchange.publish(place, self._queue, mandatory=True)
@@ -290,7 +298,7 @@ class StreamSubscription(RabbitMQSubscription):
 
     async def _open_stream(self, deadline: float) -> None:
         main = self._channel
-        if not main:
+        if not main or not self._held:
             return
         place = self._held[0].body.decode()
         start = self._done if place == FIRST else max(self._done, int(place))
@@ -315,12 +323,17 @@ class StreamSubscription(RabbitMQSubscription):
         if start and self._first[0].offset > start:
             self._tell_missed(start, self._first[0].offset)
             start = self._first[0].offset
+        if main is not self._channel:
+            raise ConnectionError("the line was lost")
         self._expected, self._reading = start, True
         self._written = 0 if place == FIRST else int(place)
         await self._watch(channel, main)
 
     async def _next(self) -> Sequence[Batch | Poison]:
         while True:
+            if refused := self._refused:
+                self._refused = None
+                raise refused
             if not (channel := self._channel):
                 await self._rejoin()
             elif self._reading:
@@ -329,11 +342,7 @@ class StreamSubscription(RabbitMQSubscription):
                 if fresh and channel is self._channel:
                     return runs([one.body for one in fresh], [one.offset for one in fresh])
             elif self._held:
-                # A separate task: cancelling a call of aio-pika breaks the connection.
-                starting = self._starting = self._starting or asyncio.create_task(self._read_on())
-                await asyncio.wait([starting])
-                self._starting = None
-                starting.result()
+                await self._starting.run(self._read_on)  # cancelling a call of aio-pika breaks the connection
             else:
                 await self._called.wait()
 
@@ -404,6 +413,9 @@ class StreamSubscription(RabbitMQSubscription):
             channel = self._channel
             try:
                 await self._write(deadline)
+            except ChannelAccessRefused as error:  # trying again does not help
+                self._refused = failed(ConnectionLost, "the group's place was refused:", self._line.address, error)
+                self._lost(channel)
             except DRIVER:
                 self._lost(channel)
 
@@ -417,9 +429,15 @@ class StreamSubscription(RabbitMQSubscription):
         try:
             async with within(deadline):
                 await channel.default_exchange.publish(letter, f"{line.topic}{DEAD}", mandatory=True)
-            self._done = max(self._done, poison.origin + 1)
+        except (ChannelAccessRefused, DeliveryError) as error:  # a quorum queue without a leader refuses too
+            self._lost(channel)
+            if line._time() - self._refused_at < line.timeout / 2:
+                raise failed(PublishFailed, "a dead letter was refused:", line.address, error) from error
+            self._refused_at = line._time()
         except DRIVER:
             self._lost(channel)
+        else:
+            self._done = max(self._done, poison.origin + 1)
 
     async def _part(self, deadline: float, *, clean: bool) -> None:
         lost = None
@@ -430,7 +448,9 @@ class StreamSubscription(RabbitMQSubscription):
                 lost = error
         self._channel = None
         await self._link.close(deadline)  # this also ends what the following tasks wait for
-        if tasks := [task for task in (self._looking, self._starting, self._credit) if task]:
+        await self._again.end(ANSWER)
+        await self._starting.end(ANSWER)
+        if tasks := [task for task in (self._looking, self._credit) if task]:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=ANSWER)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from aio_pika.abc import AbstractChannel
@@ -14,8 +15,6 @@ from pamqp.common import FieldTable
 from greet.designs.rabbitmq_link import Link
 from greet.errors import BadURL
 
-Declare = Callable[[AbstractChannel, bool], Awaitable[Any]]
-"""Declares something on a channel; with True it only checks that it exists (a passive declaration)."""
 ELECTION = 2.0
 """The longest time in seconds that a member which lost its connection waits for the leader of its quorum queue."""
 REST = 0.1
@@ -29,59 +28,84 @@ def short(what: str, text: str) -> str:
     return text
 
 
-def exchange(topic: str) -> Declare:
+@dataclass(frozen=True)
+class Declared:
+    """Something that is declared on a broker."""
+
+    what: str
+    declare: Callable[[AbstractChannel, bool], Awaitable[Any]]
+    """With True it only checks that it exists (a passive declaration)."""
+
+
+def exchange(topic: str) -> Declared:
     """The exchange of a topic: it copies each message to all queues that are bound to it."""
-    return lambda channel, passive: channel.declare_exchange(topic, "fanout", durable=True, passive=passive)
+    return Declared(
+        f"exchange {topic}",
+        lambda channel, passive: channel.declare_exchange(topic, "fanout", durable=True, passive=passive),
+    )
 
 
-def queue(name: str, arguments: FieldTable) -> Declare:
+def queue(name: str, arguments: FieldTable) -> Declared:
     """A durable queue."""
-    return lambda channel, passive: channel.declare_queue(name, durable=True, arguments=arguments, passive=passive)
+    return Declared(
+        f"queue {name}",
+        lambda channel, passive: channel.declare_queue(name, durable=True, arguments=arguments, passive=passive),
+    )
 
 
-def binding(topic: str, name: str) -> Declare:
+def binding(topic: str, name: str) -> Declared:
     """Binds a queue to the exchange of a topic. AMQP has no passive form of this."""
 
     async def bind(channel: AbstractChannel, passive: bool) -> None:
         if not passive:
             await (await channel.get_queue(name)).bind(topic)
 
-    return bind
+    return Declared(f"binding of {name}", bind)
 
 
 def kept(queue_type: str) -> FieldTable:
     """The arguments of a queue that drops no message because it was delivered many times."""
-    if queue_type != "quorum":
-        return {"x-queue-type": queue_type}
-    # When a member leaves, each message that it held counts as a failed delivery. RabbitMQ 4 drops a message after 20
-    # of them. This limit is never reached.
-    return {"x-queue-type": queue_type, "x-delivery-limit": 1_000_000_000}
+    kind: FieldTable = {"x-queue-type": queue_type}
+    if queue_type == "quorum":
+        # When a member leaves, each message that it held counts as a failed delivery. RabbitMQ 4 drops a message after
+        # 20 of them. This limit is never reached.
+        kind["x-delivery-limit"] = 1_000_000_000
+        # If a consumer's node is down, RabbitMQ 4.3 keeps the messages of that consumer for a minute, or until the
+        # node is up again, and delivers later messages before them. With 0 it requeues them at once, as before 4.3.
+        kind["x-consumer-disconnected-timeout"] = 0
+    return kind
 
 
-async def declare(link: Link, what: Declare) -> bool:
+async def declare(link: Link, one: Declared) -> bool:
     """Declare something; False if the user may not, but it exists already: then the user can still read."""
-    try:
-        await _declare(link, what, passive=False)
-    except ChannelAccessRefused as refusal:
+    refusal: ChannelAccessRefused | None = None
+    if one.what not in link.refused:
         try:
-            await _declare(link, what, passive=True)
-        except ChannelNotFoundEntity:
+            async with link.spare() as channel:
+                await one.declare(channel, False)
+        except ChannelAccessRefused as error:
+            refusal = error
+        else:
+            return True
+    try:
+        async with link.spare() as channel:
+            await one.declare(channel, True)
+    except ChannelNotFoundEntity:
+        if refusal:
             raise refusal from None
-        return False
-    return True
+        raise
+    link.refused.add(one.what)  # the broker need not be asked again on this connection
+    return False
 
 
-async def declare_if_missing(link: Link, what: Declare) -> None:
+async def declare_if_missing(link: Link, one: Declared) -> None:
     """Declare something. If it exists already, its settings stay as they are."""
     try:
-        await _declare(link, what, passive=True)
+        async with link.spare() as channel:
+            await one.declare(channel, True)
     except ChannelNotFoundEntity:
-        await _declare(link, what, passive=False)
-
-
-async def _declare(link: Link, what: Declare, *, passive: bool) -> None:
-    async with await link.channel() as channel:  # one that fails closes its channel
-        await what(channel, passive)
+        async with link.spare() as channel:
+            await one.declare(channel, False)
 
 
 async def await_leader(channel: AbstractChannel, group_queue: str) -> None:

@@ -25,8 +25,9 @@ How long messages are carried is in `greet.fast.kafka_wire`. What both use of ai
       ._aborted_producers
     Consumer._subscription, ._closed      the state that `getmany` looks at   reading during a rebalance
     Consumer._coordinator                 a commit without a shield, which    settling
-      .check_errors, ._do_commit_offsets    a deadline can end
-      .ensure_coordinator_known
+      .check_errors, ._do_commit_offsets    a deadline can end, and only of a
+      .ensure_coordinator_known             member that is in the group
+      .generation
     Producer._message_accumulator         a batch lives as long as the call   publishing while a broker restarts,
       ._batch_ttl                           that sends it, not as a request     without DURABLE
       ._batches, ._pending_batches        to fail the calls that wait         publishing while the line is left
@@ -123,6 +124,11 @@ class FastKafkaLine(KafkaLine):
             self._outboxes[number] = _Outbox(self, number)
         return self._outboxes[number]
 
+    def _recount(self) -> None:
+        """Partitions may have been added. While the driver has no answer about the topic, it knows of none."""
+        if self._producer and (known := self._producer.client.cluster.partitions_for_topic(self.topic)):
+            self._counted = len(known)
+
     def _filled(self, batch: Any, bodies: list[bytes], start: int) -> Any:
         """`batch.append` would append one by one, by a call in Python around that of the C extension."""
         if self._codec is None and len(bodies[start]) >= LONG_BODY:
@@ -180,6 +186,7 @@ class _Outbox:
     def post(self, body: bytes, deadline: float) -> Awaitable[Any]:
         """Send a name; what is returned is done when it is acknowledged."""
         if not (self._bodies or self._crowded or self._lane.locked()):
+            self._line._recount()
             return self._line._send_share(self._number, [body], deadline)
         posted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._bodies.append(body)
@@ -217,8 +224,7 @@ class _Outbox:
                         break
                     _answer(posted[accepted : accepted + 1], error)  # the others may fit
                     start = accepted + 1
-            if line._producer:  # some may have been added
-                line._counted = len(line._producer.client.cluster.partitions_for_topic(line.topic) or "?")
+            line._recount()
         finally:
             _answer(posted, failure)
 
@@ -294,6 +300,8 @@ class FastKafkaSubscription(KafkaSubscription):
         offsets = {partition: OffsetAndMetadata(offset, "") for partition, offset in positions.items()}
         while True:
             await coordinator.ensure_coordinator_known()
+            if coordinator.generation < 0:  # the group has put this member out: an empty group would take the commit
+                raise CommitFailedError("this member is not in the group")
             try:
                 await coordinator._do_commit_offsets(assignment, offsets)
             except (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError) as error:

@@ -117,6 +117,9 @@ class FastRabbitMQLine(RabbitMQLine):
                 self._openers += 1
                 try:
                     await self._wait_for_exchange(deadline)
+                except GreetError as error:
+                    error.accepted += accepted
+                    raise
                 finally:
                     self._openers -= 1
             if outbox := self._outbox:
@@ -220,9 +223,11 @@ class FastRabbitMQSubscription(RabbitMQSubscription):
             if bodies:
                 return runs(bodies, origins, self._channel)
 
-    def _id(self, handled: Any) -> str | None:
-        _, header = handled
-        return message_id(header)
+    def _marks(self, messages: Sequence[Any]) -> Iterable[Any]:
+        return [header for _, header in messages]
+
+    def _id(self, mark: Any) -> str | None:
+        return message_id(mark)  # only now: it takes longer than all else
 
     async def _ack(self, batch: Batch, count: int) -> None:
         self._behind_broker = batch.source is not self._channel or not self._link.wire.open
@@ -673,7 +678,7 @@ class Outbox:
                 # had no leader, even when it has one again. So a channel that refused is given up.
                 self.close(REFUSED)
             elif index == self._channel_closed:
-                self._closed(payload)
+                self._closed(payload, channel=True)
             return index in (self._ack, self._nack, self._return)
         if kind == HEADER:  # of a message that came back
             # Its confirm comes too, but later, and is for nobody then.
@@ -712,13 +717,13 @@ class Outbox:
             self._refusing = ""
             self._soon()
         elif payload.startswith(self._connection_closed):
-            self._closed(payload)
+            self._closed(payload, channel=False)
         return False  # aiormq is to know of it too
 
-    def _closed(self, payload: bytes) -> None:
+    def _closed(self, payload: bytes, *, channel: bool) -> None:
         """The broker closes the channel, or the connection, and says why."""
         text = payload[7 : 7 + payload[6]].decode(errors="replace")
-        self.close(text, AMQPError(text))
+        self.close(text, AMQPError(text), certain=channel and len(self._pending) == 1)
 
     def _wait_until(self, deadline: float) -> None:
         if self._timer:
@@ -764,15 +769,15 @@ class Outbox:
         if count:
             raise PublishFailed(f"{count} names published before were dropped: {nowhere(self._exchange)}")
 
-    def close(self, reason: str, reply: BaseException | None = None) -> None:
+    def close(self, reason: str, reply: BaseException | None = None, *, certain: bool = False) -> None:
         """Use it no more. Names that were written may be accepted; all others are certainly not.
 
-        `reply` is the broker's, which closed the channel: it has not accepted a name that was alone there.
+        `reply` is the broker's. It is `certain` that it has not accepted a name that was alone on a channel, if it
+        closed that channel. If it closes the connection, that has nothing to do with the name.
         """
         if not self.open:
             return
         self.open = False
-        certain = len(self._pending) == 1
         for parcel in self._written():
             if reply:
                 parcel.fail(refused(reply, certain=certain), reply)

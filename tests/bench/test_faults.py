@@ -125,6 +125,54 @@ async def test_a_cluster_of_three_outlives_a_member(ground: Arenas, design: str)
     assert await carried(broker.urls[0], "Di", "with-1") == "Di"
 
 
+@pytest.mark.parametrize(
+    ("design", "path"),
+    [
+        ("rabbitmq", "plain"),
+        ("rabbitmq-stream", "fast"),
+        ("kafka", "plain"),
+        ("kafka", "fast"),
+        ("kafka-share", "plain"),
+    ],
+)
+async def test_who_asks_with_short_time_outs_is_told_of_a_lost_broker_and_reads_on(
+    ground: Arenas, topic: str, design: str, path: str
+) -> None:
+    broker = (await ground.at(design, 1)).broker
+    assert broker
+    url = named(design).url(broker.url)
+    url += f"{'&' if '?' in url else '?'}timeout=4&path={path}"
+
+    async def ask(names: greet.Subscription) -> str | None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                return await anext(names)
+        return None
+
+    async with greet.connect(url, topic) as line:
+        with suppress(greet.ConnectionLost):  # names may have been left unsettled
+            async with line.subscribe("hello") as names, asyncio.timeout(120):
+                await line.publish("Ada")
+                while await ask(names) is None:
+                    pass
+                assert await ask(names) is None  # so Ada is settled
+                await asyncio.sleep(3)  # RabbitMQ may not find a stream again that was created just before it is killed
+                await broker.kill()
+                with pytest.raises(greet.ConnectionLost):
+                    while True:
+                        await ask(names)
+                await broker.restart()
+                while True:
+                    with suppress(greet.GreetError):
+                        await line.publish("Zoë")
+                        break
+                got = None
+                while got is None:
+                    with suppress(greet.ConnectionLost):
+                        got = await ask(names)
+                assert got in ("Zoë", "Ada")
+
+
 @pytest.mark.parametrize("path", ["fast", "plain"])
 async def test_what_was_dealt_out_by_a_node_that_is_killed_comes_again_before_later_names(
     ground: Arenas, path: str

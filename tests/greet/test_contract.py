@@ -313,6 +313,52 @@ async def test_names_that_two_give_back_reach_two_that_wait(line: Line) -> None:
     await asyncio.wait(holding + waiting)
 
 
+async def test_who_is_cancelled_again_while_it_leaves_has_left_all_the_same(line: Line) -> None:
+    """A time-out, and then a task group that gives up: the second one does not end the leaving either."""
+    entered, left = asyncio.Event(), False
+
+    async def member() -> None:
+        nonlocal left
+        names = line.subscribe("hello")
+        part = names._part
+
+        async def slowly(deadline: float, *, clean: bool) -> None:
+            nonlocal left
+            await asyncio.sleep(0.1)
+            await part(deadline, clean=clean)
+            left = True
+
+        names._part = slowly  # type: ignore[method-assign]
+        async with names:
+            entered.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(member())
+    await entered.wait()
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0.01)
+    await asyncio.wait([task])
+    assert left
+    assert task.cancelled()
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.design.in_process and case.guarantee is not AMO], ids=str
+)
+async def test_many_sessions_of_one_name_leave_room_to_publish(case: Case, topic: str) -> None:
+    """Each gives the rest back: nothing of that fills the queue."""
+    async with greet.connect("asyncio:?maxsize=3", topic, guarantee=case.guarantee) as line:
+        async with line.subscribe("hello"):
+            pass
+        await line.publish_many(MANY[:100])
+        for name in MANY[:10]:
+            async with line.subscribe("hello") as names:
+                assert await take(names, 1) == [name]
+        async with asyncio.timeout(2):
+            await line.publish("last")
+
+
 @KEEPING
 async def test_who_is_cancelled_while_it_leaves_has_left_all_the_same(line: Line) -> None:
     """What was handled is settled; what was not handed out comes again, and no part of the member stays."""
@@ -492,6 +538,18 @@ async def test_publish_many_takes_what_comes_by_and_by(line: Line, case: Case) -
         go_on.set()
         assert await task == 701
         assert await take(names, 1) == ["last"]
+
+
+async def test_publish_many_of_names_that_are_cancelled_ends(line: Line) -> None:
+    async def some() -> AsyncIterator[str]:
+        yield "Ada"
+        raise asyncio.CancelledError
+
+    async with line.subscribe("hello"):
+        await line.publish("Zoë")
+        async with asyncio.timeout(5):
+            with pytest.raises(asyncio.CancelledError):
+                await line.publish_many(some())
 
 
 async def test_publish_many_of_one_str_is_refused(line: Line) -> None:

@@ -35,7 +35,7 @@ from greet.brokers.process import free_ports
 from greet.designs import kafka as design
 from greet.designs.kafka import JOIN_SECONDS, KafkaLine, KafkaSubscription
 from greet.designs.kafka_settings import words
-from greet.fast.kafka import _Outbox
+from greet.fast.kafka import FastKafkaLine, _Outbox
 
 MANY = [f"name-{number:013d}" for number in range(5000)]
 
@@ -134,9 +134,25 @@ async def test_a_member_that_comes_back_commits_nothing_older(
         await member.assigned([place])
         await asyncio.sleep(0.5)
         assert await positions(kafka_url, topic, "hello") == [100]
+        await member._settle(member._batch, 50)  # the name that it had in hand all the time
+        await asyncio.sleep(0.5)
+        assert await positions(kafka_url, topic, "hello") == [100]
         await line.publish("last")
         assert await take(names, 1) == ["last"]
     assert await positions(kafka_url, topic, "hello") == [101]
+
+
+async def test_who_publishes_one_by_one_sees_that_partitions_were_added(kafka_url: str, topic: str) -> None:
+    async with greet.connect(kafka_url, topic) as line:
+        await line.publish("Ada")
+        admin = AIOKafkaAdminClient(bootstrap_servers=servers(kafka_url))
+        await admin.start()
+        await admin.create_partitions({topic: NewPartitions(4)})
+        await admin.close()
+        async with asyncio.timeout(20):
+            while cast(FastKafkaLine, line)._counted != 4:
+                await line.publish("Zoë")
+                await asyncio.sleep(0.1)
 
 
 async def test_what_may_be_accepted_is_unknown_though_the_line_was_closed_meanwhile(kafka_url: str, topic: str) -> None:
@@ -1081,7 +1097,9 @@ async def test_a_name_is_there_before_its_sender_begins() -> None:
         sent.extend(bodies)
         return len(bodies)
 
-    line: Any = SimpleNamespace(_lanes=[asyncio.Lock()], _sending=set(), _send_share=send, _producer=None)
+    line: Any = SimpleNamespace(
+        _lanes=[asyncio.Lock()], _sending=set(), _send_share=send, _producer=None, _recount=lambda: None
+    )
     outbox = _Outbox(line, 0)
     outbox._crowded = True
     with eager_tasks():

@@ -30,8 +30,9 @@ import trustme
 from aio_pika.abc import AbstractChannel, AbstractExchange
 from aio_pika.exceptions import AMQPConnectionError, ChannelClosed
 from common import take
+from pamqp.base import Frame
 from pamqp.body import ContentBody
-from pamqp.commands import Basic
+from pamqp.commands import Basic, Channel, Connection
 from pamqp.common import FieldTable
 from pamqp.frame import marshal
 from pamqp.header import ContentHeader
@@ -431,6 +432,67 @@ async def outbox_with(*counts: int) -> tuple[Outbox, list[asyncio.Future[int]]]:
     futures = [outbox.send([b"x"] * count, deadline) for count in counts]
     await asyncio.sleep(0)
     return outbox, futures
+
+
+@pytest.mark.parametrize(
+    ("close", "failure"),
+    [
+        (Channel.Close(406, "PRECONDITION_FAILED - message size 9 is larger", 60, 40), greet.PublishFailed),
+        (Connection.Close(320, "CONNECTION_FORCED - broker forced connection closure", 0, 0), greet.PublishUnknown),
+    ],
+)
+async def test_who_closes_what_says_whether_a_lone_name_may_be_accepted(
+    close: Frame, failure: type[greet.GreetError]
+) -> None:
+    """An orderly restart closes the connection: the broker may have the name."""
+    outbox, (future,) = await outbox_with(1)
+    payload = marshal(close, 1)[7:-1]
+    if isinstance(close, Channel.Close):
+        outbox._take_frame(METHOD, payload)
+    else:
+        outbox._take_notice(METHOD, payload)
+    with pytest.raises(failure):
+        await future
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_a_member_and_a_refused_publisher_keep_few_channels(rabbitmq_url: str, topic: str, path: str) -> None:
+    """A member declares all again and again, and a full queue refuses name by name."""
+    async with line_to(rabbitmq_url, topic, path=path) as line, line.subscribe("hello") as names:
+        member = cast(RabbitMQSubscription, names)
+        connection = member._link._connection
+        assert connection
+        inner = connection.transport.connection  # type: ignore[union-attr]
+        before = len(inner.channels)
+        for _ in range(5):
+            await member._declare_all()
+        assert len(inner.channels) <= before + 1
+    full = f"{topic}-full"
+    async with plain_channel(rabbitmq_url) as channel, line_to(rabbitmq_url, full, path=path) as line:
+        exchange = await channel.declare_exchange(full, "fanout", durable=True)
+        limits: FieldTable = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        await (await channel.declare_queue(f"{full}:hello", durable=True, arguments=limits)).bind(exchange)
+        await line.publish("Ada")
+        for _ in range(4):
+            with pytest.raises(greet.PublishUnknown, match="full or has no leader"):
+                await line.publish("Zoë")
+        connection = cast(RabbitMQLine, line)._link._connection
+        assert connection
+        assert len(connection.transport.connection.channels) <= 2  # type: ignore[union-attr]
+
+
+async def test_a_dead_letter_of_a_group_that_is_gone_does_not_stop_the_others(rabbitmq_url: str, topic: str) -> None:
+    async with line_to(rabbitmq_url, topic) as line, plain_channel(rabbitmq_url) as channel:
+        for group in ("old", "hello"):
+            async with line.subscribe(group) as names:
+                await channel.default_exchange.publish(aio_pika.Message(b"\xff"), f"{topic}:{group}")
+                assert await take(names, 1, seconds=0.3) == []
+        await channel.queue_delete(f"{topic}:old")
+        with pytest.raises(greet.PublishFailed, match="group was deleted") as caught:
+            await line.resend_dead_letters()
+        assert caught.value.accepted == 1
+        assert await waiting(channel, f"{topic}:hello") == 1
+        assert [letter.group for letter in await line.dead_letters()] == ["old"]
 
 
 async def test_confirms_in_any_order() -> None:
@@ -1054,6 +1116,25 @@ async def test_a_name_that_is_larger_than_the_broker_takes(small: str, topic: st
             await line.publish(large)
         await line.publish("last")
         assert await take(names, 3) == ["a", "b", "last"]
+
+
+async def test_who_is_cancelled_while_names_are_acknowledged_ahead_loses_none(
+    rabbitmq_url: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With AT_MOST_ONCE: the acknowledgement goes on, and what it settled is handed out to who asks next."""
+    async with line_to(rabbitmq_url, topic, AMO, path="plain") as line, line.subscribe("hello") as names:
+        member = cast(RabbitMQSubscription, names)
+        acknowledged = member._acknowledged
+
+        async def slowly(deadline: float) -> None:
+            monkeypatch.setattr(member, "_acknowledged", acknowledged)
+            await acknowledged(deadline)
+            await asyncio.sleep(5)
+
+        monkeypatch.setattr(member, "_acknowledged", slowly)
+        await line.publish_many(["Ada", "Zoë"])
+        assert await take(names, 2, seconds=0.5) == []
+        assert await take(names, 2) == ["Ada", "Zoë"]
 
 
 @pytest.mark.parametrize("path", ["fast", "plain"])
