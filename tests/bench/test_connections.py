@@ -26,6 +26,7 @@ def test_a_plain_driver_is_asked_or_else_greet() -> None:
 async def test_more_connections_carry_the_same(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLES["rabbitmq"], rabbitmq_url)
     monkeypatch.setattr(connections, "LEVELS", (2, 300))
+    monkeypatch.setattr(connections, "WARM_S", 0.1)
     settings = Settings(("rabbitmq",), tuple(every()))
     (cell,) = connections.cells(settings)
     async with session(settings, ThreadPoolExecutor) as opened:

@@ -540,7 +540,8 @@ def test_a_run_over_two_hosts_counts_and_times_as_one_here(
         assert row["sent"] == row["accepted"] == row["received"] > 0
         assert (row["lost"], row["duplicates"], row["reordered"]) == (0, 0, 0)
         if row["latency_ms"]:
-            unknown = [name for name in ("p50", "p90", "p99", "max") if row["latency_ms"][name] is None]
+            # Not p99: here are too few messages to tell it.
+            unknown = [name for name in ("p50", "p90", "max") if row["latency_ms"][name] is None]
             assert bool(unknown) == ("clock" in row["params"])
             assert all(row["params"]["clock"].count(name) for name in unknown)
             assert row["latency_ms"]["max"] is None or 0 < row["latency_ms"]["max"] < 5_000
