@@ -8,7 +8,7 @@ from typing import Any
 
 
 async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await `work`. If the caller is cancelled meanwhile, wait until it has ended all the same, and then raise that.
+    """Await `work`. If the caller is cancelled, that is raised only when the work has ended.
 
     So a member that is cancelled while it leaves gives back what it has, and its connection is closed.
     """

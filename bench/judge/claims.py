@@ -86,7 +86,7 @@ class Figures:
     """
 
     def __init__(self, rows: pd.DataFrame) -> None:
-        self._rows = rows.assign(service_p50=stats.clock(rows, "service")) if len(rows) else rows
+        self._rows = rows.assign(**{ALONE: stats.clock(rows, "service")}) if len(rows) else rows
         found = [stats.floor(same) for _, same in stats.same_twice(rows)]
         self.noise = max([WIDE, *filter(math.isfinite, found)])
 

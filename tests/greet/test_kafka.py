@@ -135,7 +135,7 @@ async def test_a_member_that_comes_back_commits_nothing_older(
         await asyncio.sleep(0.5)
         assert await positions(kafka_url, topic, "hello") == [100]
         await member._settle(member._batch, 50)  # the name that it had in hand all the time
-        await asyncio.sleep(0.5)
+        await member._confirm(line._deadline())
         assert await positions(kafka_url, topic, "hello") == [100]
         await line.publish("last")
         assert await take(names, 1) == ["last"]
