@@ -93,7 +93,10 @@ RENAMED = {"names_per_s": "messages_per_s"}
 """Fields of a row in the runs of before, and what they are called now."""
 REWORDED = {
     "bare queue: a cancelled reader loses its name": "bare queue: a cancelled reader loses its message",
-    "lists of 100: settled by the hundred": "lists of 100: acknowledged by the hundred",
+    **dict.fromkeys(
+        ("lists of 100: settled by the hundred", "lists of 100: acknowledged by the hundred"),
+        "in lists: acknowledged by the list",
+    ),
     "getmany: a batch is settled as a whole": "getmany: a batch is committed as a whole",
 }
 """Rungs of the ladder in the runs of before."""

@@ -31,7 +31,7 @@ class Rung(NamedTuple):
     """How many steps above it is the step that it changes."""
 
 
-LISTS = "lists of 100: acknowledged by the hundred"
+LISTS = "in lists: acknowledged by the list"
 LONG = 3_000_000
 """Messages of a repetition that shows the cost of the bench's own code."""
 RUNGS = (

@@ -1,5 +1,7 @@
 """Apache Kafka's share groups (KIP-932): a topic that is consumed like a queue. Driver: confluent-kafka.
 
+The driver calls its share consumer a preview that is not recommended for production (its README, 2.16.1).
+
                                  ┌─► share group "names:hello:share"   ─► any of its members
     publish ─► topic "names" ────┤
                                  └─► share group "names:goodbye:share" ─► any of its members
@@ -487,6 +489,7 @@ class KafkaShareSubscription(Subscription):
 
         consumer = ShareConsumer(settings(self._line.address, given))
         held: set[Place] = set()
+        came = False
         try:
             consumer.set_acknowledgement_commit_callback(answered)
             consumer.subscribe([topic])
@@ -498,6 +501,7 @@ class KafkaShareSubscription(Subscription):
                         consumer.commit_async()  # commits nothing, but runs the callback for late answers
                     else:
                         held = self._poll(consumer, loop)
+                        came |= bool(held)
                     continue
                 if order is None:
                     return
@@ -512,6 +516,8 @@ class KafkaShareSubscription(Subscription):
                 if self._orders.empty():
                     consumer.commit_sync(WORD_SECONDS)  # the callback gets the answer
         finally:
+            if not came:  # librdkafka 2.16 would never return from `close` if its first partitions came meanwhile
+                consumer.unsubscribe()
             consumer.close()  # names that are held and not settled go back to the group
 
     def _poll(self, consumer: Any, loop: asyncio.AbstractEventLoop) -> set[Place]:
