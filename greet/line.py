@@ -21,7 +21,7 @@ import re
 from abc import ABC, abstractmethod
 from asyncio import current_task, get_running_loop
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -54,6 +54,8 @@ STALL_SECONDS = 1.0
 """An error mentions a blocked event loop only if it was blocked for longer than this."""
 DEAD = ".dead"
 """The suffix of the topic of dead letters."""
+MOST_ARRIVED = 500
+"""Names of an async iterable that are taken ahead; each may have 64 KiB."""
 CLOSED = "this line is closed: connect again"
 LEFT = "this member has left its group: subscribe again"
 ONE_TASK = (
@@ -109,9 +111,11 @@ class Entered:
     _state = State.NEW
     _loop: asyncio.AbstractEventLoop | None = None
     """The loop that entered it; None when it cannot be used."""
+    _ending = False
+    """It was left, and what follows from that is not done yet."""
 
     def _begin(self) -> None:
-        if self._state in (State.ENTERING, State.OPEN):
+        if self._ending or self._state in (State.ENTERING, State.OPEN):
             raise WrongUse(f"this {self._what} is entered already: make another one for this")
         self._state = State.ENTERING
 
@@ -119,7 +123,14 @@ class Entered:
         self._state, self._loop = State.OPEN, get_running_loop()
 
     def _close(self) -> None:
-        self._state, self._loop = State.LEFT, None
+        self._state, self._loop, self._ending = State.LEFT, None, True
+
+    async def _wind_up(self, work: Coroutine[Any, Any, None]) -> None:
+        """What follows from `_close`: until it is done, this cannot be entered again."""
+        try:
+            await to_the_end(work)
+        finally:
+            self._ending = False
 
     def _refusal(self) -> GreetError:
         """Why it cannot be used here and now."""
@@ -167,7 +178,7 @@ class Line(Entered, ABC):
             await self._connect(self._deadline())
         except BaseException:
             self._close()
-            await to_the_end(self._disconnect(self._deadline(), clean=False))
+            await self._wind_up(self._disconnect(self._deadline(), clean=False))
             raise
         self._open()
         return self
@@ -180,7 +191,7 @@ class Line(Entered, ABC):
         A `publish` that still waits is accepted, fails, or raises `PublishUnknown`.
         """
         self._close()
-        await to_the_end(self._disconnect(self._deadline(), clean=error is None))
+        await self._wind_up(self._disconnect(self._deadline(), clean=error is None))
 
     async def publish(self, name: str) -> None:
         """Return once the design has accepted `name` under the guarantee.
@@ -224,7 +235,7 @@ class Line(Entered, ABC):
         try:
             try:
                 if isinstance(names, AsyncIterable):
-                    async with aclosing(arriving(names, self.names_at_once)) as come:
+                    async with aclosing(arriving(names, min(self.names_at_once, MOST_ARRIVED))) as come:
                         async for some in come:
                             for part in chunks(some, self.names_at_once, self.characters_at_once):
                                 await bulk.send(part)
@@ -475,7 +486,7 @@ class Subscription(Entered, ABC):
         except BaseException:
             self._close()
             with suppress(ConnectionLost):
-                await to_the_end(self._part(self._line._deadline(), clean=False))
+                await self._wind_up(self._part(self._line._deadline(), clean=False))
             raise
         self._open()
         self._turned = monotonic()
@@ -497,7 +508,7 @@ class Subscription(Entered, ABC):
         if self._asking and self._asking is not current_task():
             self._asking.cancel()  # its call raises that the member has left
         self._settling.cancel()
-        await to_the_end(self._leave(clean=clean))
+        await self._wind_up(self._leave(clean=clean))
 
     async def _leave(self, *, clean: bool) -> None:
         await asyncio.wait([self._settling], timeout=self._line.timeout)
@@ -678,8 +689,9 @@ class Subscription(Entered, ABC):
         try:
             await self._confirm(deadline)
             self._behind = False
-        except ConnectionLost:
-            self._behind = self._unconfirmed = True
+        except BaseException as error:
+            self._unconfirmed = True
+            self._behind |= isinstance(error, ConnectionLost)
             raise
 
     def _notice_a_stall(self) -> None:

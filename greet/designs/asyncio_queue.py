@@ -77,8 +77,9 @@ class AsyncioLine(Line):
         self._maxsize = max(1, int(self.address.number("maxsize", 1000)))
 
     async def _connect(self, deadline: float) -> None:
-        for closed in [loop for loop in _topics if loop.is_closed()]:
-            del _topics[closed]
+        for loop in [*_topics]:  # other threads have event loops too
+            if loop.is_closed():
+                _topics.pop(loop, None)
         topics = _topics.setdefault(asyncio.get_running_loop(), {})
         self._groups = topics.setdefault(self.topic, {})
 

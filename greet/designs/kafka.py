@@ -54,10 +54,10 @@ from greet.designs import Design
 from greet.designs.kafka_dead import LARGEST_BODY, Graveyard
 from greet.designs.kafka_group import GroupMember
 from greet.designs.kafka_producer import ProducingLine
-from greet.designs.kafka_settings import RETRY_SECONDS, UNREADABLE, codec, insist, login, settings
+from greet.designs.kafka_settings import DRIVER_ERRORS, RETRY_SECONDS, UNREADABLE, codec, insist, login, settings
 from greet.designs.kafka_topic import committed
 from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishUnknown
-from greet.line import Batch, DeadLetter, Guarantee, Poison, runs
+from greet.line import Batch, DeadLetter, Guarantee, Poison, State, runs
 from greet.tasks import beside
 
 ACKS = {Guarantee.AT_MOST_ONCE: 0, Guarantee.AT_LEAST_ONCE: 1, Guarantee.DURABLE: "all"}
@@ -201,7 +201,6 @@ class KafkaSubscription(GroupMember):
         self._committing = asyncio.Lock()
         self._commits: set[asyncio.Task[None]] = set()  # commits without an answer yet
         self._missed = False  # a handled name can no longer be settled by this member
-        self._cut_off = False  # the last caller was cancelled while it waited for names
         line = self._line
         async with line._trouble(ConnectFailed, deadline, verb="create"):
             count = await insist(line.address, line._make_topic)
@@ -221,6 +220,7 @@ class KafkaSubscription(GroupMember):
         await self._consumer.start()
         if await self._is_new():
             await self._write_start()
+        self._note_coordinator()
         self._consumer.subscribe([self._line.topic], listener=_Rebalance(self))
 
     def _new_consumer(self) -> AIOKafkaConsumer:
@@ -242,16 +242,12 @@ class KafkaSubscription(GroupMember):
     # -------------------------------------------------------------------------------------- reading
 
     async def _next(self) -> Sequence[Batch | Poison]:
-        seconds = 0.0 if self._cut_off else min(1.0, self._line.timeout / 4)
         while True:
-            self._cut_off = True  # if the caller is cancelled, the next call begins with a look at the broker
+            await self._check_alive()  # first: so who asks with a short time-out each time learns of it too
             async with self._trouble(ConnectionLost, self._line._deadline(), what="the group cannot be read: "):
-                fetched = await self._fetch(seconds)
-            self._cut_off = False
-            if fetched:
-                return fetched
-            await self._check_alive()
-            seconds = min(1.0, self._line.timeout / 4)
+                if fetched := await self._fetch(self._pause):
+                    self._gave = True
+                    return fetched
 
     async def _fetch(self, seconds: float) -> Sequence[Batch | Poison]:
         """The names that have come, for each partition; nothing if that takes longer than `seconds`."""
@@ -260,6 +256,10 @@ class KafkaSubscription(GroupMember):
                 fetched = await self._consumer.getmany(timeout_ms=int(seconds * 1000))
         except TimeoutError:
             return []
+        except asyncio.CancelledError:
+            for one in self._consumer._fetcher._fetch_waiters:  # aiokafka 0.14 would keep one for each cancelled call
+                one.cancel()
+            raise
         except UNREADABLE:
             # aiokafka has dropped what it had taken from other partitions before: go back, so that it comes again.
             for one in self._consumer.assignment() & self._starts.keys():
@@ -334,6 +334,8 @@ class KafkaSubscription(GroupMember):
         """Commit offsets; `CommitFailedError` if the group has rebalanced."""
         while self._commits:  # an earlier commit whose caller did not wait must not come after this one
             await asyncio.wait(self._commits)
+        if self._consumer._coordinator.generation < 0:  # the group has put this member out: an empty one would take it
+            raise CommitFailedError("this member is not in the group")
         committing = beside(self._consumer.commit(positions), self._commits)
         await asyncio.wait([committing])  # not `await committing`: that would cancel it with the caller
         committing.result()
@@ -347,6 +349,7 @@ class KafkaSubscription(GroupMember):
         """
         self._generation += 1
         self._joined.clear()
+        self._note_coordinator()
         taken, batch = self._taken, self._batch
         await self._give_back([Batch(batch.names[taken:], batch.origins[taken:], batch.source)])
         self._drop()
@@ -358,29 +361,47 @@ class KafkaSubscription(GroupMember):
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """The rebalance is over: continue where this member was; in new partitions, at the committed offset."""
-        consumer, batch = self._consumer, self._batch
+        consumer = self._consumer
         consumer.pause(*partitions)  # fetch nothing before the offsets are known
+        known = await self._known(partitions)
+        if known is None:
+            return
+        batch = self._batch
         self._missed |= bool(self._unwritten().keys() - partitions)
         if batch.source not in partitions:
             batch.source = None  # its handler took too long: the name comes again, to another member
         self._positions = {one: offset for one, offset in self._positions.items() if one in partitions}
-        self._committed.clear()
         self._heard.clear()
         starts = self._starts = dict(self._positions)
         if batch.source and batch.names:
             starts[batch.source] = max(starts.get(batch.source, 0), batch.origins[len(batch.names) - 1] + 1)
-        try:
-            known = await committed(self._line.address, self._id, partitions) if partitions else {}
-            for partition, offset in known.items():
-                starts[partition] = max(offset, starts.get(partition, 0))
-                consumer.seek(partition, starts[partition])
-                if partition in self._positions:  # another member may have had it since, and committed more
-                    self._positions[partition] = max(offset, self._positions[partition])
-        finally:
-            consumer.resume(*partitions)
-            self._joined.set()
-            self._unconfirmed = True
-            self._news.set()
+        for partition, offset in known.items():
+            starts[partition] = max(offset, starts.get(partition, 0))
+            consumer.seek(partition, starts[partition])
+            if partition in self._positions or partition == batch.source:
+                # Another member may have had it since, and committed more.
+                self._positions[partition] = max(offset, self._positions.get(partition, 0))
+        self._committed = known
+        consumer.resume(*partitions)
+        self._joined.set()
+        self._unconfirmed = True
+        self._news.set()
+
+    async def _known(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int] | None:
+        """Their committed offsets. This repeats until they can be read; None if the member left meanwhile.
+
+        `_check_alive` tells the reader why they cannot: it asks the same of the coordinator.
+        """
+        consumer = self._consumer
+        while partitions:
+            try:
+                async with asyncio.timeout(self._line.timeout / 4):
+                    return await committed(self._line.address, self._id, partitions)
+            except DRIVER_ERRORS:
+                if self._state is State.LEFT or self._consumer is not consumer:
+                    return None
+                await asyncio.sleep(RETRY_SECONDS)
+        return {}
 
     # -------------------------------------------------------------------------------------- leaving
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LARGEST_BODY = 2**26
 """A message that is not a name may be larger than any name, and is kept unchanged."""
+UNREAD = "the dead letters cannot be read: "
 
 
 class Graveyard:
@@ -54,12 +55,12 @@ class Graveyard:
         """Publish each of them again; return how many."""
         sent = 0
         async with self._opened() as consumer:
-            origins: set[str] = set()
+            origins: set[tuple[str, bytes]] = set()
             try:
                 for offset, letter in await self._read(consumer):
-                    if letter.origin not in origins:  # each group has kept its own copy
+                    if (letter.origin, letter.body) not in origins:  # each group has kept its own copy
                         await self._line._send_bodies([letter.body], self._line._deadline())
-                        origins |= {letter.origin} - {""}
+                        origins |= {(letter.origin, letter.body)} if letter.origin else set()
                         sent += 1
                     await self._sent_to(consumer, offset + 1)
                 if sent:
@@ -71,9 +72,10 @@ class Graveyard:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[AIOKafkaConsumer]:
-        consumer = AIOKafkaConsumer(
-            **settings(self._line.address), group_id=self._topic, enable_auto_commit=False, max_poll_records=1000
-        )
+        async with self._trouble(UNREAD):  # a file of the address may be gone
+            consumer = AIOKafkaConsumer(
+                **settings(self._line.address), group_id=self._topic, enable_auto_commit=False, max_poll_records=1000
+            )
         try:
             yield consumer
         finally:
@@ -83,7 +85,7 @@ class Graveyard:
         """The letters with their offsets, from the first one that was not sent again."""
         letters = []
         known = set()
-        async with self._trouble("the dead letters cannot be read: "):
+        async with self._trouble(UNREAD):
             await consumer.start()
             partition = self._partition
             # First: a topic that the user may not see is not listed.
@@ -96,12 +98,13 @@ class Graveyard:
             consumer.seek(partition, max(start, done))
             while await consumer.position(partition) < self._end:
                 for record in (await consumer.getmany(partition, timeout_ms=1000)).get(partition, []):
-                    headers = {key: value.decode(errors="replace") for key, value in record.headers}
+                    headers = {key: (value or b"").decode(errors="replace") for key, value in record.headers}
                     group, origin, reason = (headers.get(key, "") for key in ("group", "origin", "reason"))
+                    letter = DeadLetter(record.value or b"", group, origin, reason)
                     # If a member died after it had kept a letter, another member kept it again.
-                    if not origin or (group, origin) not in known:
-                        letters.append((record.offset, DeadLetter(record.value or b"", group, origin, reason)))
-                    known.add((group, origin))
+                    if not origin or (group, origin, letter.body) not in known:
+                        letters.append((record.offset, letter))
+                    known.add((group, origin, letter.body))
         return letters
 
     async def _sent_to(self, consumer: AIOKafkaConsumer, offset: int) -> None:

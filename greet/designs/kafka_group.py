@@ -37,7 +37,10 @@ class GroupMember(Subscription):
         self._all: list[TopicPartition] = []  # the partitions of the topic
         self._joined = asyncio.Event()  # this member has been assigned its partitions
         self._heard: dict[TopicPartition, tuple[int | None, float]] = {}  # the last fetch, and when we first saw it
-        self._asked = -inf  # when the group's coordinator was asked last
+        self._pause = min(1.0, self._line.timeout / 4)  # seconds of one wait for names
+        self._checked = -inf  # when `_check_alive` looked last,
+        self._gave = False  # and whether names were handed out since
+        self._asked = -inf  # when the group's coordinator was heard of last
         self._asking_coordinator = Lasting()
 
     @abstractmethod
@@ -91,12 +94,17 @@ class GroupMember(Subscription):
             raise SilentCoordinator from None
 
     async def _check_alive(self) -> None:
-        """Raise `ConnectionLost` if a broker is silent.
+        """Raise `ConnectionLost` if a broker is silent; to be called before names are asked for. Looks once a second.
 
-        A fetch is answered within 0.2 s, with or without names. A member without partitions does not
-        fetch; it asks the group's coordinator instead.
+        A fetch is answered within 0.2 s, with or without names. A partition of which names wait here is not
+        fetched meanwhile. A member without partitions does not fetch; it asks the group's coordinator instead.
         """
         now = asyncio.get_running_loop().time()
+        if (since := now - self._checked) < self._pause:
+            return
+        if self._gave and since > 2 * self._pause:
+            self._heard.clear()  # the handler was slow: perhaps it kept the event loop from fetching
+        self._checked, self._gave = now, False
         assigned = self._consumer.assignment()
         if not assigned or not self._joined.is_set():
             self._heard.clear()
@@ -105,7 +113,9 @@ class GroupMember(Subscription):
             return
         for partition in assigned:
             last = self._consumer.last_poll_timestamp(partition)
-            if partition not in self._heard or self._heard[partition][0] != last:
+            if partition in self._consumer._fetcher._records:
+                self._heard.pop(partition, None)
+            elif partition not in self._heard or self._heard[partition][0] != last:
                 self._heard[partition] = (last, now)
             elif now - self._heard[partition][1] > self._line.timeout:
                 self._heard.clear()
@@ -114,6 +124,9 @@ class GroupMember(Subscription):
     async def _ask_coordinator(self) -> None:
         async with self._trouble(ConnectionLost, self._line._deadline(), what="the group cannot be read: "):
             await self._offsets(self._all[:1])
+        self._note_coordinator()
+
+    def _note_coordinator(self) -> None:
         self._asked = asyncio.get_running_loop().time()
 
     def _trouble(self, ours: type[GreetError], deadline: float, **more: str) -> AbstractAsyncContextManager[None]:

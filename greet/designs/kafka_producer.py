@@ -21,6 +21,8 @@ from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     OutOfOrderSequenceNumber,
+    ProducerClosed,
+    UnknownError,
     UnknownProducerId,
 )
 
@@ -88,7 +90,7 @@ class ProducingLine(Line):
         """
         while True:
             producer = await self._started()
-            waiting = True
+            before, waiting = attempt.handed_over, True
             try:
                 written = await send(producer)
                 attempt.handed_over, waiting = True, False
@@ -98,9 +100,11 @@ class ProducingLine(Line):
             except KafkaError as error:
                 if waiting and isinstance(error, KafkaTimeoutError):
                     continue  # the producer's buffer was full
+                if waiting and isinstance(error, ProducerClosed) and producer is not self._producer:
+                    continue  # the batch of another caller failed, and that replaced the producer
                 answered = isinstance(error, BrokerResponseError)
-                if answered and not error.retriable and not _miscounted(error):
-                    attempt.handed_over = False  # certainly not written
+                if answered and not error.retriable and not _open_ended(error):
+                    attempt.handed_over = before  # this time it was certainly not written
                 if self._durable or not (answered or error.retriable):
                     self._give_up(producer)
                 if self._durable or not error.retriable or self._state is State.LEFT:
@@ -193,8 +197,12 @@ class ProducingLine(Line):
         """
 
         async def stop() -> None:
+            closing = asyncio.create_task(client.stop())
+            closing.add_done_callback(looked_at)
             try:
-                await client.stop()
+                await asyncio.wait([closing])
+                if closing.cancelled():  # aiokafka 0.14, while no broker is there: then it leaves its connections open
+                    await (client.client if isinstance(client, AIOKafkaProducer) else client._client).close()
             finally:
                 for one in commits:
                     one.cancel()
@@ -202,6 +210,6 @@ class ProducingLine(Line):
         await asyncio.wait([beside(stop(), stopping)], timeout=left(deadline))
 
 
-def _miscounted(error: Exception) -> bool:
-    """Whether the broker has lost the sequence of an idempotent producer, so nobody can tell what it has."""
-    return isinstance(error, OutOfOrderSequenceNumber | UnknownProducerId)
+def _open_ended(error: Exception) -> bool:
+    """Whether nobody can tell what the broker has: it lost the sequence of an idempotent producer, or says not why."""
+    return isinstance(error, OutOfOrderSequenceNumber | UnknownProducerId) or type(error) is UnknownError

@@ -27,6 +27,8 @@ are not in order.
   name to the dead letters. If handlers are slow or die often, use `?deal=1`: otherwise the names that
   follow in the batch are delivered again each time too.
 - If a broker is killed, names that were settled but not confirmed come again, as in the other designs.
+- A member that leaves within some tenths of a second, before its first heartbeat is answered, does not say so
+  (librdkafka 2.16). If the broker had assigned it a partition, names there wait for the session time-out (45 s).
 
 DURABLE waits for all in-sync replicas, and its producer is idempotent. AT_LEAST_ONCE waits for the
 leader only. AT_MOST_ONCE does not wait, and settles a batch before it is handed out.
@@ -68,7 +70,7 @@ from greet.errors import (
     one_line,
 )
 from greet.line import CLOSED, DEAD, Batch, DeadLetter, Guarantee, Line, Poison, Subscription, runs
-from greet.tasks import Lasting, looked_at
+from greet.tasks import Lasting, left, looked_at, to_the_end
 
 try:
     from confluent_kafka import (
@@ -103,8 +105,8 @@ TO_BURY = 2  # deliveries that are kept for moving a name to the dead letters: a
 NEVER_WRITTEN = {
     *(KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED),
     *(KafkaError.INVALID_RECORD, KafkaError.POLICY_VIOLATION, KafkaError.UNKNOWN_TOPIC_OR_PART),
-    *(KafkaError.INVALID_TIMESTAMP, KafkaError.UNSUPPORTED_COMPRESSION_TYPE, KafkaError._PURGE_QUEUE),
-    *(KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION),
+    *(KafkaError.INVALID_TIMESTAMP, KafkaError.UNSUPPORTED_COMPRESSION_TYPE),
+    *(KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError._FATAL),
 }
 LEADERLESS = {
     *(*PASSING, KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN),
@@ -140,8 +142,9 @@ class KafkaShareLine(Line):
 
     async def _connect(self, deadline: float) -> None:
         self._producer: Any = None
+        self._fatal: Any = None  # the error after which the producer refuses everything
+        self._seconds_left = 0.0
         self._admin: Any = None
-        self._ending = threading.Event()
         self._made: dict[str, int] = {}  # topics that exist, with their number of partitions
         self._making = asyncio.Lock()
         async with self._trouble(ConnectFailed, deadline):
@@ -153,9 +156,8 @@ class KafkaShareLine(Line):
 
     async def _disconnect(self, deadline: float, *, clean: bool) -> None:
         self._seconds_left = max(0.0, deadline - get_running_loop().time() - RETRY_SECONDS)
-        self._ending.set()
         ends = [self._serving] if self._producer else []
-        self._producer = None
+        self._producer = None  # this ends `_serve`
         admin, self._admin = [self._admin], None
         ends.append(in_thread(admin.clear))  # deleting the client waits for the driver's own threads
         await ended(ends, deadline)
@@ -176,16 +178,16 @@ class KafkaShareLine(Line):
         try:
             async with asyncio.timeout_at(deadline):
                 for body in bodies:
-                    while True:
-                        if sending.begun(producer, topic, body, headers):
-                            break
+                    while not sending.begun(producer, topic, body, headers):  # noqa: ASYNC110 - its buffer is full
                         await asyncio.sleep(RETRY_SECONDS)
                 await asyncio.shield(sending.done)
         except TimeoutError:
             sending.error = KafkaError(KafkaError.REQUEST_TIMED_OUT)
         if sending.error is None:
             return sending.accepted
-        why, driver = words(KafkaException(sending.error), self.address), KafkaException(sending.error)
+        if self._fatal:
+            self._producer = None  # the next publish starts another one
+        why, driver = words(KafkaException(self._fatal or sending.error), self.address), KafkaException(sending.error)
         failure: GreetError = PublishUnknown(f"{why}; publish it again if a duplicate does no harm")
         if sending.error.code() in NEVER_WRITTEN:
             failure = PublishFailed(f"{why}; then publish it again")
@@ -202,7 +204,7 @@ class KafkaShareLine(Line):
     async def _started(self, deadline: float) -> Any:
         """The producer. It is started on first use, and with it the thread that gets its delivery reports."""
         async with self._making:
-            if self._ending.is_set():
+            if self._admin is None:
                 raise PublishFailed(CLOSED)
             if self._producer is None:
                 given = {
@@ -218,16 +220,23 @@ class KafkaShareLine(Line):
                     # With acks=0 only the answers to this show whether a connection still carries anything.
                     "topic.metadata.refresh.interval.ms": min(3_600_000, int(self.timeout * 250)),
                 }
-                producer, ending = Producer(settings(self.address, given)), self._ending
+                self._fatal = None
+                producer = Producer(settings(self.address, given | {"error_cb": self._note}))
                 # Without this, an idempotent producer waits half a second for its first connection.
                 await ended([in_thread(lambda: producer.list_topics(self.topic, WORD_SECONDS))], deadline)
-                if ending.is_set():
+                if self._admin is None:
                     raise PublishFailed(CLOSED)
-                self._producer, self._serving = producer, in_thread(lambda: self._serve(producer, ending))
+                self._producer = producer
+                self._serving = in_thread(lambda: self._serve(producer))
         return self._producer
 
-    def _serve(self, producer: Any, ending: threading.Event) -> None:
-        while not ending.is_set():
+    def _note(self, error: Any) -> None:
+        """The producer's thread calls this for its errors."""
+        if error.fatal():
+            self._fatal = error
+
+    def _serve(self, producer: Any) -> None:
+        while producer is self._producer:
             producer.poll(POLL_SECONDS)
         if producer.flush(self._seconds_left):
             producer.purge()
@@ -239,11 +248,8 @@ class KafkaShareLine(Line):
         """Create `topic` if it does not exist, wait for its leaders, and return the number of partitions."""
         async with self._making:
             if topic not in self._made:
-                if not (count := await self._count(topic)):
-                    await self._create(topic)
-                while count < 1:
-                    if (count := await self._count(topic)) < 1:
-                        await asyncio.sleep(RETRY_SECONDS / 4)
+                while (count := await self._count(topic)) < 1:
+                    await (asyncio.sleep(RETRY_SECONDS / 4) if count else self._create(topic))
                 self._made[topic] = count
         return self._made[topic]
 
@@ -439,7 +445,10 @@ class KafkaShareSubscription(Subscription):
         if new := all(start < 0 for start in known.values()):
             await self._configure()
             await line._asked(self._id, lambda wire: wire.begin(self._id, line.topic, begin))
-        config = await line._config(ConfigResource.Type.GROUP, self._id)
+        broker = await line._config(ConfigResource.Type.BROKER, str(await line._asked(self._id, _broker)))
+        # What an older Kafka does not know of a group is true for all groups.
+        config = {key.removeprefix("group."): value for key, value in broker.items()}
+        config |= await line._config(ConfigResource.Type.GROUP, self._id)
         self._deliveries = int(config.get("share.delivery.count.limit", self._deliveries))
         self._lent = int(config.get("share.record.lock.duration.ms", self._lent * 1000)) / 1000
         if new and (passed := sum(begin[number] - oldest for number, (oldest, _) in bounds.items())):
@@ -489,7 +498,6 @@ class KafkaShareSubscription(Subscription):
 
         consumer = ShareConsumer(settings(self._line.address, given))
         held: set[Place] = set()
-        came = False
         try:
             consumer.set_acknowledgement_commit_callback(answered)
             consumer.subscribe([topic])
@@ -501,7 +509,6 @@ class KafkaShareSubscription(Subscription):
                         consumer.commit_async()  # commits nothing, but runs the callback for late answers
                     else:
                         held = self._poll(consumer, loop)
-                        came |= bool(held)
                     continue
                 if order is None:
                     return
@@ -516,7 +523,11 @@ class KafkaShareSubscription(Subscription):
                 if self._orders.empty():
                     consumer.commit_sync(WORD_SECONDS)  # the callback gets the answer
         finally:
-            if not came:  # librdkafka 2.16 would never return from `close` if its first partitions came meanwhile
+            # If the consumer is assigned partitions of a new topic while it closes, `close` of librdkafka 2.16 never
+            # returns. It returns if the consumer has unsubscribed. What is settled is sent before that.
+            with suppress(KafkaException, RuntimeError):
+                consumer.commit_sync(WORD_SECONDS)
+            with suppress(KafkaException, RuntimeError):  # raised after a fatal error
                 consumer.unsubscribe()
             consumer.close()  # names that are held and not settled go back to the group
 
@@ -525,6 +536,8 @@ class KafkaShareSubscription(Subscription):
         try:
             messages = consumer.poll(POLL_SECONDS)
         except KafkaException as error:
+            if error.args[0].fatal():  # the driver says it only once: this ends the thread
+                raise
             loop.call_soon_threadsafe(self._hand_over, [], error)
             time.sleep(RETRY_SECONDS)
             return set()
@@ -541,7 +554,7 @@ class KafkaShareSubscription(Subscription):
         found: list[Batch | Poison] = []
         fresh: dict[int, list[Any]] = defaultdict(list)
         for one in messages:
-            if (one.delivery_count() or 1) > self._deliveries - TO_BURY and not self._early:
+            if (one.delivery_count() or 1) > max(1, self._deliveries - TO_BURY) and not self._early:
                 why = f"it came {one.delivery_count()} times and was not settled; Kafka drops it after"
                 reason = f"{why} {self._deliveries}"
                 found.append(Poison(one.value(), one.offset(), reason, one.partition()))
@@ -580,10 +593,12 @@ class KafkaShareSubscription(Subscription):
             if self._come:
                 return self._come.popleft()
             if self._thread and self._thread.done():
-                raise ConnectionLost("this member's thread has failed: subscribe again") from self._thread.exception()
-            if self._failed:
-                error, self._failed = self._failed, None
-                raise ConnectionLost(words(error, self._line.address)) from error
+                error = self._thread.exception()
+                why = f": {words(error, self._line.address)}" if isinstance(error, KafkaException) else ""
+                raise ConnectionLost(f"this member has failed{why}: subscribe again") from error
+            if failed := self._failed:
+                self._failed = None
+                raise ConnectionLost(words(failed, self._line.address)) from failed
             self._heard.clear()
             left = self._heard_at + quiet - get_running_loop().time()
             if left > 0:
@@ -591,7 +606,9 @@ class KafkaShareSubscription(Subscription):
                     async with asyncio.timeout(left):
                         await self._heard.wait()
             else:
-                await self._asking_coordinator.run(self._ask)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_SECONDS):  # names may come meanwhile: the question goes on
+                        await self._asking_coordinator.run(self._ask)
 
     async def _ask(self) -> None:
         """No name has come, and the driver does not say why: ask the group's coordinator until it answers."""
@@ -600,6 +617,8 @@ class KafkaShareSubscription(Subscription):
             try:
                 starts = await self._starts(deadline)
             except ConnectionLost:
+                if self._come:
+                    return
                 if get_running_loop().time() + RETRY_SECONDS > deadline:
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
@@ -638,10 +657,10 @@ class KafkaShareSubscription(Subscription):
         answered = {(one.partition, offset) for one, offsets in places.items() for offset in offsets}
         mine = answered & self._unanswered
         self._unanswered -= mine
-        if error and mine:
+        if not error:
+            self._missed -= answered
+        elif mine:
             self._miss(mine, words(error, self._line.address))
-        else:
-            self._missed -= mine
         self._told_of.set()
 
     def _miss(self, places: set[Place], why: str) -> None:
@@ -688,6 +707,8 @@ class KafkaShareSubscription(Subscription):
         await self._asking_coordinator.end(RETRY_SECONDS)
         self._orders.put(None)
         await ended([self._thread], deadline)
+        if not self._thread.done():
+            log.warning("group %s: this member has not left: names that it holds may come late", self._group)
         if self._back:
             self._back.cancel()
         if clean and (lost := self._unanswered | self._missed):
@@ -832,12 +853,8 @@ async def until_stopped(work: Callable[[threading.Event], None]) -> None:
 
 async def ended(threads: Sequence[Awaitable[None]], deadline: float) -> None:
     """Wait until `threads` have ended, or for the deadline, even if the caller is cancelled in the meantime."""
-    waiting = asyncio.gather(*threads, return_exceptions=True)
-    cancelled: asyncio.CancelledError | None = None
-    while not waiting.done() and (left := deadline - get_running_loop().time()) > 0:
-        try:
-            await asyncio.wait([waiting], timeout=left)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled:
-        raise cancelled
+
+    async def wait() -> None:
+        await asyncio.wait([asyncio.gather(*threads, return_exceptions=True)], timeout=left(deadline))
+
+    await to_the_end(wait())

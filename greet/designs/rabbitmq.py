@@ -56,6 +56,7 @@ from greet.designs.rabbitmq_link import (
     keep_trying,
     nowhere,
     refused,
+    remedy,
     rounded,
     whole,
     why,
@@ -172,7 +173,7 @@ class RabbitMQLine(Line):
                 case TimeoutError():
                     self._mute = self._confirms and self._confirmed < deadline - self.timeout
                     failure = PublishUnknown(f"no confirm within {self.timeout:g} s; {MAYBE}")
-                case ChannelClosed():
+                case ChannelClosed() if remedy(error):  # without a reply, it is closed for another reason
                     failure = refused(error, certain=self._flying == 1 and not self._blamed)
                     self._blamed = True
                 case _:
@@ -180,6 +181,9 @@ class RabbitMQLine(Line):
                     failure = PublishUnknown(f"the connection was lost before the confirm came; {MAYBE}: {reason}")
             failure.__cause__ = error
             return failure
+        except asyncio.CancelledError:
+            self._blamed = True  # nobody can tell any more which name the broker closes the channel for
+            raise
         finally:
             self._flying -= 1
         if self._confirms:
@@ -218,8 +222,9 @@ class RabbitMQLine(Line):
             raise PublishFailed(CLOSED)
         if self._exchange and self._is_open():
             with suppress(*DRIVER):
-                async with within(self._time() + self._link.heartbeat):
-                    await self._channel.get_exchange(self.topic)
+                # On another channel: if this is cancelled, the driver closes the channel, and names wait on ours.
+                async with within(self._time() + self._link.heartbeat), self._link.spare() as channel:
+                    await channel.get_exchange(self.topic)
                 self._heard = self._time()
                 if not self._is_mute():
                     return self._exchange
@@ -304,10 +309,10 @@ class RabbitMQSubscription(Subscription):
             await await_leader(channel, self._queue)
         channel.close_callbacks.add(lambda *_: self._lost(channel))
         underlay.on_consumer_cancel_callbacks.add(lambda _: self._lost(channel))  # as when the queue is deleted
-        self._channel = channel
-        await self._consume(channel, queue)
         self._told_broker = self._behind_broker = False
         self._acknowledging = None
+        self._channel = channel
+        await self._consume(channel, queue)
 
     async def _declare_all(self) -> None:
         """Declare exchange, queues and binding, with the settings of the line."""
@@ -351,7 +356,8 @@ class RabbitMQSubscription(Subscription):
         try:
             await keep_trying(self._begin_to_consume, deadline)
         except BaseException as error:
-            self._channel = None  # the consumer has not started: nobody may wait for its messages
+            if self._channel:
+                self._lost(self._channel)  # the consumer has not started: nobody may wait for its messages
             if not isinstance(error, DRIVER):
                 raise
             raise self._failed(ConnectionLost, "the line was lost and is not back in time:", error) from error
@@ -452,11 +458,14 @@ class RabbitMQSubscription(Subscription):
 
     async def _bury(self, poison: Poison, deadline: float) -> None:
         """Reject it: the broker moves it to the dead letters."""
-        if poison.source is self._channel:  # else it is redelivered
-            with suppress(*DRIVER):
+        channel = self._channel
+        if channel and poison.source is channel:  # else it is redelivered
+            try:
                 async with within(deadline):
                     await poison.origin.reject(requeue=False)
                     self._told_broker = True
+            except DRIVER:
+                self._lost(channel)
 
     async def _part(self, deadline: float, *, clean: bool) -> None:
         self._leaving.set()

@@ -9,8 +9,8 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 
-from greet.designs.rabbitmq_link import DRIVER, Link, failed, within
-from greet.errors import ConnectFailed, GreetError, PublishFailed, one_line
+from greet.designs.rabbitmq_link import DRIVER, MAYBE, Link, failed, within
+from greet.errors import ConnectFailed, GreetError, PublishFailed, PublishUnknown, one_line
 from greet.line import DEAD, DeadLetter, complaint
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ async def letters(line: RabbitMQLine) -> list[DeadLetter]:
     found = []
 
     async def read(_: AbstractChannel, message: AbstractIncomingMessage) -> None:
-        origin, reason = _origin(message)
-        group = origin.removeprefix(f"{line.topic}:")
-        found.append(DeadLetter(message.body, group, f"queue {origin}", complaint(message.body) or reason))
+        if not of_a_stream(message):
+            origin, reason = _origin(message)
+            group = origin.removeprefix(f"{line.topic}:")
+            found.append(DeadLetter(message.body, group, f"queue {origin}", complaint(message.body) or reason))
 
     await visit(line, read)
     return found
@@ -40,16 +41,16 @@ async def resend(line: RabbitMQLine) -> int:
 
     async def send(channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
         nonlocal sent, gone
-        origin, _ = _origin(message)
-        again = aio_pika.Message(message.body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-        exchange = channel.default_exchange if origin else await channel.get_exchange(line.topic)
+        if of_a_stream(message):
+            return
         try:
-            await exchange.publish(again, origin, mandatory=True)
+            await publish_again(line, channel, _origin(message)[0], message.body)
         except PublishError as error:
             gone = error
             return
-        await message.ack()
         sent += 1
+        async with within(line._deadline()):
+            await message.ack()
 
     try:
         await visit(line, send)
@@ -61,28 +62,47 @@ async def resend(line: RabbitMQLine) -> int:
     return sent
 
 
+async def publish_again(line: RabbitMQLine, channel: AbstractChannel, queue: str, body: bytes) -> None:
+    """Publish the body of a dead letter to `queue`. Raises `PublishUnknown` if it may have been accepted."""
+    message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+    try:
+        async with within(line._deadline()):
+            await channel.default_exchange.publish(message, queue, mandatory=True)
+    except DeliveryError:
+        raise
+    except DRIVER as error:
+        raise PublishUnknown(f"a dead letter of {line.topic} may have been sent; {MAYBE}") from error
+
+
 async def visit(
     line: RabbitMQLine, what: Callable[[AbstractChannel, AbstractIncomingMessage], Awaitable[None]]
 ) -> None:
     """Call `what` for each dead letter once. Those that it does not acknowledge go back when the channel closes."""
     link = Link(line.address, f"dead letters of {line.topic}")
     try:
-        async with within(line._deadline()):
-            await link.open(line._deadline())
-            channel = await link.channel(confirms=True)
-            queue = await channel.get_queue(f"{line.topic}{DEAD}")
+        try:
+            async with within(line._deadline()):
+                await link.open(line._deadline())
+                channel = await link.channel(confirms=True)
+                queue = await channel.get_queue(f"{line.topic}{DEAD}")
+        except ChannelNotFoundEntity:
+            return  # no group has ever read the topic
         for _ in range(queue.declaration_result.message_count or 0):
             async with within(line._deadline()):
-                if message := await queue.get(fail=False):
-                    await what(channel, message)
-    except ChannelNotFoundEntity:
-        return  # no group has ever read the topic
+                message = await queue.get(fail=False)
+            if message:
+                await what(channel, message)
     except DeliveryError as error:
         raise PublishFailed(f"a dead letter of {line.topic} was not taken, and stays: {one_line(error)}") from error
     except DRIVER as error:
         raise failed(ConnectFailed, "", line.address, error) from error
     finally:
         await link.close(line._deadline())
+
+
+def of_a_stream(message: AbstractIncomingMessage) -> bool:
+    """Whether a group of a stream has kept it, which shares this queue."""
+    return "origin" in message.headers
 
 
 def _origin(message: AbstractIncomingMessage) -> tuple[str, str]:

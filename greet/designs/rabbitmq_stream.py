@@ -47,20 +47,22 @@ from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
 from pamqp.common import FieldTable
 
 from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription
-from greet.designs.rabbitmq_dead import visit
+from greet.designs.rabbitmq_dead import publish_again, visit
 from greet.designs.rabbitmq_link import DRIVER, Link, failed, keep_trying, nowhere, within
-from greet.designs.rabbitmq_topic import declare_if_missing, exchange, kept, queue, short
+from greet.designs.rabbitmq_topic import binding, declare, declare_if_missing, exchange, kept, queue, short
 from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFailed
 from greet.line import CLOSED, DEAD, Batch, DeadLetter, Poison, State, runs
 from greet.tasks import Lasting
 
 MARK = "greet.mark"
 """The type of a mark, the message in the stream at which a group started."""
+WRITTEN = "greet.place"
+"""The type of a place that a member has written; one at which a group was founded has none."""
 FIRST = "first"
 """The place of a group that starts at the oldest name that is kept."""
 STREAM: FieldTable = {"x-queue-type": "stream"}
 PLACES = 100
-"""How many places a member may hold: the current one, the next one, and those that others left."""
+"""How many places the broker sends ahead. A member holds the current one and the next one."""
 ANSWER = 5.0
 """The longest wait in seconds for the message before a group's place, which must be in the stream."""
 HOLE = 10
@@ -131,10 +133,10 @@ class StreamLine(RabbitMQLine):
             if not (letter := _letter(message)):
                 return  # it is of the design `rabbitmq`, which knows its group
             if letter.origin not in sent:  # each group has kept its own copy
-                again = aio_pika.Message(message.body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-                await channel.default_exchange.publish(again, self.stream, mandatory=True)
+                await publish_again(self, channel, self.stream, message.body)
                 sent.add(letter.origin)
-            await message.ack()
+            async with within(self._deadline()):
+                await message.ack()
 
         try:
             await visit(self, send)
@@ -204,8 +206,16 @@ class StreamSubscription(RabbitMQSubscription):
         self._held, self._reading, self._channel = held, False, channel
 
         async def take(place: AbstractIncomingMessage) -> None:
+            mine = self._own is not None and self._own[0] == place.message_id and not self._own[1].done()
+            if held and not mine:
+                # Several members have founded the group at once: the first place counts. Or one was cut off, or the
+                # broker killed, while it wrote: what was written counts.
+                if place.type == WRITTEN and _start(place) > _start(held[0]):
+                    held[0], place = place, held[0]
+                await place.ack()
+                return
             held.append(place)
-            if self._own and self._own[0] == place.message_id and not self._own[1].done():
+            if mine and self._own:
                 self._own[1].set_result(None)
             called.set()
 
@@ -264,16 +274,14 @@ class StreamSubscription(RabbitMQSubscription):
                 return
             if not channel or not held:
                 raise ConnectionError("the line was lost")
-            if (first := held[0].body.decode()) != FIRST and int(first) >= done:
+            if _start(held[0]) >= done:
                 self._written = done  # another member has gone on from there
                 return
-            place = _persistent(str(done).encode())
+            place = _persistent(str(done).encode(), kind=WRITTEN)
             self._own = str(place.message_id), asyncio.get_running_loop().create_future()
             await channel.default_exchange.publish(place, self._queue, mandatory=True)
             await self._own[1]
-            older = held[: [one.message_id for one in held].index(place.message_id)]
-            await older[-1].ack(multiple=True)
-            del held[: len(older)]
+            await held.pop(0).ack(multiple=True)  # what is older than ours; removed first, so that none is acked twice
             self._written = done
 
     # The stream
@@ -300,8 +308,9 @@ class StreamSubscription(RabbitMQSubscription):
         main = self._channel
         if not main or not self._held:
             return
-        place = self._held[0].body.decode()
-        start = self._done if place == FIRST else max(self._done, int(place))
+        await main.set_qos(PLACES)  # when this is answered, the other places have come too
+        place = _start(self._held[0])
+        start = max(self._done, place)
         channel = await self._link.channel()
         self._first = []
         try:
@@ -326,7 +335,8 @@ class StreamSubscription(RabbitMQSubscription):
         if main is not self._channel:
             raise ConnectionError("the line was lost")
         self._expected, self._reading = start, True
-        self._written = 0 if place == FIRST else int(place)
+        self._done = max(self._done, start)  # from here the group goes on if its place is deleted
+        self._written = place
         await self._watch(channel, main)
 
     async def _next(self) -> Sequence[Batch | Poison]:
@@ -446,31 +456,40 @@ class StreamSubscription(RabbitMQSubscription):
                 await self._write(deadline)
             except DRIVER as error:
                 lost = error
+        if self._channel and self._written and not lost:
+            try:
+                async with within(deadline):
+                    await self._channel.set_qos(PLACES)  # its answer proves that the acknowledgement arrived
+            except DRIVER as error:
+                lost = error
         self._channel = None
-        await self._link.close(deadline)  # this also ends what the following tasks wait for
         await self._again.end(ANSWER)
+        await self._link.close(deadline)  # this also ends what the following tasks wait for
         await self._starting.end(ANSWER)
         if tasks := [task for task in (self._looking, self._credit) if task]:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=ANSWER)
         if clean and lost:
-            raise ConnectionLost("the line was lost before the last names were settled: they come again") from lost
+            why = "the line was lost before the last names were settled: they come again"
+            raise (self._refused or ConnectionLost(why)) from lost
 
 
 async def make_topic(link: Link, line: StreamLine) -> None:
     """Declare exchange and stream, and bind them. If they exist, their settings stay as they are."""
-
     await declare_if_missing(link, exchange(line.topic))
     await declare_if_missing(link, queue(line.stream, STREAM))
-    with suppress(ChannelAccessRefused):  # a user without this right publishes to a stream that is bound already
-        async with await link.channel() as channel:
-            await (await channel.get_queue(line.stream)).bind(line.topic)
+    await declare(link, binding(line.topic, line.stream))  # a user may lack this right, if it is bound already
 
 
-def _persistent(body: bytes, headers: FieldTable | None = None) -> aio_pika.Message:
+def _persistent(body: bytes, headers: FieldTable | None = None, kind: str | None = None) -> aio_pika.Message:
     mode = aio_pika.DeliveryMode.PERSISTENT
-    return aio_pika.Message(body, headers=headers or {}, delivery_mode=mode, message_id=uuid4().hex)
+    return aio_pika.Message(body, headers=headers or {}, delivery_mode=mode, message_id=uuid4().hex, type=kind)
+
+
+def _start(place: AbstractIncomingMessage) -> int:
+    """The offset of the next name of the group; 0 if it starts at the oldest one that is kept."""
+    return 0 if place.body == FIRST.encode() else int(place.body)
 
 
 def _offset(message: AbstractIncomingMessage) -> int:

@@ -689,6 +689,19 @@ async def test_entered_twice_at_once_is_refused(line: Line) -> None:
         assert await take(names, 1) == ["Ada"]
 
 
+async def test_what_still_leaves_cannot_be_entered_again(line: Line) -> None:
+    names = line.subscribe("hello")
+    await names.__aenter__()
+    leaving = asyncio.create_task(names.__aexit__(None, None, None))
+    await asyncio.sleep(0)
+    with pytest.raises(greet.WrongUse, match="entered already"):
+        await names.__aenter__()
+    await leaving
+    async with names:
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+
+
 async def test_a_line_that_was_left_can_be_entered_again(connect: Connect) -> None:
     line = connect()
     for name in ("Ada", "Zoë"):

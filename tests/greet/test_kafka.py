@@ -38,6 +38,7 @@ from greet.designs.kafka_settings import words
 from greet.fast.kafka import FastKafkaLine, _Outbox
 
 MANY = [f"name-{number:013d}" for number in range(5000)]
+WAYS = pytest.mark.parametrize("path", ["fast", "plain"])
 
 
 def servers(url: str) -> str:
@@ -119,27 +120,72 @@ async def test_where_a_group_starts_is_written_down_when_it_is_entered(kafka_url
             assert await positions(kafka_url, topic, "goodbye", 3) == [0, 0, 0]
 
 
-@pytest.mark.parametrize("path", ["fast", "plain"])
+@pytest.mark.parametrize("held", [1, 50])
+@WAYS
 async def test_a_member_that_comes_back_commits_nothing_older(
-    kafka_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
+    kafka_url: str, topic: str, path: str, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was frozen; meanwhile another member had its partition, and committed more."""
     monkeypatch.setattr(design, "HOLD_SECONDS", 0.1)
     async with greet.connect(f"{kafka_url}?path={path}", topic) as line, line.subscribe("hello") as names:
         await line.publish_many(MANY[:100])
-        assert await take(names, 50) == MANY[:50]
+        assert await take(names, held) == MANY[:held]
         member, place = cast(KafkaSubscription, names), TopicPartition(topic, 0)
         await member.revoked()
         await member._commit({place: 100})
         await member.assigned([place])
         await asyncio.sleep(0.5)
         assert await positions(kafka_url, topic, "hello") == [100]
-        await member._settle(member._batch, 50)  # the name that it had in hand all the time
+        await member._settle(member._batch, held)  # the name that it had in hand all the time
         await member._confirm(line._deadline())
         assert await positions(kafka_url, topic, "hello") == [100]
         await line.publish("last")
         assert await take(names, 1) == ["last"]
     assert await positions(kafka_url, topic, "hello") == [101]
+
+
+@WAYS
+async def test_a_member_that_was_put_out_commits_nothing(kafka_url: str, topic: str, path: str) -> None:
+    """An empty group would take a commit of anybody."""
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line, line.subscribe("hello") as names:
+        await line.publish_many(MANY[:100])
+        assert await take(names, 50) == MANY[:50]
+        member = cast(KafkaSubscription, names)
+        member._consumer._coordinator.reset_generation()
+        with pytest.raises(kafka.CommitFailedError):
+            await member._commit({TopicPartition(topic, 0): 1})
+
+
+@WAYS
+async def test_a_partition_without_a_broker_is_told_of_while_another_brings_names(
+    kafka_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = [one for one in MANY if crc32(one.encode()) % 2 == 1][:50]
+    url = f"{kafka_url}?path={path}&partitions=2&timeout=2"
+    async with greet.connect(url, topic) as line, line.subscribe("hello") as names:
+        await line.publish_many(mine)
+        await take(names, 50)
+        consumer = cast(KafkaSubscription, names)._consumer
+        poll = consumer.last_poll_timestamp
+        monkeypatch.setattr(consumer, "last_poll_timestamp", lambda one: one.partition and poll(one))
+        with pytest.raises(greet.ConnectionLost, match="has not answered for 2 s"):
+            async with asyncio.timeout(20):
+                while True:
+                    await line.publish_many(mine)
+                    await take(names, 50)
+        assert len(await take(names, 1)) == 1
+
+
+@WAYS
+async def test_a_member_that_leaves_during_an_outage_leaves_nothing(topic: str, path: str) -> None:
+    before = asyncio.all_tasks()
+    async with greet.brokers.kafka() as broker, greet.connect(f"{broker.url}?path={path}&timeout=4", topic) as line:
+        with suppress(greet.ConnectionLost):
+            async with line.subscribe("hello"):
+                await broker.kill()
+                await asyncio.sleep(1)
+    await asyncio.sleep(5)
+    assert asyncio.all_tasks() <= before
 
 
 async def test_who_publishes_one_by_one_sees_that_partitions_were_added(kafka_url: str, topic: str) -> None:
@@ -408,9 +454,6 @@ async def test_a_cancelled_publish_many_ends(kafka_url: str, topic: str) -> None
             async with asyncio.timeout(0.2):
                 await line.publish_many(f"name-{number}" for number in range(10**9))
         await line.publish("Ada")
-
-
-WAYS = pytest.mark.parametrize("path", ["fast", "plain"])
 
 
 @WAYS

@@ -366,6 +366,19 @@ async def test_what_waits_behind_a_slow_handler_is_given_back_in_time(broker: Br
         assert sorted(got) == sorted(NAMES[:20])
 
 
+async def test_a_member_for_which_there_is_no_room_is_told_so_each_time(topic: str) -> None:
+    async with kafka(config={"group.share.max.size": "1"}) as broker:
+        url = SHARE.url(broker.url) + "?timeout=8"
+        async with greet.connect(url, topic) as line, line.subscribe("hello") as names:
+            await line.publish("Ada")
+            assert await take(names, 1) == ["Ada"]
+            async with line.subscribe("hello") as late:
+                for _ in range(3):
+                    with pytest.raises(greet.ConnectionLost, match=r"this member has failed.*: subscribe again"):
+                        async with asyncio.timeout(20):
+                            await anext(late)
+
+
 # A broker that is away
 
 

@@ -24,6 +24,7 @@ import greet
 from greet import Guarantee, Line, Subscription
 from greet.brokers import Broker, rabbitmq
 from greet.designs import named
+from greet.designs.rabbitmq_stream import PLACES, WRITTEN
 
 DESIGN = named("rabbitmq-stream")
 NAMES = [f"name-{number}" for number in range(3000)]
@@ -223,6 +224,56 @@ async def test_what_is_no_name_is_kept_in_the_dead_letters(rabbitmq_url: str, to
         async with line.subscribe("hello") as names:
             assert await take(names, 1, seconds=0.5) == []
         assert len(await line.dead_letters()) == len(POISON)
+
+
+async def test_queue_and_stream_keep_their_dead_letters_apart(rabbitmq_url: str, topic: str) -> None:
+    stream, queue = line_to(rabbitmq_url, topic), greet.connect(rabbitmq_url, topic)
+    async with stream, queue, stream.subscribe("hello") as of_stream, queue.subscribe("hello") as of_queue:
+        async with plain_channel(rabbitmq_url) as channel:
+            exchange = await channel.get_exchange(topic)
+            for body in (b"", b"Ada"):
+                await exchange.publish(aio_pika.Message(body), "")
+        for names in (of_stream, of_queue):
+            assert await take(names, 1) == ["Ada"]
+        for line, where in ((stream, "stream "), (queue, "queue ")):
+            (letter,) = await line.dead_letters()
+            assert letter.group == "hello"
+            assert letter.origin.startswith(where)
+        assert await queue.resend_dead_letters() == 1
+        assert [one.origin.partition(" ")[0] for one in await stream.dead_letters()] == ["stream"]
+
+
+@WAYS
+async def test_a_group_that_many_have_founded_settles(rabbitmq_url: str, topic: str, path: str) -> None:
+    """Each of them has published a place. One remains."""
+    async with line_to(rabbitmq_url, topic, path=path) as line, plain_channel(rabbitmq_url) as channel:
+        async with line.subscribe("hello"):
+            pass
+        for _ in range(2 * PLACES):
+            place = aio_pika.Message(b"first", delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+            await channel.default_exchange.publish(place, f"{topic}:hello:place")
+        async with line.subscribe("hello") as names:
+            await line.publish_many(NAMES[:10])
+            assert await take(names, 10) == NAMES[:10]
+        found = await channel.declare_queue(f"{topic}:hello:place", passive=True)
+        assert found.declaration_result.message_count == 1
+
+
+@WAYS
+async def test_of_two_places_the_one_that_was_written_counts(rabbitmq_url: str, topic: str, path: str) -> None:
+    """The broker was killed after a place was written, and before the older one was removed."""
+    async with line_to(rabbitmq_url, topic, path=path) as line, plain_channel(rabbitmq_url) as channel:
+        async with line.subscribe("hello") as names:
+            await line.publish_many(NAMES[:10])
+            assert await take(names, 6) == NAMES[:6]
+        queue = await channel.get_queue(f"{topic}:hello:place")
+        place = await queue.get()
+        later = aio_pika.Message(str(int(place.body) + 2).encode(), type=WRITTEN, delivery_mode=2)
+        await channel.default_exchange.publish(later, queue.name)
+        await place.nack()
+        async with line.subscribe("hello") as names:
+            assert await take(names, 2) == NAMES[8:10]
+        assert (await channel.declare_queue(queue.name, passive=True)).declaration_result.message_count == 1
 
 
 async def test_publishers_of_the_queue_reach_the_stream(rabbitmq_url: str, topic: str) -> None:
