@@ -160,6 +160,10 @@ class Contender(ABC):
         """How many messages of `size` bytes a repetition has, where it is not for the seconds of the run to say."""
         return None
 
+    def paced(self) -> Contender:
+        """The same, set for messages that come now and then, where that makes a difference."""
+        return self
+
     @property
     def label(self) -> str:
         """Its name in tables and pictures: "greet, many"."""

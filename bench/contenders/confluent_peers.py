@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.contenders import access
@@ -135,6 +135,8 @@ class _Taking:
         self._consumer = consumer
         self._asked = False
         self._early: list[Any] = []
+        self.held: deque[str] = deque()
+        """What was taken and not handed out."""
         self.commits = Commits(lambda: asyncio.to_thread(consumer.commit, asynchronous=False))
 
     async def joined(self, assigned: Sequence[Any]) -> None:
@@ -147,6 +149,12 @@ class _Taking:
                     await asyncio.sleep(0)
 
     async def one(self) -> str:
+        """The next of a list, which is committed once all of it is handled."""
+        if not self.held:
+            self.held.extend(await self.several())
+        return self.held.popleft()
+
+    async def _first(self) -> str:
         self._asked = True
         if self.commits.due:
             await self.commits.settle()
@@ -167,7 +175,7 @@ class _Taking:
                 self._consumer.commit(asynchronous=False)
 
     async def several(self) -> list[str]:
-        return [await self.one(), *map(_name, self._consumer.consume(LIST, 0))]
+        return [await self._first(), *map(_name, self._consumer.consume(LIST, 0))]
 
 
 @dataclass(frozen=True)
@@ -176,14 +184,18 @@ class Confluent(Contender):
 
     settings: tuple[tuple[str, Any], ...] = ()
     """What its consumer is told besides."""
-    alone: tuple[tuple[str, Any], ...] = (("linger.ms", 0),)
+    alone: tuple[tuple[str, Any], ...] = ()
     """What its producer is told besides, one by one."""
     keyed: bool = False
     """One by one, whether the key is the message, so that its hash decides the partition."""
 
+    def paced(self) -> Contender:
+        """Without its linger of 5 ms."""
+        return replace(self, alone=(("linger.ms", 0),))
+
     @asynccontextmanager
     async def publisher(self, place: Place) -> AsyncIterator[Publisher]:
-        """For many its linger of 5 ms; one by one none."""
+        """With its linger of 5 ms, unless it is told otherwise."""
         from confluent_kafka import Producer  # noqa: PLC0415, an extra
 
         await make_topic(place)
@@ -210,7 +222,8 @@ class Confluent(Contender):
             await taking.joined(assigned)
             following: Any = Following(taking.several if self.way == "many" else taking.one)
             yield following
-            await taking.commits.settle()
+            if not taking.held:
+                await taking.commits.settle()
         finally:
             taking.revoked()
             await asyncio.to_thread(consumer.close)
@@ -334,7 +347,12 @@ class ConfluentAio(Contender):
 
 CONTENDERS: list[Contender] = [
     Confluent(
-        *("kafka", "name", 20_000, "1,000 in flight, linger 0, a report each, poll, awaited commit each 0.1 s"),
+        *(
+            "kafka",
+            "name",
+            20_000,
+            "1,000 in flight, linger 5 ms (paced: 0), a report each, consume(1000, 0), the commit",
+        ),
         name="confluent-kafka",
         window=1_000,
         needs="confluent_kafka",
@@ -392,7 +410,6 @@ IN_TURN, BY_HASH = (
         window=1_000,
         needs="confluent_kafka",
         guarantees=COMMITTED,
-        alone=(),
         keyed=keyed,
     )
     for what, keyed in (

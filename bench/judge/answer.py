@@ -83,7 +83,7 @@ def _beside(run: Figures, pair: list[dict[str, object]]) -> str:
 def _alone(run: Figures, design: str) -> str:
     with suppress(Missing):
         _, (wait,) = claims._alone(run, design)
-        return f"; a message that comes alone takes {wait}"
+        return f"; at 100 a second a message takes {wait}"
     return ""
 
 

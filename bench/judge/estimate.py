@@ -10,7 +10,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class Estimate:
     room: float | None = None
     """How many times the load it can carry."""
     alone_ms: float | None = None
-    """The median of a message that comes alone, in milliseconds."""
+    """The median time of a message at 100 a second, in milliseconds."""
 
     @property
     def enough(self) -> bool:
@@ -107,13 +107,13 @@ def _speed(run: Figures, workload: Workload, design: Design, way: str) -> float:
     for guarantee in enough:
         cell = {"question": "throughput", "design": design.name, "way": way, "guarantee": guarantee.name}
         with suppress(Missing):
-            return run.speed(**run.best(**cell, phase="together")) / workload.groups
+            return run.speed(**run.best(**cell, phase="together")) * _share(run, workload, design)
     raise Missing(f"this run has no throughput of {design.name}")
 
 
 def _speed_of_size(run: Figures, workload: Workload, design: Design) -> float:
     """Messages a second of that size, many at a time, interpolated between the measured sizes (logarithmic)."""
-    speeds = {18: _speed(run, workload, design, "many") * workload.groups}
+    speeds = {18: _speed(run, replace(workload, groups=1), design, "many")}
     for size in SIZES[1:]:
         with suppress(Missing):
             cell = {"question": "payload", "design": design.name, "size": size, "phase": "together"}
@@ -122,7 +122,23 @@ def _speed_of_size(run: Figures, workload: Workload, design: Design) -> float:
         raise Missing("this run has no larger messages")
     sizes = sorted(speeds)
     found = np.interp(np.log(workload.mean_size), np.log(sizes), np.log([speeds[size] for size in sizes]))
-    return float(np.exp(found)) / workload.groups
+    return float(np.exp(found)) * _share(run, workload, design)
+
+
+def _share(run: Figures, workload: Workload, design: Design) -> float:
+    """With several groups, how many times as many messages are published a second as with one, by *fan_out*.
+
+    Without those figures, each group is taken to cost as much as the only one.
+    """
+    if workload.groups > 1:
+        with suppress(Missing):
+            rows = run.rows("fan_out", design.name, way="many", contender="greet")
+            speeds = rows.groupby("params.groups")["messages_per_s"].median().astype(float)
+            if 1 in speeds.index and len(speeds) > 1:
+                most = min(workload.groups, int(speeds.index.max()))
+                at = np.interp(np.log(most), np.log(speeds.index.to_numpy(float)), np.log(speeds.to_numpy()))
+                return float(np.exp(at) / speeds[1]) * most / workload.groups
+    return 1 / workload.groups
 
 
 def _hands(workload: Workload, design: Design) -> int:
@@ -163,7 +179,7 @@ def _rank(one: Estimate) -> tuple[bool, bool, float]:
 def _why(one: Estimate) -> str:
     room = "more than 100" if (one.room or 0) > 100 else short(one.room)
     why = f"it can carry {room} times this load, limited by {one.limit}"
-    return why + (f"; a message that comes alone takes {short(one.alone_ms)} ms" if one.alone_ms else "")
+    return why + (f"; at 100 messages a second each takes {short(one.alone_ms)} ms" if one.alone_ms else "")
 
 
 def command(workload: Workload) -> str:

@@ -26,6 +26,14 @@ ENOUGH = 3.0
 """A capacity of so many times the load is enough: more does not count."""
 ALIKE_S = 2.0
 """Seconds without service that differ by less are the same."""
+COMFORT = 0.1
+"""Waits that are both within this share of the limit are the same."""
+RULE = (
+    "How the design to take is chosen: of those that meet every need, first one without a broker; then the larger "
+    f"capacity, if it is 1.2 times as large and the other is less than {ENOUGH:g} times the load; then the shorter "
+    f"outage, by {ALIKE_S:g} s; then the shorter wait, by {ALIKE:g} times, unless both waits are within "
+    f"{COMFORT:.0%} of the limit; then less CPU, by {ALIKE:g} times."
+)
 
 
 def unable(workload: Workload, design: Design) -> list[str]:
@@ -383,9 +391,9 @@ def advice(workload: Workload, found: Sequence[Answer]) -> Advice:
     meeting = [one for one in found if not one.misses(workload)]
     if not meeting:
         return Advice(None, tuple(_nobody(workload, found)))
-    best, *others = ranked(meeting)
+    best, *others = ranked(meeting, workload.p99_ms)
     if others:
-        first = f"Take {best.title}: {_reason(best, others[0])}."
+        first = f"Take {best.title}: {_reason(best, others[0], workload.p99_ms)}."
     elif len(found) > 1:
         first = f"Take {best.title}: it alone of {len(found)} meets every need."
     else:
@@ -394,24 +402,24 @@ def advice(workload: Workload, found: Sequence[Answer]) -> Advice:
     return Advice(best, (*said, *filter(None, [deployment(workload, best.design)])))
 
 
-def ranked(meeting: Sequence[Answer]) -> list[Answer]:
-    """The best first."""
+def ranked(meeting: Sequence[Answer], limit_ms: float) -> list[Answer]:
+    """The best first, by `RULE`."""
     left, order = list(meeting), []
     while left:
         best = left[0]
         for one in left[1:]:
-            best = one if _better(one, best) else best
+            best = one if _better(one, best, limit_ms) else best
         order.append(best)
         left.remove(best)
     return order
 
 
-def _better(one: Answer, other: Answer) -> bool:
-    found = _told_apart(one, other)
+def _better(one: Answer, other: Answer, limit_ms: float) -> bool:
+    found = _told_apart(one, other, limit_ms)
     return found is not None and found[0]
 
 
-def _told_apart(one: Answer, other: Answer) -> tuple[bool, str] | None:
+def _told_apart(one: Answer, other: Answer, limit_ms: float) -> tuple[bool, str] | None:
     """Whether `one` is better, and the first criterion in which they differ; None if they differ in none."""
     if one.design.in_process != other.design.in_process:
         return one.design.in_process, "process"
@@ -420,8 +428,9 @@ def _told_apart(one: Answer, other: Answer) -> tuple[bool, str] | None:
         return rooms[0] > rooms[1], "room"
     if one.gap_s is not None and other.gap_s is not None and abs(one.gap_s - other.gap_s) > ALIKE_S:
         return one.gap_s < other.gap_s, "gap"
-    if one.wait_ms and other.wait_ms and _apart(one.wait_ms, other.wait_ms):
-        return one.wait_ms < other.wait_ms, "wait"
+    waits = [side.wait_ms or 0.0 for side in (one, other)]
+    if min(waits) > 0 and max(waits) > COMFORT * limit_ms and _apart(*waits):
+        return waits[0] < waits[1], "wait"
     used = [sum(part or 0 for part in side.cpu) for side in (one, other)]
     if min(used) > 0 and _apart(*used):
         return used[0] < used[1], "cpu"
@@ -432,8 +441,8 @@ def _apart(one: float, other: float) -> bool:
     return max(one, other) / min(one, other) > ALIKE
 
 
-def _reason(best: Answer, second: Answer) -> str:
-    told = _told_apart(best, second)
+def _reason(best: Answer, second: Answer, limit_ms: float) -> str:
+    told = _told_apart(best, second, limit_ms)
     by = told[1] if told else ""
     if by == "process":
         return "it meets every need and is a part of the program, with no broker to run"

@@ -103,6 +103,11 @@ class OpenSession:
         """Whether the workers are a cluster's."""
         return isinstance(self._seat.executor(), Crew)
 
+    async def let_go(self) -> None:
+        """End what was kept."""
+        self._kept.clear()
+        await self.opened.aclose()
+
     async def kept(self, key: str, open_it: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         """What a question opens once a run, such as a broker of its own, and what is closed when the run ends."""
         if key not in self._kept:
@@ -608,9 +613,15 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
     In each round the designs are in an order of their own; so are the blocks of each design, a phase at
     a guarantee, and the cells of each block. What is compared so stands close together. The order
     depends on the seed and the question. In the full profile, a repetition that was too short is
-    repeated with more messages. A cell that fails is left out from then on, as is what needs a broker
-    that is lost.
+    repeated with more messages, and a broker that is slow at first gets one round that does not count.
+    A cell that fails is left out from then on, as is what needs a broker that is lost.
     """
+
+    def is_cold(cell: Cell) -> bool:
+        design = cell.contender.design
+        product = named(design).product
+        ours = session.sites[design].broker is not None and not cell.measure
+        return session.settings.full and ours and product is not None and product.slow_at_first_s > 0
 
     def row(cell: Cell, repetition: int, figures: Figures) -> Row:
         contender = cell.contender
@@ -631,8 +642,8 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
                 yield row(cell, 0, failed.figures)
         else:
             yield row(cell, 0, failure(f"the broker is gone: {lost}"))
-    for repetition in range(1, max(map(session.settings.rounds_of, cells), default=0) + 1):
-        order = [cell for cell in names if repetition <= session.settings.rounds_of(cell)]
+    for repetition in range(max(map(session.settings.rounds_of, cells), default=0) + 1):
+        order = [one for one in names if repetition <= session.settings.rounds_of(one) and (repetition or is_cold(one))]
         shuffle(order)
         designs, blocks = ([*dict.fromkeys(map(key, order))] for key in (_design, _block))
         shuffle(designs)
@@ -644,6 +655,7 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
                 names[cell] = instead
                 found = await session.measured(cell, instead)
             for figures in found:
-                yield row(cell, repetition, figures)
+                if repetition or figures.fields["error"]:
+                    yield row(cell, repetition, figures)
                 if figures.fields["error"]:
                     names.pop(cell, None)

@@ -102,6 +102,7 @@ async def _measure(
                 writer.append(row, details)
                 outcome.wrong |= row.wrong
                 watcher.sees(row)
+            await session.let_go()  # else the brokers of a question would run beside the next ones
             elapsed = about(writer.folder)["elapsed_s"] | {name: round(perf_counter() - began, 1)}
             writer.note(elapsed_s=elapsed)
 

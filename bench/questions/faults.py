@@ -40,6 +40,7 @@ from bench.faults.stage import Trial, Verdict
 from bench.model import Cell, Figures, Session, Settings, failure, rank
 from bench.pictures import Picture, Survival
 from greet import Guarantee
+from greet.designs import named
 
 ACCOUNTANT = "control: the accountant"
 
@@ -179,8 +180,13 @@ def outcome(part: pd.DataFrame) -> str:
 
 
 def picture(rows: pd.DataFrame) -> Picture:
-    """A field for each fault, design and guarantee, for the faults that cost most."""
+    """A field for each fault, design and guarantee, for the faults that cost most.
+
+    Of the usual designs, if they were tried: with more columns nobody can read it. The table has all.
+    """
     own = rows[rows["params.fault"].ne(ACCOUNTANT) & rows["contender"].eq("greet")]
+    usual = own["design"].map(lambda name: named(name).usual).astype(bool)
+    own = own[usual | (not usual.any())]
     harm = own.assign(bad=own["lost"].gt(0), again=own["duplicates"].gt(0)).groupby("params.fault")
     cost = harm.agg({"bad": "sum", "again": "sum", "params.gap_s": "max"})
     worst = [*cost.sort_values(["bad", "again", "params.gap_s"], ascending=False).index]

@@ -7,21 +7,19 @@ groups were created on another topic, and still exist. Messages that nobody read
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 
 import pandas as pd
 
 from bench import pictures, stats, tables
+from bench.contenders.cleanup import removed
 from bench.model import Cell, Figures, Session, Settings, title_of
 from bench.pictures import Pace, Picture
 from greet import Guarantee
 from greet.designs import named
 
 USUAL, LONG, GROUPS = "as usual", "ten times as long", 50
-AFTER = f"after {GROUPS} groups"
+AFTER = f"with {GROUPS} more groups"
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -37,16 +35,16 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 async def after_groups(session: Session, cell: Cell, _: int) -> list[Figures]:
-    """The usual run, after the groups were created."""
+    """The usual run, while the broker also has the groups of another topic. They are removed again."""
     names = await session.names_for(replace(cell, rung=USUAL, measure=None))
-    await session.kept(f"groups of {cell.contender.design}", partial(_groups, session, cell))
-    return await session.deliver(cell, names)
-
-
-@asynccontextmanager
-async def _groups(session: Session, cell: Cell) -> AsyncIterator[None]:
+    site = session.sites[cell.contender.design]
+    before = {*site.made}
     await session.make_groups(replace(cell, groups=GROUPS))
-    yield
+    others = {topic: groups for topic, groups in site.made.items() if topic not in before}
+    try:
+        return await session.deliver(cell, names)
+    finally:
+        await removed(cell.contender.design, site.url, others)
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -56,13 +56,13 @@ def cells(settings: Settings) -> list[Cell]:
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
     ]
     found = [
-        Cell(one, guarantee, load=load, seconds=seconds)
+        Cell(one.paced(), guarantee, load=load, seconds=seconds)
         for one, guarantee in all_of_them
         for load in _loads(settings, one)
     ]
     if settings.full:
         found += [
-            Cell(one, guarantee, rate=rate, seconds=max(seconds, SAMPLES / rate))
+            Cell(one.paced(), guarantee, rate=rate, seconds=max(seconds, SAMPLES / rate))
             for one, guarantee in all_of_them
             if (product := named(one.design).product) and (rate := RATES.get(product)) and named(one.design).usual
         ]
@@ -101,7 +101,7 @@ def picture(rows: pd.DataFrame) -> Picture:
         return Lines(
             title=pictures.headline(said and f"A message takes {loads}", __doc__),
             rows=shown.assign(line=shown["design"].map(title_of), x=100 * shown["params.load"].astype(float)),
-            what="messages that are due, in per cent of the most that the design carried one by one",
+            what="messages that are due, in per cent of what a warm-up carried one by one",
             unit="ms",
             form="{} ms",
             note="greet.",

@@ -46,16 +46,16 @@ from greet.designs import KAFKA, named
 RUNGS = {1: "1 broker", 2: "2 brokers", 3: "3 brokers"}
 SHARE = 0.2
 """Of a core, for each broker."""
-LANES = 6
-"""Partitions or queues, publishers, and readers: each broker of a cluster has as many as the others."""
+LANES = 2
+"""Partitions or queues, publishers, and readers of each broker, so that each has the same load in a larger cluster."""
 WINDOW = 50
 """Messages of a publisher that are not confirmed, at most. Many in one request would cost Kafka no more than one."""
-WARM, AGAIN = 20_000, 1_000
+WARM, AGAIN = 150_000, 5_000
 """Messages for each broker before the limit is set: the first time, as Java still compiles then, and later."""
-WARM_S, SETTLE_S, COUNT_S = 60.0, 2.0, 5.0
+WARM_S, SETTLE_S, COUNT_S = 120.0, 2.0, 5.0
 READY_S, DRAIN_S = 60.0, 30.0
 LEAD_S, LOOK_S = 0.3, 0.05
-MOST = 100_000
+MOST = 400_000
 """Messages of a publisher, at most."""
 ROUNDS = 4
 TO_ALL = "to all partitions"
@@ -87,8 +87,8 @@ def cells(settings: Settings) -> list[Cell]:
     return [
         Cell(
             *(one, guarantee),
-            publishers=LANES,
-            partitions=LANES if named(one.design).partitioned else 1,
+            publishers=LANES * size,
+            partitions=LANES * size if named(one.design).partitioned else 1,
             window=WINDOW,
             rung=rung,
             rounds=min(ROUNDS, settings.rounds),
@@ -97,7 +97,7 @@ def cells(settings: Settings) -> list[Cell]:
         for one in settings.of(name="greet", way="name")
         if settings.full and named(one.design).usual and not named(one.design).in_process
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
-        for rung in RUNGS.values()
+        for size, rung in RUNGS.items()
     ]
 
 
@@ -144,17 +144,17 @@ async def carried(session: Session, cell: Cell, names: int) -> list[Figures]:  #
 
 def _publishing(settings: Settings, cell: Cell) -> list[tuple[str, list[Contender]]]:
     """The ways to spread messages over the partitions, each with its publishers."""
-    own = cell.contender
+    own, lanes = cell.contender, cell.publishers
     if not named(own.design).partitioned:
-        return [("", [own] * LANES)]
+        return [("", [own] * lanes)]
     said = (own.design, own.way, own.guess, own.defaults)
     found: list[tuple[str, list[Contender]]] = [
-        ("", [Keyed(*said, of=own, partition=lane) for lane in range(LANES)]),
-        (TO_ALL, [own] * LANES),
+        ("", [Keyed(*said, of=own, partition=lane) for lane in range(lanes)]),
+        (TO_ALL, [own] * lanes),
     ]
     for spread, one in OTHERS.items():
         if settings.includes(one) and cell.guarantee in one.guarantees:
-            found.append((spread, [one] * LANES))
+            found.append((spread, [one] * lanes))
     return found
 
 

@@ -35,7 +35,7 @@ def first(settings: Settings) -> list[Cell]:
 def cells(settings: Settings) -> list[Cell]:
     """Message by message, idle and busy."""
     return [
-        Cell(one, guarantee, rate=rate, names=names)
+        Cell(one.paced(), guarantee, rate=rate, names=names)
         for one in settings.of(way="name")
         if one.name == "greet" or (settings.full and one.name in PEERS)
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)

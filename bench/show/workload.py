@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.judge import workload as judge
-from bench.judge.workload import Answer
+from bench.judge.workload import RULE, Answer
 from bench.measure.surroundings import BUSY
 from bench.measure.workload import Workload
 from bench.stats import ENOUGH, short
@@ -225,6 +225,8 @@ def notes(workload: Workload, found: Sequence[Answer]) -> list[str]:
         told_of.append(f"{' and '.join(few)}, but there were {fewest:,}: use a longer run (--seconds).")
     if any(one.cpu[0] is not None and one.cpu[1] is None for one in measured if not one.design.in_process):
         told_of.append("The CPU and memory of a broker are known only for a private one.")
+    if len(measured) > 1:
+        told_of.append(RULE)
     told_of.append("Latency counts from the time a message is due until a reader has it. 100% CPU is one core.")
     if workload.groups > 1:
         told_of.append(

@@ -26,7 +26,7 @@ CHANGES = {
     "messages a second, one by one": ("throughput", "messages_per_s"),
     "messages a second, in lists": ("throughput", "messages_per_s"),
     "memory of the broker, MB": ("throughput", "rss_mb.broker"),
-    "half of the highest rate one by one, messages a second": ("latency", "target_rate"),
+    "half of what a warm-up carried one by one, messages a second": ("latency", "target_rate"),
     "p50 at that rate, ms": ("latency", "latency_ms.p50"),
     "p99 at that rate, ms": ("latency", "latency_ms.p99"),
     "16 members, 5 ms of work: messages a second, by how many of them": ("work", "messages_per_s"),
@@ -51,7 +51,7 @@ def test_a_figure_follows_its_rows(rows: pd.DataFrame, line: str) -> None:
 
 def test_a_message_that_comes_alone_follows_its_details(rows: pd.DataFrame) -> None:
     kafka = rows["question"].eq("wake_up") & rows["design"].eq("kafka")
-    line = "a message that comes alone, ms"
+    line = "a message at 100 a second, ms"
     assert lines(rows).loc[line, title_of("kafka")] != side_by_side.NONE
     unknown = rows.assign(latencies=rows["latencies"].where(~kafka, None))
     assert lines(unknown).loc[line, title_of("kafka")] == side_by_side.NONE
