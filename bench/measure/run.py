@@ -56,6 +56,8 @@ MOST_BYTES = 512_000_000
 """Bytes of the messages of one repetition, at most."""
 FEW_NAMES = 5_000
 """A repetition of slow messages gets so many, but takes no longer than twice the time that was asked for."""
+HELD_MS, HELD_STEPS = 100.0, 8
+"""When a rate is held: no more than this for 99 of 100 messages; and how many rates are tried to find the highest."""
 SAMPLES = 1_200
 """A repetition of paced messages has so many at least: enough for a p99, after the first ones are left out."""
 MARGIN = 1.2
@@ -170,8 +172,30 @@ class OpenSession:
                 before, speed = speed, await self._speed(key, 0.25, speed)
                 if before / 1.5 < speed < before * 1.5:
                     break
-            self._speeds[key] = await self._speed(key, 0.5, speed) if cell.load else speed
+            self._speeds[key] = await self._held(key, speed) if cell.load else speed
         return self._speeds[key]
+
+    async def _held(self, cell: Cell, speed: float) -> float:
+        """The highest rate at which 99 of 100 messages take less than `HELD_MS` for two seconds.
+
+        The quick profile takes the rate of half a second, without a look at how long the messages take.
+        """
+        rate, best, falling = await self._speed(cell, 0.5, speed), 0.0, False
+        for _ in range(HELD_STEPS if self.settings.full else 0):
+            try:
+                found = await self.once(
+                    replace(cell, load=None, rate=rate), min(MOST_NAMES, max(SAMPLES, int(2 * rate)))
+                )
+                good = all(((one.fields["latency_ms"] or {}).get("p99") or math.inf) < HELD_MS for one in found)
+            except Failed:
+                good = False
+            if good:
+                best, rate = rate, rate * 1.15
+            elif not best:
+                falling, rate = True, rate * 0.87
+            if falling == good:
+                break
+        return best or rate
 
     async def _speed(self, cell: Cell, seconds: float, speed: float) -> float:
         """Messages a second of a warm-up of so many seconds, if `speed` is right."""

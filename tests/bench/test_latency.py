@@ -106,3 +106,23 @@ async def test_a_stall_of_one_second_shows_in_the_right_share(design: str, monke
             assert latencies[what]["max"] > 900
         else:
             assert affected < 10, "from the actual send, only the one that was under way is slow"
+
+
+@pytest.mark.parametrize(("burst", "held"), [(600.0, 600 * 1.15**3), (2_000.0, 2_000 * 0.87**5), (1e6, 1e6 * 0.87**8)])
+async def test_a_full_load_is_a_rate_that_is_held(burst: float, held: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a client that carries a thousand a second in time, however many it takes at once."""
+
+    async def speed(*_: object) -> float:
+        return burst
+
+    async def once(_: OpenSession, cell: Cell, names: int) -> list[Figures]:
+        assert cell.rate is not None
+        assert names >= int(2 * cell.rate)
+        return [Figures({"latency_ms": {"p99": 10.0 if cell.rate <= 1_000 else 500.0}})]
+
+    monkeypatch.setattr(OpenSession, "_speed", speed)
+    monkeypatch.setattr(OpenSession, "once", once)
+    one = BY_NAME["asyncio"]
+    async with session(Settings(("asyncio",), (one,), profile="full")) as opened:
+        found = await opened.maximum(Cell(one, Guarantee.AT_LEAST_ONCE, load=0.5))
+    assert found == pytest.approx(held)
