@@ -67,7 +67,7 @@ READY := $(patsubst workloads/%.toml,workload-%,$(wildcard workloads/*.toml))
 PARTS := figures faults faults-streams $(READY)
 
 reference: $(STAMP) rabbitmq
-	@echo "reference: the full profile (90 minutes), faults (30 and 50 minutes), $(words $(READY)) workloads (12 minutes), notebooks (8 minutes)"
+	@echo "reference: the full profile (two hours), faults (30 and 40 minutes), $(words $(READY)) workloads (12 minutes), notebooks (8 minutes)"
 	@echo "reference: let the machine do nothing else meanwhile"
 	@$(MAKE) --no-print-directory $(PARTS:%=$(MADE)/%)
 	@rm -rf bench/reference

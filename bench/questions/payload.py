@@ -52,6 +52,8 @@ def _sizes(settings: Settings, one: Contender) -> tuple[int, ...]:
     """Fewer sizes for the brokers' own tools, which take long to start, and for designs that are not usual."""
     if settings.full and one.name in (JAVA, PERFTEST):
         return (SIZES[0], *APART)
+    if one.name == "bare queue":  # it copies nothing, whatever the size
+        return SIZES[:1]
     return SIZES if settings.full and named(one.design).usual else QUICK
 
 
