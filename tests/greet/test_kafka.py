@@ -184,8 +184,7 @@ async def test_a_member_that_leaves_during_an_outage_leaves_nothing(topic: str, 
             async with line.subscribe("hello"):
                 await broker.kill()
                 await asyncio.sleep(1)
-    await asyncio.sleep(5)
-    assert asyncio.all_tasks() <= before
+    await until(lambda: asyncio.all_tasks() <= before)
 
 
 async def test_who_publishes_one_by_one_sees_that_partitions_were_added(kafka_url: str, topic: str) -> None:
