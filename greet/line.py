@@ -86,6 +86,11 @@ class DeadLetter:
     """Where it was on the broker: a queue, or a topic with partition and offset."""
     reason: str
 
+    @property
+    def message(self) -> tuple[str, bytes]:
+        """Which message it was. An origin alone does not say it, if the topic was deleted and created again."""
+        return self.origin, self.body
+
 
 class State(Enum):
     """The state of an object that `async with` opens."""

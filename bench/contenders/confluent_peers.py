@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -128,15 +129,45 @@ class _Reported(Publisher):
                 accepted.set_result(None)
 
 
-class _Taking:
-    """`poll` for the first, and `consume` for what else is there; on the event loop, which has nothing else to do."""
+class _Lists(ABC):
+    """What takes lists of messages, and hands them out whole or one by one."""
+
+    commits: Commits
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
-        self._asked = False
-        self._early: list[Any] = []
         self.held: deque[str] = deque()
-        """What was taken and not handed out."""
+        """What was taken, and not handed out."""
+
+    @abstractmethod
+    async def _taken(self) -> list[str]:
+        """Commit if it is time, and wait for the next list."""
+
+    async def several(self) -> list[str]:
+        """A list; first what came while the member joined."""
+        if not self.held:
+            return await self._taken()
+        early, self.held = [*self.held], deque()
+        return early
+
+    async def one(self) -> str:
+        """The next of a list, which is committed once all of it is handled."""
+        if not self.held:
+            self.held.extend(await self._taken())
+        return self.held.popleft()
+
+    def _keep(self, message: Any) -> None:
+        """It came while the member joined."""
+        self.held.append(_name(message))
+        self.commits.open = True
+
+
+class _Taking(_Lists):
+    """`poll` for the first, and `consume` for what else is there; on the event loop, which has nothing else to do."""
+
+    def __init__(self, consumer: Any) -> None:
+        super().__init__(consumer)
+        self._asked = False
         self.commits = Commits(lambda: asyncio.to_thread(consumer.commit, asynchronous=False))
 
     async def joined(self, assigned: Sequence[Any]) -> None:
@@ -145,25 +176,19 @@ class _Taking:
             async with asyncio.timeout(JOIN_S):
                 while not assigned:
                     if message := self._consumer.poll(LOOK_S):
-                        self._early.append(message)
+                        self._keep(message)
                     await asyncio.sleep(0)
 
-    async def one(self) -> str:
-        """The next of a list, which is committed once all of it is handled."""
-        if not self.held:
-            self.held.extend(await self.several())
-        return self.held.popleft()
-
-    async def _first(self) -> str:
+    async def _taken(self) -> list[str]:
         self._asked = True
         if self.commits.due:
             await self.commits.settle()
-        message = self._early.pop(0) if self._early else self._consumer.poll(LOOK_S)
+        message = self._consumer.poll(LOOK_S)
         while message is None:  # it is the poll that waits
             await asyncio.sleep(0)
             message = self._consumer.poll(LOOK_S)
         self._asked, self.commits.open = False, True
-        return _name(message)
+        return [_name(message), *map(_name, self._consumer.consume(LIST, 0))]
 
     def revoked(self, *_: Any) -> None:
         """Commit before another member goes on: where the next is asked for, all before it is handled."""
@@ -173,9 +198,6 @@ class _Taking:
             self.commits.open = False
             with suppress(KafkaException):  # there is none, or the group has gone on without this member
                 self._consumer.commit(asynchronous=False)
-
-    async def several(self) -> list[str]:
-        return [await self._first(), *map(_name, self._consumer.consume(LIST, 0))]
 
 
 @dataclass(frozen=True)
@@ -257,12 +279,11 @@ class _Futures(Publisher):
         self.accepted[0] += 1
 
 
-class _Held:
+class _Held(_Lists):
     """`consume` for what is there, or `poll` for the first, each in a thread of the library's own."""
 
     def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
-        self.held: Iterator[str] = iter(())
+        super().__init__(consumer)
         self.commits = Commits(lambda: consumer.commit(asynchronous=False))
 
     async def joined(self, assigned: asyncio.Event) -> None:
@@ -270,13 +291,9 @@ class _Held:
         give_up = asyncio.get_running_loop().time() + JOIN_S
         while not assigned.is_set() and asyncio.get_running_loop().time() < give_up:
             if message := await self._consumer.poll(LOOK_S):
-                self.held = iter([*self.held, _name(message)])
-                self.commits.open = True
+                self._keep(message)
 
-    async def several(self) -> list[str]:
-        if early := list(self.held):
-            self.held = iter(())
-            return early
+    async def _taken(self) -> list[str]:
         if self.commits.due:
             await self.commits.settle()
         while not (found := await self._consumer.consume(LIST, 0)):
@@ -285,13 +302,6 @@ class _Held:
                 break
         self.commits.open = True
         return [_name(message) for message in found]
-
-    async def one(self) -> str:
-        """The next of a list, which is committed once all of it is handled."""
-        for name in self.held:
-            return name
-        self.held = iter(await self.several())
-        return next(self.held)
 
 
 @dataclass(frozen=True)
@@ -341,7 +351,7 @@ class ConfluentAio(Contender):
             await taking.joined(assigned)
             following: Any = Following(taking.several if self.way == "many" else taking.one)
             yield following
-            if next(taking.held, None) is None:
+            if not taking.held:
                 await taking.commits.settle()
 
 

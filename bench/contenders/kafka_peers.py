@@ -298,10 +298,10 @@ class FastStreamKafka(Contender):
         handled: asyncio.Queue[Any] = asyncio.Queue()
         broker = KafkaBroker(**access.faststream(place.url), logger=None)
         settings: dict[str, Any] = {"group_id": f"{place.topic}:{group}", "auto_offset_reset": "earliest"}
-        last: list[Any] = []
+        last: Any = None
 
         async def commit() -> None:
-            await last[0].ack()
+            await last.ack()
 
         commits, its_message = Commits(commit), Context("message")
         if self.way == "many":
@@ -316,8 +316,9 @@ class FastStreamKafka(Contender):
 
             @broker.subscriber(place.topic, **settings)  # type: ignore[untyped-decorator]
             async def handle(name: str, message: Any = its_message) -> None:
+                nonlocal last
                 handled.put_nowait(name)
-                last[:], commits.open = [message], True
+                last, commits.open = message, True
                 if commits.due:
                     await commits.settle()
 

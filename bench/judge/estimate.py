@@ -100,7 +100,7 @@ def _estimate(run: Figures, workload: Workload, design: Design) -> Estimate:
 def _speed(run: Figures, workload: Workload, design: Design, way: str) -> float:
     """Messages a second of the best client, with the weakest sufficient guarantee that was measured.
 
-    With several groups, each message counts once for each group.
+    With several groups, a message is one, however many of them get it: see `_share`.
     """
     grades = list(Guarantee)
     enough = [one for one in grades[grades.index(workload.guarantee) :] if one in design.guarantees]

@@ -26,13 +26,15 @@ ENOUGH = 3.0
 """A capacity of so many times the load is enough: more does not count."""
 ALIKE_S = 2.0
 """Seconds without service that differ by less are the same."""
+ROOMIER = 1.2
+"""A capacity that is not so many times as large as another one is the same."""
 COMFORT = 0.1
 """Waits that are both within this share of the limit are the same."""
 RULE = (
-    "How the design to take is chosen: of those that meet every need, first one without a broker; then the larger "
-    f"capacity, if it is 1.2 times as large and the other is less than {ENOUGH:g} times the load; then the shorter "
-    f"outage, by {ALIKE_S:g} s; then the shorter wait, by {ALIKE:g} times, unless both waits are within "
-    f"{COMFORT:.0%} of the limit; then less CPU, by {ALIKE:g} times."
+    "How the design is chosen among those that meet every need: the first of these in which they differ decides. "
+    f"No broker to run. A capacity that is {ROOMIER:g} times as large; more than {ENOUGH:g} times the load does not "
+    f"count. An outage that is {ALIKE_S:g} s shorter. A wait that is {ALIKE:g} times as short, if the longer one is "
+    f"over {COMFORT:.0%} of the limit. {ALIKE:g} times less CPU."
 )
 
 
@@ -424,7 +426,7 @@ def _told_apart(one: Answer, other: Answer, limit_ms: float) -> tuple[bool, str]
     if one.design.in_process != other.design.in_process:
         return one.design.in_process, "process"
     rooms = [min(side.room or (ENOUGH if not side.searched else 1.0), ENOUGH) for side in (one, other)]
-    if max(rooms) / min(rooms) > 1.2:
+    if max(rooms) / min(rooms) > ROOMIER:
         return rooms[0] > rooms[1], "room"
     if one.gap_s is not None and other.gap_s is not None and abs(one.gap_s - other.gap_s) > ALIKE_S:
         return one.gap_s < other.gap_s, "gap"
@@ -494,7 +496,7 @@ def _otherwise(workload: Workload, best: Answer, others: Sequence[Answer], found
 
 def _changes(workload: Workload, best: Answer, second: Answer) -> list[str]:
     one, other, found = best.design, second.design, []
-    if best.room and second.room and second.room > best.room * 1.2:
+    if best.room and second.room and second.room > best.room * ROOMIER:
         found.append(f"the load grows beyond {short(best.room * workload.mean_rate)} a second")
     if one.in_process and not other.in_process:
         found.append("messages must survive the program, or it is split in two")

@@ -180,7 +180,8 @@ class OpenSession:
 
         The quick profile takes the rate of half a second, without a look at how long the messages take.
         """
-        rate, best, falling = await self._speed(cell, 0.5, speed), 0.0, False
+        rate, best = await self._speed(cell, 0.5, speed), 0.0
+        up: bool | None = None
         for _ in range(HELD_STEPS if self.settings.full else 0):
             try:
                 found = await self.once(
@@ -189,12 +190,11 @@ class OpenSession:
                 good = all(((one.fields["latency_ms"] or {}).get("p99") or math.inf) < HELD_MS for one in found)
             except Failed:
                 good = False
-            if good:
-                best, rate = rate, rate * 1.15
-            elif not best:
-                falling, rate = True, rate * 0.87
-            if falling == good:
+            up = good if up is None else up  # the first rate says in which direction to look
+            best = rate if good else best
+            if good != up:
                 break
+            rate *= 1.15 if up else 0.87
         return best or rate
 
     async def _speed(self, cell: Cell, seconds: float, speed: float) -> float:

@@ -40,7 +40,7 @@ async def after_groups(session: Session, cell: Cell, _: int) -> list[Figures]:
     site = session.sites[cell.contender.design]
     before = {*site.made}
     await session.make_groups(replace(cell, groups=GROUPS))
-    others = {topic: groups for topic, groups in site.made.items() if topic not in before}
+    others = {topic: site.made.pop(topic) for topic in {*site.made} - before}
     try:
         return await session.deliver(cell, names)
     finally:

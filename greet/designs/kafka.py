@@ -393,7 +393,9 @@ class KafkaSubscription(GroupMember):
         `_check_alive` tells the reader why they cannot: it asks the same of the coordinator.
         """
         consumer = self._consumer
-        while partitions:
+        if not partitions:
+            return {}
+        while True:
             try:
                 async with asyncio.timeout(self._line.timeout / 4):
                     return await committed(self._line.address, self._id, partitions)
@@ -401,7 +403,6 @@ class KafkaSubscription(GroupMember):
                 if self._state is State.LEFT or self._consumer is not consumer:
                     return None
                 await asyncio.sleep(RETRY_SECONDS)
-        return {}
 
     # -------------------------------------------------------------------------------------- leaving
 

@@ -55,12 +55,12 @@ class Graveyard:
         """Publish each of them again; return how many."""
         sent = 0
         async with self._opened() as consumer:
-            origins: set[tuple[str, bytes]] = set()
+            again: set[tuple[str, bytes]] = set()
             try:
                 for offset, letter in await self._read(consumer):
-                    if (letter.origin, letter.body) not in origins:  # each group has kept its own copy
+                    if letter.message not in again:  # each group has kept its own copy
                         await self._line._send_bodies([letter.body], self._line._deadline())
-                        origins |= {(letter.origin, letter.body)} if letter.origin else set()
+                        again |= {letter.message} if letter.origin else set()
                         sent += 1
                     await self._sent_to(consumer, offset + 1)
                 if sent:
@@ -102,9 +102,9 @@ class Graveyard:
                     group, origin, reason = (headers.get(key, "") for key in ("group", "origin", "reason"))
                     letter = DeadLetter(record.value or b"", group, origin, reason)
                     # If a member died after it had kept a letter, another member kept it again.
-                    if not origin or (group, origin, letter.body) not in known:
+                    if not origin or (group, letter.message) not in known:
                         letters.append((record.offset, letter))
-                    known.add((group, origin, letter.body))
+                    known.add((group, letter.message))
         return letters
 
     async def _sent_to(self, consumer: AIOKafkaConsumer, offset: int) -> None:

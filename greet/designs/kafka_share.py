@@ -155,7 +155,7 @@ class KafkaShareLine(Line):
             raise ConnectFailed(f"topic {self.topic} has partitions={count}: say so, or use another topic")
 
     async def _disconnect(self, deadline: float, *, clean: bool) -> None:
-        self._seconds_left = max(0.0, deadline - get_running_loop().time() - RETRY_SECONDS)
+        self._seconds_left = left(deadline - RETRY_SECONDS)
         ends = [self._serving] if self._producer else []
         self._producer = None  # this ends `_serve`
         admin, self._admin = [self._admin], None
@@ -325,13 +325,13 @@ class KafkaShareLine(Line):
 
     async def _resend(self) -> int:
         sent = 0
-        origins: set[str] = set()
+        again: set[tuple[str, bytes]] = set()
         letters, end = await self._letters()
         try:
             for number, (offset, letter) in enumerate(letters, start=1):
-                if letter.origin not in origins:  # each group has kept its own copy
+                if letter.message not in again:  # each group has kept its own copy
                     await self._publish(self.topic, [letter.body], self._deadline())
-                    origins |= {letter.origin} - {""}
+                    again |= {letter.message} if letter.origin else set()
                     sent += 1
                 done = end if number == len(letters) else offset + 1
                 async with self._trouble(ConnectionLost, self._deadline(), "it could not be recorded what was sent: "):
@@ -356,7 +356,7 @@ class KafkaShareLine(Line):
             found: list[tuple[int, DeadLetter]] = []
             await until_stopped(lambda stop: self._read_dead(start, end, found, stop))
         # If a member died after it had kept a letter, another member kept it again.
-        known = {(one.group, one.origin or offset): (offset, one) for offset, one in reversed(found)}
+        known = {(one.group, one.message if one.origin else offset): (offset, one) for offset, one in reversed(found)}
         return sorted(known.values(), key=lambda one: one[0]), end
 
     def _read_dead(self, start: int, end: int, found: list[tuple[int, DeadLetter]], stop: threading.Event) -> None:
@@ -445,10 +445,10 @@ class KafkaShareSubscription(Subscription):
         if new := all(start < 0 for start in known.values()):
             await self._configure()
             await line._asked(self._id, lambda wire: wire.begin(self._id, line.topic, begin))
-        broker = await line._config(ConfigResource.Type.BROKER, str(await line._asked(self._id, _broker)))
-        # What an older Kafka does not know of a group is true for all groups.
-        config = {key.removeprefix("group."): value for key, value in broker.items()}
-        config |= await line._config(ConfigResource.Type.GROUP, self._id)
+        config = await line._config(ConfigResource.Type.GROUP, self._id)
+        if "share.delivery.count.limit" not in config:  # an older Kafka: the broker has one limit for all groups
+            broker = await line._config(ConfigResource.Type.BROKER, str(await line._asked(self._id, _broker)))
+            config = {key.removeprefix("group."): value for key, value in broker.items()} | config
         self._deliveries = int(config.get("share.delivery.count.limit", self._deliveries))
         self._lent = int(config.get("share.record.lock.duration.ms", self._lent * 1000)) / 1000
         if new and (passed := sum(begin[number] - oldest for number, (oldest, _) in bounds.items())):
@@ -600,10 +600,9 @@ class KafkaShareSubscription(Subscription):
                 self._failed = None
                 raise ConnectionLost(words(failed, self._line.address)) from failed
             self._heard.clear()
-            left = self._heard_at + quiet - get_running_loop().time()
-            if left > 0:
+            if pause := left(self._heard_at + quiet):
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(left):
+                    async with asyncio.timeout(pause):
                         await self._heard.wait()
             else:
                 with suppress(TimeoutError):

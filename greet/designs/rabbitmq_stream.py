@@ -117,24 +117,24 @@ class StreamLine(RabbitMQLine):
         return StreamSubscription(self, short("group", group), replay=replay)
 
     async def _dead_letters(self) -> list[DeadLetter]:
-        letters: dict[tuple[str, str], DeadLetter] = {}
+        letters: dict[tuple[str, tuple[str, bytes]], DeadLetter] = {}
 
         async def read(_: AbstractChannel, message: AbstractIncomingMessage) -> None:
             if letter := _letter(message):  # a member that died may have left it, so that it was kept twice
-                letters.setdefault((letter.group, letter.origin), letter)
+                letters.setdefault((letter.group, letter.message), letter)
 
         await visit(self, read)
         return [*letters.values()]
 
     async def _resend(self) -> int:
-        sent: set[str] = set()
+        sent: set[tuple[str, bytes]] = set()
 
         async def send(channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
             if not (letter := _letter(message)):
                 return  # it is of the design `rabbitmq`, which knows its group
-            if letter.origin not in sent:  # each group has kept its own copy
+            if letter.message not in sent:  # each group has kept its own copy
                 await publish_again(self, channel, self.stream, message.body)
-                sent.add(letter.origin)
+                sent.add(letter.message)
             async with within(self._deadline()):
                 await message.ack()
 
@@ -206,8 +206,8 @@ class StreamSubscription(RabbitMQSubscription):
         self._held, self._reading, self._channel = held, False, channel
 
         async def take(place: AbstractIncomingMessage) -> None:
-            mine = self._own is not None and self._own[0] == place.message_id and not self._own[1].done()
-            if held and not mine:
+            own = self._own and self._own[0] == place.message_id and not self._own[1].done() and self._own[1]
+            if held and not own:
                 # Several members have founded the group at once: the first place counts. Or one was cut off, or the
                 # broker killed, while it wrote: what was written counts.
                 if place.type == WRITTEN and _start(place) > _start(held[0]):
@@ -215,8 +215,8 @@ class StreamSubscription(RabbitMQSubscription):
                 await place.ack()
                 return
             held.append(place)
-            if mine and self._own:
-                self._own[1].set_result(None)
+            if own:
+                own.set_result(None)
             called.set()
 
         await self._watch(channel, channel)
@@ -451,17 +451,14 @@ class StreamSubscription(RabbitMQSubscription):
 
     async def _part(self, deadline: float, *, clean: bool) -> None:
         lost = None
-        if self._done > self._written:
-            try:
+        try:
+            if self._done > self._written:
                 await self._write(deadline)
-            except DRIVER as error:
-                lost = error
-        if self._channel and self._written and not lost:
-            try:
+            if self._channel and self._written:
                 async with within(deadline):
                     await self._channel.set_qos(PLACES)  # its answer proves that the acknowledgement arrived
-            except DRIVER as error:
-                lost = error
+        except DRIVER as error:
+            lost = error
         self._channel = None
         await self._again.end(ANSWER)
         await self._link.close(deadline)  # this also ends what the following tasks wait for
