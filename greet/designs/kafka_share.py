@@ -615,19 +615,21 @@ class KafkaShareSubscription(Subscription):
         while not self._come:
             try:
                 starts = await self._starts(deadline)
-            except ConnectionLost:
-                if self._come:
-                    return
-                if get_running_loop().time() + RETRY_SECONDS > deadline:
-                    raise
-                await asyncio.sleep(RETRY_SECONDS)
+            except ConnectionLost as error:
+                failure = error
             else:
-                if all(one < 0 for one in starts.values()):
-                    raise ConnectionLost(
-                        f"group {self._group} no longer exists at {self._line.address}: subscribe again"
-                    )
-                self._heard_at = get_running_loop().time()
+                if any(one >= 0 for one in starts.values()):
+                    self._heard_at = get_running_loop().time()
+                    return
+                # A broker that has just come back may say so too: ask again.
+                failure = ConnectionLost(
+                    f"group {self._group} no longer exists at {self._line.address}: subscribe again"
+                )
+            if self._come:
                 return
+            if get_running_loop().time() + RETRY_SECONDS > deadline:
+                raise failure
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _starts(self, deadline: float) -> dict[int, int]:
         """For each partition, the offset up to which all names are settled."""
