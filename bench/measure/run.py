@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bench import stats
+from bench.contenders.cleanup import removed
 from bench.measure import account, clock
 from bench.measure.loops import NO_STAMPS, Receive, Received, Send, Sent, Stamps, Usage, now, said, shared_clock, work
 from bench.measure.pool import processes
@@ -34,6 +35,7 @@ from greet import Guarantee
 from greet.designs import named
 
 T = TypeVar("T")
+log = logging.getLogger("bench")
 SETTLING = 10
 """One in so many of an open loop's messages, the first ones, are counted but left out of the latencies."""
 LEAD_NS, FAR_LEAD_NS = 200_000_000, 1_000_000_000
@@ -109,6 +111,26 @@ class OpenSession:
         """End what was kept."""
         self._kept.clear()
         await self.opened.aclose()
+
+    async def clear(self) -> None:
+        """Delete from the brokers what was carried so far: of a long run it would fill the disk.
+
+        What cannot be deleted is tried again with the next, and in the end on a broker that stays.
+        """
+
+        async def of(design: str, site: Site) -> None:
+            made = {topic: groups for topic, groups in site.made.items() if topic != site.control}
+            if not made:
+                return
+            try:
+                await removed(design, site.url, made)
+            except Exception as error:  # noqa: BLE001, of whatever a driver raises: the run goes on
+                log.debug("not deleted on %s for now: %s", design, type(error).__name__)
+                return
+            for topic in made:
+                del site.made[topic]
+
+        await asyncio.gather(*(of(*one) for one in self.sites.items() if one[1].control and not one[1].lost))
 
     async def kept(self, key: str, open_it: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         """What a question opens once a run, such as a broker of its own, and what is closed when the run ends."""
@@ -366,7 +388,7 @@ class Delivery:
         calm = replace(self.cell, publishers=1, groups=1, members=1, load=None, rate=CALM_RATE, lean=False)
         session.doubts[design] = found = await Delivery(session, calm, CALM, session.place(calm)).doubt()
         if found:
-            logging.getLogger("bench").warning("clocks, %s: %s", design, found)
+            log.warning("clocks, %s: %s", design, found)
 
     async def doubt(self) -> str:
         """Carry messages to a consumer and at once back to their publisher, whose clock alone times those."""
@@ -637,7 +659,8 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
     In each round the designs are in an order of their own; so are the blocks of each design, a phase at
     a guarantee, and the cells of each block. What is compared so stands close together. The order
     depends on the seed and the question. In the full profile, a repetition that was too short is
-    repeated with more messages, and a broker that is slow at first gets one round that does not count.
+    repeated with more messages, a broker that is slow at first gets one round that does not count, and
+    after each round the brokers are cleared of what it carried.
     A cell that fails is left out from then on, as is what needs a broker that is lost.
     """
 
@@ -683,3 +706,5 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
                     yield row(cell, repetition, figures)
                 if figures.fields["error"]:
                     names.pop(cell, None)
+        if session.settings.full:
+            await session.clear()

@@ -207,6 +207,25 @@ async def test_a_time_that_is_missing_is_an_error() -> None:
     assert found.fields["received"] == 5
 
 
+async def test_a_broker_is_cleared_after_each_round(kafka_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the full profile, which else would fill the disk. The line on which consumers tell of themselves stays."""
+    monkeypatch.setenv(VARIABLES["kafka"], kafka_url)
+    (greets,) = [one for one in every() if (one.design, one.name, one.way) == ("kafka", "greet", "name")]
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_url.removeprefix("kafka://"))
+    await admin.start()
+    try:
+        async with session(Settings(("kafka",), (), profile="full", rounds=2), ThreadPoolExecutor) as opened:
+            here, before = opened.sites["kafka"], {*await admin.list_topics()}
+            cell, carried = Cell(greets, Guarantee.DURABLE, names=100), []
+            async for row, _ in run.rounds(opened, "throughput", [cell], "r"):
+                carried.append((row.repetition, row.error, len({*await admin.list_topics()} - before)))
+            assert carried == [(1, None, 1), (2, None, 1)]
+            assert {*here.made} == {here.control}
+            assert {*await admin.list_topics()} == before
+    finally:
+        await admin.close()
+
+
 async def test_what_a_run_made_is_gone_afterwards(
     kafka_url: str, rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
