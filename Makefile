@@ -25,7 +25,7 @@ help:
 	@echo "make test-all  also the long kills, clusters, peers and the browser"
 	@echo "make lab     the notebooks, in JupyterLab"
 	@echo "make check   ruff, mypy --strict, the import rules and the words of the texts"
-	@echo "make reference  all that is published, measured and drawn again: three hours and a half"
+	@echo "make reference  all that is published, measured and drawn again: four hours"
 	@echo "make lock    write the locks anew from pyproject.toml        (needs uv)"
 	@echo "make clean   remove .venv and the caches; results/ stays"
 
@@ -60,14 +60,16 @@ clean:
 	@find . -name .git -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 	@[ ! -d results ] || echo "results/ holds your own runs and was kept; remove it by hand"
 
-# Each part is kept in results/reference, and what is there is not measured again: who stops it goes on with the same
-# command. To begin anew, remove that folder.
+# Each part, a question of the full profile or a workload, is kept in results/reference, and what is there is not
+# measured again: who stops it goes on with the same command. To begin anew, remove that folder.
 MADE  := results/reference
+FULL  := throughput latency fan_out work_sharing work takeover payload connections scaling durability backlog growth \
+         wake_up tweaking ladder start_up
 READY := $(patsubst workloads/%.toml,workload-%,$(wildcard workloads/*.toml))
-PARTS := figures faults faults-streams $(READY)
+PARTS := $(FULL) faults faults-streams $(READY)
 
 reference: $(STAMP) rabbitmq
-	@echo "reference: the full profile (two hours), faults (30 and 40 minutes), $(words $(READY)) workloads (12 minutes), notebooks (8 minutes)"
+	@echo "reference: $(words $(FULL)) questions (two hours and a half), faults (30 and 40 minutes), $(words $(READY)) workloads (12 minutes), notebooks (8 minutes)"
 	@echo "reference: let the machine do nothing else meanwhile"
 	@$(MAKE) --no-print-directory $(PARTS:%=$(MADE)/%)
 	@rm -rf bench/reference
@@ -80,8 +82,7 @@ reference: $(STAMP) rabbitmq
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 	@echo "reference: made; tests/bench/test_reference.py says which figures of README.md are older"
 
-$(MADE)/figures: HOW = run --profile full --contenders all
-$(MADE)/faults: HOW = run --profile full --questions faults
+$(MADE)/%: HOW = run --profile full --contenders all --questions $(notdir $@)
 $(MADE)/faults-streams: HOW = run --profile full --questions faults --designs rabbitmq-stream,kafka-share
 $(MADE)/workload-%: HOW = workload $(patsubst workload-%,workloads/%.toml,$(notdir $@)) $(ASKED)
 $(MADE)/workload-history: ASKED = --designs asyncio,rabbitmq,kafka,rabbitmq-stream,kafka-share

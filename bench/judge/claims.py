@@ -86,24 +86,26 @@ class Figures:
     """
 
     def __init__(self, rows: pd.DataFrame) -> None:
-        self._rows = rows.assign(**{ALONE: stats.clock(rows, "service")}) if len(rows) else rows
+        rows = rows.assign(**{ALONE: stats.clock(rows, "service")}) if len(rows) else rows
+        parts = rows.groupby(["question", "design", "contender"], sort=False) if len(rows) else ()
+        self._cells = {(str(question), str(design), str(who)): part for (question, design, who), part in parts}
         found = [stats.floor(same) for _, same in stats.same_twice(rows)]
         self.noise = max([WIDE, *filter(math.isfinite, found)])
 
     def rows(self, question: str, design: str, contender: str = "greet", **params: Any) -> pd.DataFrame:
         """The repetitions of a cell that went well; of faults also those that broke a promise, if they were counted."""
-        rows = self._rows
-        if rows.empty:
+        if not self._cells:
             raise Missing("nothing was measured")
-        kept = (rows["question"] == question) & (rows["design"] == design) & (rows["contender"] == contender)
-        counted = rows["lost"].notna() if question == "faults" else rows["error"].isna()
-        kept &= counted & rows["params.again"].ne(True)
-        for key, value in params.items():
-            column = key if key == "guarantee" else f"params.{key}"
-            kept &= rows[column].eq(value) if column in rows else False
-        if not kept.any():
-            raise Missing(f"this run did not measure it for {design}: `--questions {question}` does")
-        return rows[kept]
+        rows = self._cells.get((question, design, contender))
+        if rows is not None:
+            counted = rows["lost"].notna() if question == "faults" else rows["error"].isna()
+            kept = counted & rows["params.again"].ne(True)
+            for key, value in params.items():
+                column = key if key == "guarantee" else f"params.{key}"
+                kept &= rows[column].eq(value) if column in rows else False
+            if kept.any():
+                return rows[kept]
+        raise Missing(f"this run did not measure it for {design}: `--questions {question}` does")
 
     def values(
         self, column: str, question: str, design: str, *contender: str, **params: Any
@@ -167,10 +169,11 @@ class Figures:
     def measured(self, **cell: Any) -> list[str]:
         """The contenders for which the cell was measured."""
         found = []
-        for contender in self._rows["contender"].unique() if len(self._rows) else ():
-            with suppress(Missing):
-                self.rows(**cell, contender=contender)
-                found.append(str(contender))
+        for question, design, contender in self._cells:
+            if (question, design) == (cell["question"], cell["design"]):
+                with suppress(Missing):
+                    self.rows(**cell, contender=contender)
+                    found.append(contender)
         return found
 
     def clients(self, *cells: Mapping[str, Any], column: str = "messages_per_s") -> str:

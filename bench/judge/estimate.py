@@ -52,17 +52,17 @@ class Remembered(Figures):
 
     def __init__(self, rows: pd.DataFrame) -> None:
         super().__init__(rows)
-        self._cells: dict[tuple[object, ...], pd.DataFrame | Missing] = {}
+        self._known: dict[tuple[object, ...], pd.DataFrame | Missing] = {}
 
     def rows(self, question: str, design: str, contender: str = "greet", **params: Any) -> pd.DataFrame:
         """As of `Figures`."""
         cell = (question, design, contender, *sorted(params.items()))
-        if cell not in self._cells:
+        if cell not in self._known:
             try:
-                self._cells[cell] = super().rows(question, design, contender, **params)
+                self._known[cell] = super().rows(question, design, contender, **params)
             except Missing as missing:
-                self._cells[cell] = missing
-        found = self._cells[cell]
+                self._known[cell] = missing
+        found = self._known[cell]
         if isinstance(found, Missing):
             raise found
         return found

@@ -270,8 +270,14 @@ def _least_width(column: pd.Series[Any], narrowest: int = WORDS, labels: Sequenc
 
 
 def ground(*abouts: Mapping[str, Any]) -> list[str]:
-    """Where and how each run was measured."""
-    return [line for about in abouts for line in _ground(about)]
+    """Where and how each run was measured; what is as in the run before is not said again."""
+    found: list[str] = []
+    before: list[str] = []
+    for about in abouts:
+        what, *where = _ground(about)
+        found += [what, *(line for line in where if line not in before)]
+        before = where
+    return found
 
 
 def _ground(about: Mapping[str, Any]) -> list[str]:
@@ -283,9 +289,10 @@ def _ground(about: Mapping[str, Any]) -> list[str]:
     how = f"loop {settings['loop']}, {settings['rounds']} rounds, seed {settings['seed']}"
     minutes = sum(about["elapsed_s"].values()) / 60
     commit = f", commit {about['commit']}" if about.get("commit") else ""
+    load = f"load {machine['load_average'][0]:.1f} as it began"
     return [
-        f"{asked}: {settings['profile']} profile, {minutes:.0f} minutes{commit}",
-        f"{machine['cpu']}, {cores}, {machine['os']}, load {machine['load_average'][0]:.1f}",
+        f"{asked}: {settings['profile']} profile, {minutes:.0f} minutes{commit}, {load}",
+        f"{machine['cpu']}, {cores}, {machine['os']}",
         f"{', '.join(versions)}; {how}",
     ]
 

@@ -423,7 +423,11 @@ def test_several_runs_are_shown_as_one(done: Path, tmp_path: Path) -> None:
     assert len(both) == 6 + 6
     assert both["run"].nunique() == 2
     assert both["progress_s"].isna().sum() == 6
-    assert len(report.ground(bench.about(done), bench.about(done))) == 2 * len(report.ground(bench.about(done)))
+    one = bench.about(done)
+    what, machine, versions = report.ground(one)
+    assert report.ground(one, one) == [what, machine, versions, what]  # what is as before is not said again
+    newer = {**one, "python": "CPython 3.99"}
+    assert [line.split(",")[0] for line in report.ground(one, newer)[3:]] == [what.split(",")[0], "CPython 3.99"]
 
 
 def test_a_first_look_over_one_design_is_answered(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ import yaml  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from bench.questions import FULL
+
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -71,6 +73,16 @@ def test_clean_keeps_results() -> None:
 def test_bench_and_test_pass_arguments_on() -> None:
     assert "-m bench run --profile full" in make("-n", "bench", "ARGS=run --profile full")
     assert '-m pytest -m "not long" -k names' in make("-n", "test", "ARGS=-k names")
+
+
+def test_the_reference_has_every_question_as_a_part_of_its_own() -> None:
+    """So who stops it after an hour has lost one question, not all."""
+    found = re.search(r"^FULL +:= (.+?)\nREADY", (ROOT / "Makefile").read_text(), re.MULTILINE | re.DOTALL)
+    assert found
+    parts = found[1].replace("\\", "").split()
+    assert parts == list(FULL)
+    for part in (*parts, "faults"):
+        assert f"--contenders all --questions {part} " in make("-n", f"results/reference/{part}")
 
 
 def test_nothing_calls_sudo_unasked() -> None:
