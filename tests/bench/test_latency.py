@@ -102,7 +102,7 @@ async def test_a_stall_of_one_second_shows_in_the_right_share(design: str, monke
         shares = [share for share, milliseconds in latencies[what]["tail"] if milliseconds >= 250]
         affected = max(shares, default=0) * counted
         if what == "intended":
-            assert 0.7 * names <= affected <= 4 * names, affected  # of 540; a busy machine needs longer to catch up
+            assert 0.7 * names <= affected <= 2 * names, affected  # a busy machine needs longer to catch up
             assert latencies[what]["max"] > 900
         else:
             assert affected < 10, "from the actual send, only the one that was under way is slow"
