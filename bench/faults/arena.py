@@ -94,7 +94,10 @@ class Arenas:
         if nodes > 1:
             own = {"config": self._config} if product is KAFKA else {}
             broker = await self._enter(brokers.private(product, nodes=nodes, **own))
-            return Arena(f"{record.url(broker.url).rstrip('/')}/?{CLUSTER}&{record.quorum}", broker)
+            url = with_query(record.url(broker.url), record.quorum)
+            async with greet.connect(url, "first") as line, line.subscribe("first"):
+                pass  # the cluster makes its internal topics now, which may take longer than `CLUSTER` allows
+            return Arena(with_query(url, CLUSTER), broker)
         if product is not KAFKA:
             broker, port = await self._enter(brokers.private(product)), 0
             inner = broker.nodes[0].port
