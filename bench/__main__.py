@@ -310,7 +310,8 @@ def _measured(options: argparse.Namespace, cluster: workers.Cluster | None) -> i
     asked = [name for name in asked if name not in lacking]
     work = {name: partial(_cells, name, options.designs, first=first) for name in asked}
     if not any(cells(settings) for cells in work.values()):
-        why = f"{', '.join(settings.designs)} does not offer that guarantee, or has no such question"
+        why = f"{', '.join(settings.designs)} does not offer that guarantee, or only a peer has such a question"
+        why += ": try --contenders all" if chosen != "all" else ""
         raise ValueError(f"nothing to measure: {'; '.join(f'{name}: {why}' for name, why in lacking.items()) or why}")
     required = options.designs or (settings.designs if os.environ.get("GREET_REQUIRE") == "all" else ())
     facts = {"settings": runner.told(settings), "questions": list(asked), "brokers": {}, "elapsed_s": {}}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -165,12 +166,15 @@ def same_twice(rows: pd.DataFrame) -> list[tuple[str, Ratio]]:
     return found
 
 
+def rounds(rows: pd.DataFrame) -> list[pd.Series[Any]]:
+    """What tells the rounds of `rows` apart: those of two runs have nothing in common."""
+    return [rows[name] for name in ("run", "repetition") if name in rows]
+
+
 def beside(ours: pd.DataFrame, theirs: pd.DataFrame, figure: str = "messages_per_s") -> Ratio | None:
     """How many times as much `ours` has of a figure as `theirs`, paired by round; None where nothing can be paired."""
     sides = [
-        part[figure].astype(float).groupby(part["repetition"]).median().dropna()
-        for part in (ours, theirs)
-        if figure in part
+        part[figure].astype(float).groupby(rounds(part)).median().dropna() for part in (ours, theirs) if figure in part
     ]
     both = sorted(set(sides[0].index) & set(sides[1].index)) if len(sides) == 2 else []
     return ratio(sides[0][both].tolist(), sides[1][both].tolist()) if both else None

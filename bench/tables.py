@@ -78,9 +78,13 @@ def latencies(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
 def growth(rows: pd.DataFrame, key: str, derived: str, *more: str) -> pd.DataFrame:
     """Messages a second as `key` grows, and what follows from it: "greetings/s", "MB/s" or "speed-up"."""
     found = summary(rows, f"params.{key}", *(f"params.{one}" for one in more))
-    place, values, base = list(found.columns).index("messages/s") + 1, [], float("nan")
+    place, values = list(found.columns).index("messages/s") + 1, []
+    base, of = float("nan"), None
     for line, part in lines(rows, f"params.{key}", *(f"params.{one}" for one in more)):
         speed = float(figures(part, "messages_per_s").median())
+        who = [line[one] for one in line if one not in (key, *more)]
+        if who != of:
+            base, of = float("nan"), who
         base = speed if line[key] == 1 and all(line[one] == 1 for one in more) else base
         factor = {"greetings/s": line[key], "MB/s": line[key] / 1e6 if key == "size" else 1, "speed-up": 1 / base}[
             derived

@@ -20,6 +20,8 @@ LEAVING_S = 20.0
 """How long is waited for groups whose members were killed: they count as alive until their session ends."""
 LOOK_S = 0.2
 ANSWER_S = 30
+CHANNELS = 32
+"""So many queues of RabbitMQ are deleted at a time: one of a quorum takes seconds while a member is gone."""
 Made = Mapping[str, Iterable[str]]
 """The groups of each topic."""
 log = logging.getLogger("bench")
@@ -65,12 +67,18 @@ def _names(topic: str, groups: Iterable[str], patterns: Iterable[str]) -> set[st
 
 async def _of_rabbitmq(url: str, made: Made, patterns: Iterable[str]) -> None:
     """Exchanges, queues of groups, and dead letters; RabbitMQ takes it that one is not there."""
+    queues = (queue for topic, groups in made.items() for queue in (*_names(topic, groups, patterns), f"{topic}.dead"))
     connection = await connected(url)
-    try:
+
+    async def delete() -> None:
         channel = await connection.channel()
-        for topic, groups in made.items():
-            for queue in (*_names(topic, groups, patterns), f"{topic}.dead"):
-                await channel.queue_delete(queue)
+        for queue in queues:  # the next one that no other channel has taken
+            await channel.queue_delete(queue)
+
+    try:
+        await asyncio.gather(*(delete() for _ in range(CHANNELS)))
+        channel = await connection.channel()
+        for topic in made:
             await channel.exchange_delete(topic)
     finally:
         await connection.close()

@@ -29,7 +29,7 @@ OUTCOMES = {
     f"params.{name}"
     for name in (
         *("gap_s", "gap_median_s", "publish_gap_s", "refused", "unknown", "unexpected", "came_though_refused"),
-        *("recovered", "raised"),
+        *("recovered", "raised", "seed"),
         *("in_time", "late", "samples", "due", "backlog", "pile", "catch_up_s", "stopped", "unread", "seconds"),
         *("room", "too_much", "capped", "steps", "made"),
         "clock",
@@ -41,7 +41,12 @@ MEASURES = {
     "messages/s": ("messages_per_s", True),
     "p50 ms": ("latency_ms.p50", False),
     "p99 ms": ("latency_ms.p99", False),
+    "s": ("elapsed_s", False),
 }
+TIMED = ("start_up", "takeover")
+"""The questions whose figure is how long something took."""
+SAME_RATE = 0.1
+"""Latencies are compared if the rates of the two runs differ by less."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +137,15 @@ def judged(found: Sequence[Pair]) -> list[Difference]:
     for one in found:
         alike.setdefault((one.question, one.measure), []).append(one)
     noise = {
-        kind: (float(np.median([one.variance for one in ones])), sum(one.freedom for one in ones))
+        kind: (_usual([one.variance for one in ones if one.freedom]), sum(one.freedom for one in ones))
         for kind, ones in alike.items()
     }
     return [_judged(one, *noise[one.question, one.measure], len(found)) for one in found]
+
+
+def _usual(variances: Sequence[float]) -> float:
+    """The median variance of the cells that have one: who was measured once does not show how much a round varies."""
+    return float(np.median(variances)) if variances else 0.0
 
 
 def _judged(pair: Pair, usual: float, freedom: int, many: int) -> Difference:
@@ -162,12 +172,22 @@ def pairs(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[Pair]:
     for key in (key for key in groups[0] if key in groups[1]):
         cell = dict(zip(keys, key, strict=True))
         for measure, (column, _) in MEASURES.items():
-            if column == "messages_per_s" and _paced(cell):
-                continue  # an open loop carries the rate that was set
+            if not _says_something(column, cell, [group[key] for group in groups]):
+                continue
             sides = [_logs(group[key], column) for group in groups]
             if all(map(len, sides)):
                 floor = least.get(cell["design"], least[""])
                 yield Pair(_told(cell), measure, cell["question"], floor, *sides)
+
+
+def _says_something(column: str, cell: Mapping[str, str], sides: Sequence[pd.DataFrame]) -> bool:
+    """Whether a figure of both runs can be compared."""
+    if column == "elapsed_s":
+        return cell["question"] in TIMED
+    if column == "messages_per_s":
+        return not _paced(cell)  # an open loop carries the rate that was set
+    rates = [float(side["target_rate"].median()) for side in sides if "target_rate" in side]
+    return not rates or not max(rates) > min(rates) * (1 + SAME_RATE)  # a load is a share of what a warm-up carried
 
 
 def _logs(rows: pd.DataFrame, column: str) -> Logs:
@@ -231,7 +251,9 @@ def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
 def could_have_seen(found: Sequence[Difference]) -> str:
     """How small a slowdown could be found with these intervals and this noise."""
     seen = sorted(one.seen for one in found)
-    if not seen or not seen[-1]:
+    if not seen:
+        return "These runs have no figure in common that is compared."
+    if not seen[-1]:
         return "One round each: no change of any size could be seen."
     thirds, half = (sum(one >= share for one in seen) for share in (2 / 3, HALF))
     return (

@@ -24,6 +24,9 @@ from bench.stats import short
 from greet import Guarantee
 from greet.designs import DESIGNS, Design
 
+LARGE = 256
+"""Messages of more bytes on average are estimated from figures of such messages only."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -85,10 +88,12 @@ def _estimate(run: Figures, workload: Workload, design: Design) -> Estimate:
             way, how = ("many", "in lists") if workload.lists else ("name", "one by one")
             limits[f"messages {how}"] = _speed(run, workload, design, way)
         with suppress(Missing):
-            limits[f"messages of {workload.size} bytes"] = _speed_of_size(run, workload, design)
+            limits[_sized(workload, design)] = _speed_of_size(run, workload, design)
         if workload.work_ms:
             hands = _hands(workload, design)
             limits[f"the work of {hands} reader{'s' * (hands > 1)} at a time"] = hands * 1000 / workload.work_ms
+        if not design.in_process and workload.mean_size > LARGE and _sized(workload, design) not in limits:
+            return Estimate(design, reasons, alone_ms=alone)  # the speed of short messages is not that of long ones
     unmeasured = not any(one.startswith("messages") for one in limits)
     if reasons or (unmeasured and handled(workload, design) > max(workload.rates)):
         return Estimate(design, reasons, alone_ms=alone)
@@ -118,11 +123,20 @@ def _speed_of_size(run: Figures, workload: Workload, design: Design) -> float:
         with suppress(Missing):
             cell = {"question": "payload", "design": design.name, "size": size, "phase": "together"}
             speeds[size] = run.speed(**run.best(**cell))
-    if len(speeds) == 1 and workload.mean_size > 256:
+    if len(speeds) == 1 and workload.mean_size > LARGE:
         raise Missing("this run has no larger messages")
     sizes = sorted(speeds)
     found = np.interp(np.log(workload.mean_size), np.log(sizes), np.log([speeds[size] for size in sizes]))
     return float(np.exp(found)) * _share(run, workload, design)
+
+
+def _sized(workload: Workload, design: Design) -> str:
+    """What limits by size, and with which guarantee that was measured, if it is a weaker one."""
+    weaker = workload.guarantee is Guarantee.DURABLE and workload.mean_size > SIZES[0]
+    measured = (
+        f", measured as {Guarantee.AT_LEAST_ONCE.name}" if weaker and Guarantee.DURABLE in design.guarantees else ""
+    )
+    return f"messages of {workload.size} bytes{measured}"
 
 
 def _share(run: Figures, workload: Workload, design: Design) -> float:
@@ -157,7 +171,7 @@ def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
         best, *others = fitting
         lines.append(f"Take {best.design.title}: {_why(best)}.")
         lines += [f"{one.design.title} is enough too: {_why(one)}." for one in others]
-    else:
+    elif all(one.unable or one.room is not None for one in found):
         lines.append("None of them: the reasons are below. Give up one need, or change the workload.")
     for one in found:
         if one.unable:

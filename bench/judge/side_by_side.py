@@ -75,7 +75,7 @@ def _takeover(run: Figures, design: Design) -> str:
 def _kills(fault: str) -> Callable[[Figures, Design], str]:
     def told(run: Figures, design: Design) -> str:
         part = run.rows("faults", design.name, guarantee=design.guarantees[-1].name, fault=fault)
-        return f"{int(part['params.times'].max())} ×: {outcome(part)}"
+        return f"{int(part['params.times'].sum())} ×: {outcome(part)}"
 
     return told
 

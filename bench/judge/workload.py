@@ -198,6 +198,8 @@ class Answer:
     not_broken: str = ""
     """Why nothing was broken."""
     break_lost: int | None = None
+    break_unread: int = 0
+    """Messages that still waited when the run ended, long after the fault."""
     break_duplicates: int | None = None
     break_refused: int | None = None
     gap_s: float | None = None
@@ -225,7 +227,7 @@ class Answer:
             return [self.error or self.missing or "it was not measured"]
         if self.error:
             found.append(self.error)
-        if not self.in_time:
+        if not self.in_time and (self.late or self.backlog or not self.error):
             found.append(self._slow(workload))
         if self.unread:
             found.append(f"{self.unread:,} of {self.due or 0:,} receipts were still missing when the run ended")
@@ -233,6 +235,8 @@ class Answer:
             found.append(f"{self.lost:,} messages were lost")
         if self.reordered:
             found.append(f"{self.reordered:,} messages came out of order")
+        if self.break_unread:
+            found.append(f"{self.break_unread:,} receipts were still missing long after the {self.broken} broke")
         if self.break_lost and not self.may_lose:
             found.append(f"{self.break_lost:,} messages were lost when the {self.broken} broke")
         if self.break_error:
@@ -360,6 +364,7 @@ def _broken(one: pd.Series[Any]) -> dict[str, Any]:
     return {
         **known,
         "break_lost": None if pd.isna(one["lost"]) else int(one["lost"]),
+        "break_unread": int(_figure(one, "params.unread") or 0),
         "break_duplicates": int(one["duplicates"]),
         "break_refused": int(one["params.refused"] + one["params.unknown"]),
         "gap_s": _figure(one, "params.gap_s"),

@@ -37,10 +37,9 @@ from bench.faults.arena import Campaign, arenas
 from bench.faults.catalogue import CONTROLS, FAULTS, breaches
 from bench.faults.journal import GROUPS, tampered
 from bench.faults.stage import Trial, Verdict
-from bench.model import Cell, Figures, Session, Settings, failure, rank
+from bench.model import USUAL, Cell, Figures, Session, Settings, failure, rank
 from bench.pictures import Picture, Survival
 from greet import Guarantee
-from greet.designs import named
 
 ACCOUNTANT = "control: the accountant"
 
@@ -140,7 +139,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         what = str(fault) if contender == "greet" else f"{fault}: {contender}"
         line = lines.setdefault((str(guarantee), what), {})
         line[str(design)] = outcome(part)
-        line["times"] = str(int(part["params.times"].max()))
+        line["times"] = str(int(part["params.times"].sum()))
     grades = [one.name for one in Guarantee]
     ranked = sorted(lines, key=lambda line: (grades.index(line[0]), _place(line[1])))
     designs = sorted(set(rows["design"]), key=rank)
@@ -185,7 +184,7 @@ def picture(rows: pd.DataFrame) -> Picture:
     Of the usual designs, if they were tried: with more columns nobody can read it. The table has all.
     """
     own = rows[rows["params.fault"].ne(ACCOUNTANT) & rows["contender"].eq("greet")]
-    usual = own["design"].map(lambda name: named(name).usual).astype(bool)
+    usual = own["design"].isin(USUAL)
     own = own[usual | (not usual.any())]
     harm = own.assign(bad=own["lost"].gt(0), again=own["duplicates"].gt(0)).groupby("params.fault")
     cost = harm.agg({"bad": "sum", "again": "sum", "params.gap_s": "max"})

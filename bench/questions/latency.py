@@ -11,8 +11,6 @@ the actual send.
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from bench import pictures, tables
@@ -92,8 +90,9 @@ def picture(rows: pd.DataFrame) -> Picture:
     middle, slowest = (pictures.measured(own, f"latency_ms.{name}") for name in ("p50", "p99"))
     if (loaded := middle["params.load"].notna()).any():
         at = {load: pictures.medians(middle[middle["params.load"].eq(load)]) for load in (0.5, 0.9)}
-        near = pictures.listed([pictures.number(at[0.9].get(one, math.nan)) for one in pictures.told(at[0.5])])
-        said = pictures.across(at[0.5], " ms")
+        both = {one: value for one, value in at[0.5].items() if one in at[0.9]}
+        near = pictures.listed([pictures.number(at[0.9][one]) for one in pictures.told(both)])
+        said = pictures.across(both, " ms")
         loads = f"{said} at half of the most that each carries, and {near} ms at nine tenths"
         panels = {"p50: half of the messages took less": middle[loaded]}
         panels["p99: one in a hundred took longer"] = slowest[slowest["params.load"].notna()]

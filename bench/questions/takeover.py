@@ -279,8 +279,9 @@ def picture(rows: pd.DataFrame) -> Picture:
     rows = pictures.measured(rows, "elapsed_s")
     rows = rows.assign(value=1e3 * rows["value"])
     killed, own = rows["params.rung"].eq(KILLED), rows["contender"].eq("greet")
-    said = pictures.across(pictures.medians(rows[killed & own]), " ms")
-    moved = pictures.across(pictures.medians(rows[~killed & own]), " ms")
+    said = pictures.across(rows[killed & own].groupby("design")["value"].max().to_dict(), " ms")
+    rungs = rows[~killed & own].groupby(["design", "params.rung"])["value"].median()
+    moved = pictures.across(rungs.groupby("design").max().to_dict(), " ms")
     or_moved = f"; when one joins or leaves, {moved}" if moved else ""
     return Dots(
         title=pictures.headline(

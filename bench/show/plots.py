@@ -360,7 +360,7 @@ def survival(what: pictures.Survival) -> Figure:
         gap = f"{part['params.gap_s'].max():.1f} s"
         replaced = "" if part["params.recovered"].all() else " *"
         said = f"{title_of(design)}, {guarantee}, {kind}: {lost:,} lost, {twice:,} twice, {gap} without any"
-        tip = _tip(f"{said}; {int(part['params.times'].max())} tries")
+        tip = _tip(f"{said}; {int(part['params.times'].sum())} tries")
         axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=colour, gid=tip))
         count = f"{sign} {lost or twice:,}" if lost or twice else sign
         text = f"{count}\n{gap}{replaced}"
@@ -368,7 +368,7 @@ def survival(what: pictures.Survival) -> Figure:
     axes.set_xticks(
         range(len(columns)), [title_of(design).replace(" ", "\n") + f"\n{GRADES[grade]}" for design, grade in columns]
     )
-    times = rows.groupby("params.fault")["params.times"].max()
+    times = rows.groupby(["params.fault", "design", "guarantee"])["params.times"].sum().groupby("params.fault").max()
     axes.set_yticks(range(len(kinds)), [f"{kind}, {times[kind]:.0f} ×" for kind in kinds])
     axes.tick_params(length=0, labelsize=8, labeltop=True, labelbottom=False)
     axes.tick_params(axis="x", labelsize=small)

@@ -70,7 +70,8 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
     if noise < math.inf:
         said = ", ".join(f"{design} {same}" for design, same in twice)
         found.append(
-            f"Noise floor (A/A): {noise:.1%}; a smaller difference does not count. The same measured twice: {said}."
+            f"Noise floor (A/A): {noise:.1%}. In a verdict, a difference below {max(noise, claims.WIDE):.0%} does not "
+            f"count. The same measured twice: {said}."
         )
     elif twice:
         found.append("Noise floor (A/A): needs four rounds or more.")
@@ -290,8 +291,9 @@ def _ground(about: Mapping[str, Any]) -> list[str]:
     minutes = sum(about["elapsed_s"].values()) / 60
     commit = f", commit {about['commit']}" if about.get("commit") else ""
     load = f"load {machine['load_average'][0]:.1f} as it began"
+    part = "" if about.get("complete", True) else "; INCOMPLETE: it was interrupted or stopped by an error"
     return [
-        f"{asked}: {settings['profile']} profile, {minutes:.0f} minutes{commit}, {load}",
+        f"{asked}: {settings['profile']} profile, {minutes:.0f} minutes{commit}, {load}{part}",
         f"{machine['cpu']}, {cores}, {machine['os']}",
         f"{', '.join(versions)}; {how}",
     ]

@@ -64,6 +64,13 @@ def test_larger_messages_and_more_groups_leave_less_room(rows: pd.DataFrame) -> 
         assert (found(rows, groups=4)[design].room or 0) < (found(rows)[design].room or 0)
 
 
+def test_the_speed_of_short_messages_is_not_that_of_long_ones(rows: pd.DataFrame) -> None:
+    short = rows[rows["question"].eq("throughput")]
+    assert found(short, size=65_536)["rabbitmq"].room is None
+    assert found(short, size=100)["rabbitmq"].room is not None
+    assert "measured as AT_LEAST_ONCE" in found(rows, size=65_536, survive="broker")["rabbitmq"].limit
+
+
 def test_what_was_not_measured_is_not_guessed(rows: pd.DataFrame) -> None:
     one = found(rows[rows["question"].eq("wake_up")])
     assert all(each.room is None and not each.enough for each in one.values())

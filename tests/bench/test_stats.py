@@ -155,6 +155,37 @@ def test_what_could_not_have_been_seen_is_not_known() -> None:
     assert "A slowdown to two thirds could be seen in 230 of 230" in compare.could_have_seen(calm)
 
 
+def test_cells_of_one_round_do_not_hide_how_much_a_round_varies() -> None:
+    source = np.random.default_rng(1)
+    noisy = [source.normal(10, 0.5, 5) for _ in range(6)]
+    several = [compare.Pair("n", "messages/s", "backlog", 0.05, one, one) for one in noisy[:2]]
+    calm = compare.Pair("calm", "messages/s", "backlog", 0.05, np.full(5, 10.0), np.full(5, 9.9))
+    once = [compare.Pair("o", "messages/s", "backlog", 0.05, one[:1], one[:1]) for one in noisy]
+    alone, beside = (compare.judged([calm, *several, *more])[0] for more in ((), once))
+    assert beside.ratio.low <= alone.ratio.low
+
+
+def test_latencies_at_other_rates_are_not_compared() -> None:
+    rows = bench.reference()
+    loaded = rows[rows["question"].eq("latency") & rows["params.load"].notna() & rows["params.again"].ne(True)]
+    same, half = (list(compare.pairs(loaded, loaded.assign(target_rate=loaded["target_rate"] / by))) for by in (1, 2))
+    assert {one.measure for one in same} == {"p50 ms", "p99 ms"}
+    assert half == []
+
+
+@pytest.mark.parametrize("question", ["start_up", "takeover"])
+def test_how_long_something_took_is_compared(question: str) -> None:
+    rows = bench.reference()
+    timed = rows[rows["question"].eq(question)]
+    found = compare.compare(timed, timed.assign(elapsed_s=100 * timed["elapsed_s"].astype(float)))
+    assert {one.measure for one in found} == {"s"}
+    assert any(one.regression for one in found)
+
+
+def test_of_no_figures_nothing_is_said_of_rounds() -> None:
+    assert compare.could_have_seen([]) == "These runs have no figure in common that is compared."
+
+
 def test_each_design_has_the_noise_floor_of_its_own_and_others_the_widest() -> None:
     def twice(design: str, by: float) -> list[dict[str, object]]:
         same = {"question": "throughput", "design": design, "contender": "greet", "guarantee": "DURABLE"}
