@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import NodeNotReadyError, RequestTimedOutError, UnknownTopicOrPartitionError, for_code
 
 from bench.contenders import access
 from bench.contenders.rabbitmq_peers import connected
@@ -17,9 +18,14 @@ from greet.designs import KAFKA, RABBITMQ, Product, named
 
 DEADLINE_S = 60.0
 LEAVING_S = 20.0
-"""How long is waited for groups whose members were killed: they count as alive until their session ends."""
+"""How long is waited for groups whose members or coordinator were killed."""
+LATER = (
+    "NON_EMPTY_GROUP",  # a member that was killed counts as alive until its session ends
+    *("COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS", "NOT_COORDINATOR", "_TIMED_OUT"),
+)
+"""What of a group may pass."""
 LOOK_S = 0.2
-ANSWER_S = 30
+ANSWER_S, SHORT_S = 30, 5
 CHANNELS = 32
 """So many queues of RabbitMQ are deleted at a time: one of a quorum takes seconds while a member is gone."""
 Made = Mapping[str, Iterable[str]]
@@ -52,7 +58,7 @@ async def removed(design: str, url: str, made: Made) -> None:
     """Delete it.
 
     Raises:
-        GroupsLeft: the members of some groups are gone, and Kafka takes them for alive.
+        GroupsLeft: the members of some groups are gone, and Kafka takes them for alive; or nobody answers for them.
         Exception: whatever the driver raises.
     """
     record = named(design)
@@ -89,48 +95,63 @@ async def _of_kafka(url: str, made: Made, patterns: Iterable[str]) -> None:
 
     Without it a broker removes a group some time after its topic.
     """
-    admin = AIOKafkaAdminClient(**access.aiokafka(url))
-    await admin.start()
-    try:
-        mine = {name for topic in made for name in (topic, f"{topic}.dead")}
-        while doomed := sorted(mine.intersection(await admin.list_topics())):
-            answer = await admin.delete_topics(doomed, timeout_ms=30_000)
-            for topic, code in answer.topic_error_codes:
-                if code and for_code(code) is not UnknownTopicOrPartitionError:
-                    raise for_code(code)(topic)
-            await asyncio.sleep(LOOK_S)
-    finally:
-        await admin.close()
+    mine = {name for topic in made for name in (topic, f"{topic}.dead")}
+    while True:
+        with suppress(TimeoutError, RequestTimedOutError, NodeNotReadyError):
+            if not await _delete_topics(url, mine):
+                break
+        await asyncio.sleep(LOOK_S)
     if find_spec("confluent_kafka"):
         await _delete_groups(url, {name for topic, groups in made.items() for name in _names(topic, groups, patterns)})
 
 
+async def _delete_topics(url: str, mine: set[str]) -> bool:
+    """Have those that are there deleted; False if there is none.
+
+    The client may ask a member that is gone, and waits for it; a new client learns who is there.
+    """
+    admin = AIOKafkaAdminClient(**access.aiokafka(url), request_timeout_ms=1000 * SHORT_S)
+    await admin.start()
+    try:
+        doomed = sorted(mine.intersection(await admin.list_topics()))
+        answer = await admin.delete_topics(doomed, timeout_ms=900 * SHORT_S) if doomed else None
+        for topic, code in answer.topic_error_codes if answer else ():
+            if code and for_code(code) is not UnknownTopicOrPartitionError:
+                raise for_code(code)(topic)
+        return bool(doomed)
+    finally:
+        await admin.close()
+
+
 async def _delete_groups(url: str, doomed: set[str]) -> None:
     from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415, an extra
-    from confluent_kafka.admin import AdminClient  # noqa: PLC0415
 
-    admin = AdminClient(access.confluent(url))
     loop = asyncio.get_running_loop()
     until = loop.time() + LEAVING_S
     while doomed:
-        errors = await asyncio.to_thread(_errors, admin, sorted(doomed))
-        doomed = {group for group, error in errors.items() if error.code() == KafkaError.NON_EMPTY_GROUP}
+        errors = await asyncio.to_thread(_errors, url, sorted(doomed))
+        doomed = {group for group, error in errors.items() if error.name() in LATER}
         for group, error in errors.items():
             if group not in doomed and error.code() != KafkaError.GROUP_ID_NOT_FOUND:
                 raise KafkaException(error)
         if doomed:
             if loop.time() > until:
-                raise GroupsLeft(f"{len(doomed)} groups whose members were killed, such as {min(doomed)}")
+                one = min(doomed)
+                raise GroupsLeft(f"{len(doomed)} groups, such as {one}: {errors[one].str()}")
             await asyncio.sleep(LOOK_S)
 
 
-def _errors(admin: Any, groups: list[str]) -> dict[str, Any]:
-    """Of each group that is not deleted, why.
+def _errors(url: str, groups: list[str]) -> dict[str, Any]:
+    """Of each group that is not deleted, why. A client asks the same coordinator again, also if it is gone: a new one.
 
     Nothing is raised here: a traceback would keep the client until some thread collects it, and where that is one of
     the driver's own, the driver aborts the process.
     """
-    answers = {group: deleted.exception(ANSWER_S) for group, deleted in admin.delete_consumer_groups(groups).items()}
+    from confluent_kafka.admin import AdminClient  # noqa: PLC0415, an extra
+
+    admin = AdminClient(access.confluent(url))  # it answers only as long as it is kept
+    asked = admin.delete_consumer_groups(groups, request_timeout=SHORT_S)
+    answers = {group: deleted.exception(ANSWER_S) for group, deleted in asked.items()}
     return {group: error.args[0] for group, error in answers.items() if error}
 
 

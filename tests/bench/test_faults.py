@@ -24,16 +24,18 @@ from common import carried, listening, on_loopback, take
 
 import greet
 from bench import contenders
+from bench.contenders.cleanup import removed
 from bench.faults import recount
 from bench.faults.arena import SOONER, Arenas, Campaign, arenas
 from bench.faults.catalogue import CONTROLS, FAULTS, breaches
+from bench.faults.injections import control
 from bench.faults.journal import grown, tampered
 from bench.faults.stage import STEADY, Pool, Stage, Trial, Verdict
 from bench.model import DESIGNS, Measurement, Settings
 from bench.questions import faults as question
 from bench.show import plots
 from greet import Guarantee
-from greet.designs import named
+from greet.designs import RABBITMQ, named
 from greet.line import Line
 
 AMO, ALO, DURABLE = Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE
@@ -123,6 +125,23 @@ async def test_a_cluster_of_three_outlives_a_member(ground: Arenas, design: str)
     await broker.restart(1)
     assert len(broker.pids) == 3
     assert await carried(broker.urls[0], "Di", "with-1") == "Di"
+
+
+@pytest.mark.parametrize("design", [one for one in DESIGNS if not named(one).in_process])
+async def test_what_a_run_made_is_removed_while_a_member_is_gone(ground: Arenas, design: str) -> None:
+    """Within the deadline: it takes RabbitMQ seconds to delete a quorum queue of which a member does not answer."""
+    arena = await ground.at(design, 3)
+    assert arena.broker
+    made = {f"removed-{design}-{number}": ("hello", "goodbye") for number in range(8)}
+    for topic in made:
+        assert await carried(arena.url, "Ada", topic) == "Ada"
+    await arena.broker.kill(3)
+    try:
+        await removed(design, arena.url, made)  # of Kafka it looks itself until no topic is there
+        if named(design).product is RABBITMQ:
+            assert "removed-" not in await control(arena.broker.nodes[0], "list_queues", "name")
+    finally:
+        await arena.broker.restart(3)
 
 
 @pytest.mark.parametrize(
