@@ -462,7 +462,7 @@ def _reason(best: Answer, second: Answer, limit_ms: float) -> str:
     if by == "cpu":
         used, more = (sum(part or 0 for part in side.cpu) for side in (best, second))
         return f"both meet every need, and it uses {used:.0%} of a core, {second.title} {more:.0%}"
-    return f"it meets every need; so does {second.title}, and no figure here shows a difference"
+    return f"it meets every need; so does {second.title}, and they differ in nothing that counts"
 
 
 def _room(one: Answer) -> str:

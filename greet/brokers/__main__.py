@@ -20,6 +20,7 @@ Keeps a private broker of each kind running until it is interrupted, by Ctrl-C o
 Once a broker is ready, it prints a line `export VARIABLE=URL` to standard output. Run these lines in
 another terminal. Then `python -m greet`, `python -m bench`, the tests and the notebooks use these
 brokers instead of starting their own. A URL may contain a password; it is useless afterwards.
+GREET_RABBITMQ_SERVER selects another `rabbitmq-server`: give it the path.
 """
 STATUS = "Exit status: 0 when interrupted, 2 for wrong use, 3 if a requested broker is not available."
 

@@ -30,8 +30,8 @@ CHANGES = {
     "p50 at that rate, ms": ("latency", "latency_ms.p50"),
     "p99 at that rate, ms": ("latency", "latency_ms.p99"),
     "16 members, 5 ms of work: messages a second, by how many of them": ("work", "messages_per_s"),
-    "a member is killed: the longest wait of a message, s": ("takeover", "elapsed_s"),
-    "a member is killed: lost / twice / gap": ("faults", "params.gap_s"),
+    "a member is killed, another goes on: the longest wait of a message, s": ("takeover", "elapsed_s"),
+    "a member is killed and replaced: lost / twice / gap": ("faults", "params.gap_s"),
     "the broker is killed: lost / twice / gap": ("faults", "duplicates"),
     "one of three brokers is killed: lost / twice / gap": ("faults", "lost"),
 }
