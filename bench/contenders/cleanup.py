@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import NodeNotReadyError, RequestTimedOutError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import UnknownTopicOrPartitionError, for_code
 
 from bench.contenders import access
+from bench.contenders.kafka_look import asked
 from bench.contenders.rabbitmq_peers import connected
 from greet.designs import KAFKA, RABBITMQ, Product, named
 
@@ -96,29 +97,25 @@ async def _of_kafka(url: str, made: Made, patterns: Iterable[str]) -> None:
     Without it a broker removes a group some time after its topic.
     """
     mine = {name for topic in made for name in (topic, f"{topic}.dead")}
-    while True:
-        with suppress(TimeoutError, RequestTimedOutError, NodeNotReadyError):
-            if not await _delete_topics(url, mine):
-                break
+    while await asked(partial(_delete_topics, url, mine)):  # noqa: ASYNC110, the broker is asked
         await asyncio.sleep(LOOK_S)
     if find_spec("confluent_kafka"):
         await _delete_groups(url, {name for topic, groups in made.items() for name in _names(topic, groups, patterns)})
 
 
 async def _delete_topics(url: str, mine: set[str]) -> bool:
-    """Have those that are there deleted; False if there is none.
-
-    The client may ask a member that is gone, and waits for it; a new client learns who is there.
-    """
-    admin = AIOKafkaAdminClient(**access.aiokafka(url), request_timeout_ms=1000 * SHORT_S)
-    await admin.start()
+    """Have those that are there deleted; False if there is none. Each time a new client learns who is there."""
+    admin = AIOKafkaAdminClient(**access.aiokafka(url))
     try:
+        await admin.start()
         doomed = sorted(mine.intersection(await admin.list_topics()))
-        answer = await admin.delete_topics(doomed, timeout_ms=900 * SHORT_S) if doomed else None
-        for topic, code in answer.topic_error_codes if answer else ():
+        if not doomed:
+            return False
+        answer = await admin.delete_topics(doomed, timeout_ms=1000 * ANSWER_S)
+        for topic, code in answer.topic_error_codes:
             if code and for_code(code) is not UnknownTopicOrPartitionError:
                 raise for_code(code)(topic)
-        return bool(doomed)
+        return True
     finally:
         await admin.close()
 

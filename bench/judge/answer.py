@@ -64,7 +64,9 @@ def _large_volumes(run: Figures) -> str:
     pairs = {way: [run.best(**_many(design, way)) for design in ("kafka", "rabbitmq")] for way in ("many", "name")}
     many, one = (run.speed(**pairs[way][0]) for way in ("many", "name"))
     more = run.more(run.times("messages_per_s", *pairs["many"]))
-    what = "Large volumes, or reading again: Kafka" if more else "Reading again: Kafka. For volume it is not faster"
+    what = "Large volumes, or reading again: Kafka"
+    if not more:
+        what = f"Reading again: Kafka. For volume it is {'not faster' if more is False else 'not known to be faster'}"
     said = f"{what}. {short(many)} a second in batches{_beside(run, pairs['many'])}, "
     said += f"{short(one)} one by one{_beside(run, pairs['name'])}, with the same guarantee"
     return f"{said}{_alone(run, 'kafka')}."

@@ -279,10 +279,11 @@ def picture(rows: pd.DataFrame) -> Picture:
     rows = pictures.measured(rows, "elapsed_s")
     rows = rows.assign(value=1e3 * rows["value"])
     killed, own = rows["params.rung"].eq(KILLED), rows["contender"].eq("greet")
-    said = pictures.across(rows[killed & own].groupby("design")["value"].max().to_dict(), " ms")
-    rungs = rows[~killed & own].groupby(["design", "params.rung"])["value"].median()
-    moved = pictures.across(rungs.groupby("design").max().to_dict(), " ms")
-    or_moved = f"; when one joins or leaves, {moved}" if moved else ""
+    said, moved = (
+        pictures.across(part.groupby("design")["value"].max().to_dict(), " ms")
+        for part in (rows[killed & own], rows[~killed & own])
+    )
+    or_moved = f"; when one joins or leaves, up to {moved}" if moved else ""
     return Dots(
         title=pictures.headline(
             said and f"If a member is killed, a message of greet waits up to {said}{or_moved}", __doc__

@@ -673,6 +673,18 @@ def test_what_is_lost_in_a_break_counts_unless_it_was_allowed() -> None:
     assert broken("lost, duplicates").misses(Workload(survive="broker")) == []
 
 
+def test_what_still_waits_long_after_a_break_is_no_outage_that_ended() -> None:
+    rows = [row("kafka"), row("kafka", "break", broken="broker", lost=None, unread=9)]
+    (missed,) = answered(one := Workload(survive="broker"), *rows)[2].misses(one)
+    assert missed == "9 receipts were still missing long after the broker broke"
+
+
+def test_an_error_is_not_told_as_a_delay() -> None:
+    rows = [row("kafka", in_time=False, error="1 messages came that nobody had sent")]
+    (missed,) = answered(one := Workload(survive="broker"), *rows)[2].misses(one)
+    assert missed == "1 messages came that nobody had sent"
+
+
 def test_a_load_that_is_late_by_itself_is_laid_at_no_design() -> None:
     late: dict[str, Any] = {"in_time": False, "late": 1.0, "backlog": 900}
     ends: dict[str, Any] = {"room": None, "too_much": 0.125, "capped": True}
