@@ -300,6 +300,13 @@ class Settings:
         return [one for one in ((self.guarantee,) if self.guarantee else usual) if one in contender.guarantees]
 
 
+def breaches(fields: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
+    """What became of messages that `params["allowed"]` does not name, such as "3 lost"."""
+    allowed = params.get("allowed") or ""
+    counts = {what: fields.get(what) for what in ("lost", "duplicates", "reordered") if what not in allowed}
+    return [f"{count} {what}" for what, count in counts.items() if count]
+
+
 def failure(text: str) -> Figures:
     """A repetition of which nothing but the error is known."""
     return Figures({"error": text})
@@ -342,9 +349,7 @@ class Measurement:
 
         A fault may do to messages what no guarantee rules out: that is in `params["allowed"]`.
         """
-        allowed = self.params.get("allowed") or ""
-        breaches = {"lost": self.lost, "duplicates": self.duplicates, "reordered": self.reordered}
-        return bool(self.error or any(count for what, count in breaches.items() if what not in allowed))
+        return bool(self.error or breaches(vars(self), self.params))
 
 
 class Site(Protocol):

@@ -11,6 +11,7 @@ from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import UnknownTopicOrPartitionError, for_code
+from aiormq.exceptions import ConnectionInternalError
 
 from bench.contenders import access
 from bench.contenders.kafka_look import asked
@@ -74,19 +75,36 @@ def _names(topic: str, groups: Iterable[str], patterns: Iterable[str]) -> set[st
 
 async def _of_rabbitmq(url: str, made: Made, patterns: Iterable[str]) -> None:
     """Exchanges, queues of groups, and dead letters; RabbitMQ takes it that one is not there."""
-    queues = (queue for topic, groups in made.items() for queue in (*_names(topic, groups, patterns), f"{topic}.dead"))
+    doomed = {queue for topic, groups in made.items() for queue in (*_names(topic, groups, patterns), f"{topic}.dead")}
+    while not await _deleted(url, doomed, made):  # noqa: ASYNC110, the broker is asked
+        await asyncio.sleep(LOOK_S)
+
+
+async def _deleted(url: str, doomed: set[str], exchanges: Iterable[str]) -> bool:
+    """Delete the queues `doomed`, then the exchanges; False if who coordinates the streams was killed just now."""
     connection = await connected(url)
 
     async def delete() -> None:
         channel = await connection.channel()
-        for queue in queues:  # the next one that no other channel has taken
-            await channel.queue_delete(queue)
+        while doomed:
+            queue = doomed.pop()  # no other channel has it then
+            try:
+                await channel.queue_delete(queue)
+            except BaseException:
+                doomed.add(queue)
+                raise
 
     try:
-        await asyncio.gather(*(delete() for _ in range(CHANNELS)))
+        found = await asyncio.gather(*(delete() for _ in range(CHANNELS)), return_exceptions=True)
+        errors = [one for one in found if one is not None]
+        if any(isinstance(one, ConnectionInternalError) for one in errors):
+            return False
+        for error in errors:
+            raise error
         channel = await connection.channel()
-        for topic in made:
-            await channel.exchange_delete(topic)
+        for exchange in exchanges:
+            await channel.exchange_delete(exchange)
+        return True
     finally:
         await connection.close()
 

@@ -24,8 +24,6 @@ from greet.designs import KAFKA, named
 SOONER = {"broker.session.timeout.ms": "4000", "broker.heartbeat.interval.ms": "500"}
 """A single Kafka that was killed is let in again after 4 s, not 9: it has nobody to be a stranger to. One that is
 stopped for less keeps what it leads, as by default."""
-CLUSTER = "timeout=10"
-"""Of the clients of a cluster: so soon do they say that two of three are gone."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,8 @@ class Arenas:
             broker = await self._enter(brokers.private(product, nodes=nodes, **own))
             url = with_query(record.url(broker.url), record.quorum)
             async with greet.connect(url, "first") as line, line.subscribe("first"):
-                pass  # the cluster makes its internal topics now, which may take longer than `CLUSTER` allows
-            return Arena(with_query(url, CLUSTER), broker)
+                pass  # the cluster makes its internal topics now, which may take longer than a fault's clients wait
+            return Arena(url, broker)
         if product is not KAFKA:
             broker, port = await self._enter(brokers.private(product)), 0
             inner = broker.nodes[0].port
@@ -141,7 +139,7 @@ class Arenas:
         """One design's part."""
         fault = FAULTS[campaign.fault]
         option = dict(campaign.options).get(trials[0].design, "")
-        url = with_query(arena.through() if fault.routed else arena.url, option)
+        url = with_query(arena.through() if fault.routed else arena.url, f"{fault.query}&{option}")
         stages = [Stage(trial, fault, folder / str(trial), self._pool, url=url, around=arena.url) for trial in trials]
         chance = random.Random(f"{campaign.seed} {campaign.fault} {trials[0].design}")  # noqa: S311, repeatable
         scene = Scene(stages, self._pool, chance, arena.broker, arena.proxy, campaign.pause_s, campaign.soak_s)

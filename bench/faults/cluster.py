@@ -163,7 +163,7 @@ def survives_a_member(design: Design) -> bool:
 RULES: Any = {"meant_for": survives_a_member, "guarantees": (Guarantee.DURABLE,), "kills": "broker", "nodes": NODES}
 FAULTS: dict[str, Fault] = {
     "cluster: leader killed": Fault(kill_leader, times=5, **RULES),
-    "cluster: the next one killed too": Fault(kill_two, quick=False, **RULES),
+    "cluster: the next one killed too": Fault(kill_two, quick=False, query="timeout=10", **RULES),
     "cluster: one cut off": Fault(cut_off, quick=False, **RULES),
     "cluster: restarted in turn": Fault(restart_in_turn, times=2, quick=False, **RULES),
 }

@@ -96,7 +96,8 @@ class Pool:
     def prepare(self, number: int) -> None:
         """Have so many that wait for a duty, so that none is waited for later."""
         context = get_context("forkserver")
-        context.set_forkserver_preload(["bench.faults.duty"])
+        lines = {one.line.partition(":")[0] for one in DESIGNS}  # whose driver is not there is left out
+        context.set_forkserver_preload(["bench.faults.duty", *sorted(lines)])
         self._all = [hand for hand in self._all if hand.process.is_alive()]
         while len(self._idle) < number:
             theirs, ours = context.Pipe()
@@ -203,7 +204,8 @@ class Verdict:
     refused: int
     unknown: int
     received: int
-    lost: int
+    lost: int | None
+    """None of a trial that failed: what waits in the broker then is not lost."""
     duplicates: int
     reordered: int | None
     unexpected: int
@@ -437,7 +439,7 @@ class Stage:
             refused=len(book.refused),
             unknown=len(book.sent) - len(book.accepted) - len(book.refused),
             received=count.received,
-            lost=count.lost,
+            lost=None if self.failed else count.lost,
             duplicates=count.duplicates,
             reordered=count.reordered,
             unexpected=count.strangers,
@@ -519,6 +521,8 @@ class Fault:
     """The connections go through a proxy."""
     shares: bool = False
     """A group has more than one member, so no order is promised."""
+    query: str = ""
+    """What is added to the query of a design's URL."""
     handling_s: float = 0.002
     rate: float = 40.0
     """Messages a second."""

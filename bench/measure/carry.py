@@ -387,8 +387,8 @@ class Hand:
         methods = ("forkserver", "spawn") if sys.platform != "win32" else ("spawn",)
         context: Any = get_context(methods[0])
         if methods[0] == "forkserver":
-            # A process is forked from one that knows the drivers; a design that is not usual may lack its own.
-            lines = {one.line.partition(":")[0] for one in DESIGNS if one.usual}
+            # A process is forked from one that knows the drivers; those that are not there are left out.
+            lines = {one.line.partition(":")[0] for one in DESIGNS}
             context.set_forkserver_preload(["bench.measure.carry", "bench.contenders.greets", *sorted(lines)])
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs,), daemon=True)

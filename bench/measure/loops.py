@@ -195,39 +195,40 @@ async def _together(
     waiting = [asyncio.Event() for job in jobs if isinstance(job, Receive)]
     ready, groups = iter(waiting), dict[str, list[Receipts]]()
     async with asyncio.TaskGroup() as group:
-        tasks: list[asyncio.Task[Sent | Received]] = []
+        tasks: list[asyncio.Task[Sent | Callable[[], Received]]] = []
         for job, series in zip(jobs, names, strict=True):
             if isinstance(job, Receive):
                 tasks.append(group.create_task(receive(job, deadline_s, next(ready), groups.setdefault(job.group, []))))
             else:
                 tasks.append(group.create_task(send(job, series, deadline_s, waiting)))
-    return [task.result() for task in tasks]
+    # Counted when all have ended: who still works here would wait for it, and its CPU time would be taken for theirs.
+    return [found if isinstance(found, Sent) else found() for found in (task.result() for task in tasks)]
 
 
 async def send(job: Send, names: Iterable[str], deadline_s: float, consumers: Sequence[asyncio.Event] = ()) -> Sent:
     """Publish the series of `job`, each message once. An error is told in the result, not raised."""
-    place, error, started, ended = job.place, None, 0, 0
+    place, error, started, ended, spent = job.place, None, 0, 0, 0
     publisher, pace, cpu, memory = None, None, time.process_time_ns(), _Memory(job.lean)
     try:
         for consumer in consumers:
             await consumer.wait()
         async with asyncio.timeout(deadline_s), job.contender.publisher(place) as publisher:
-            await asyncio.sleep(max(0, job.start_ns - now()) / 1e9)
             with _undisturbed(), memory.watched(lambda: getattr(names, "so_far", 0)):
+                await asyncio.sleep(max(0, job.start_ns - now()) / 1e9)
                 cpu, started = time.process_time_ns(), now()
                 if job.rate is None:
                     await publisher.publish_all(names)
                 else:
                     pace = Pace(publisher, list(names), max(started, job.start_ns), job.rate)
                     await pace.run()
-                ended = now()
+                ended, spent = now(), time.process_time_ns()
     except Exception as trouble:  # noqa: BLE001, of any driver: it is told with the figures
         error, ended = said(trouble), ended or now()
     lanes = tuple(publisher.accepted) if publisher else (0,)
     intended, actual, confirmed = (
         (pace.intended, np.asarray(pace.actual), np.asarray(pace.confirmed)) if pace else (NO_STAMPS,) * 3
     )
-    used = _usage(cpu, memory.grown_mb)
+    used = _usage(cpu, spent, memory.grown_mb)
     return Sent(job.series, lanes, started or ended, ended, used, error, intended, actual, confirmed, memory.progress)
 
 
@@ -264,13 +265,15 @@ class Pace:
             self._publisher.accepted[lane] = done
 
 
-async def receive(job: Receive, deadline_s: float, ready: asyncio.Event, group: list[Receipts]) -> Received:
-    """Take messages until all are there or no more come. An error is told in the result, not raised.
+async def receive(
+    job: Receive, deadline_s: float, ready: asyncio.Event, group: list[Receipts]
+) -> Callable[[], Received]:
+    """Take messages until all are there or no more come; what is returned counts them. An error is told, not raised.
 
     `group` has the receipts of the members in this process, each its own.
     """
     receipts = LeanReceipts(job.expected * job.size) if job.lean else Receipts(job.stamped)
-    error, cpu, began, last, memory = None, time.process_time_ns(), now(), 0, _Memory(job.lean)
+    error, cpu, began, last, spent, memory = None, time.process_time_ns(), now(), 0, 0, _Memory(job.lean)
     group.append(receipts)
     try:
         async with asyncio.timeout(deadline_s) as limit, job.contender.consumer(job.place, job.group) as names:
@@ -281,7 +284,7 @@ async def receive(job: Receive, deadline_s: float, ready: asyncio.Event, group: 
                 cpu, began = time.process_time_ns(), now()
                 take = receipts.take_lists if job.contender.way == "many" else receipts.take_names
                 await take(names, job.expected)
-                last = now()
+                last, spent = now(), time.process_time_ns()
             if job.expected:
                 await receipts.linger(take, names)
     except TimeoutError as trouble:
@@ -289,11 +292,14 @@ async def receive(job: Receive, deadline_s: float, ready: asyncio.Event, group: 
     except Exception as trouble:  # noqa: BLE001, of any driver: it is told with the figures
         error = said(trouble)
     ready.set()
-    used = _usage(cpu, memory.grown_mb)
-    stamps = receipts.each()
-    last = int(stamps[-1]) if len(stamps) else last or receipts.progress[-1][0] if receipts.progress else last
-    found = receipts.codes(job.tag, job.size)
-    return Received(job.group, found, began, last, used, error, stamps, tuple(receipts.progress))
+    used = _usage(cpu, spent or receipts.spent, memory.grown_mb)
+
+    def counted() -> Received:
+        stamps, progress = receipts.each(), tuple(receipts.progress)
+        end = int(stamps[-1]) if len(stamps) else last or progress[-1][0] if progress else last
+        return Received(job.group, receipts.codes(job.tag, job.size), began, end, used, error, stamps, progress)
+
+    return counted
 
 
 class Receipts:
@@ -302,6 +308,8 @@ class Receipts:
     def __init__(self, stamped: bool) -> None:
         self.names: list[str] = []
         self.progress: list[tuple[int, int]] = []
+        self.spent = 0
+        """The CPU clock when the last progress was seen."""
         self.quiet = False
         self._stamps = array("q")
         self._sizes: list[int] | None = None
@@ -358,7 +366,7 @@ class Receipts:
         def look() -> None:
             nonlocal handle, moved
             if self.number != (self.progress[-1][1] if self.progress else 0):
-                moved = now()
+                moved, self.spent = now(), time.process_time_ns()
                 self.progress.append((moved, self.number))
             patience = job.quiet_s if self.number else job.first_s
             if now() - moved > patience * 1e9 or sum(one.number for one in group) >= job.expected:
@@ -481,8 +489,10 @@ def _undisturbed() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _usage(cpu_from: int, grown_mb: float | None) -> Usage:
-    return Usage(os.getpid(), cpu_from, time.process_time_ns(), psutil.Process().memory_info().rss / 1e6, grown_mb)
+def _usage(cpu_from: int, cpu_to: int, grown_mb: float | None) -> Usage:
+    """Up to `cpu_to`, or where that is not known, up to now."""
+    cpu_to = cpu_to or time.process_time_ns()
+    return Usage(os.getpid(), cpu_from, cpu_to, psutil.Process().memory_info().rss / 1e6, grown_mb)
 
 
 def bare(number: int) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import logging
 import math
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import (
@@ -15,6 +16,7 @@ from contextlib import (
     AsyncExitStack,
     ExitStack,
     asynccontextmanager,
+    suppress,
 )
 from dataclasses import dataclass, replace
 from itertools import count
@@ -24,22 +26,25 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bench import stats
+from bench.contenders import greets
 from bench.contenders.cleanup import removed
 from bench.measure import account, clock
 from bench.measure.loops import NO_STAMPS, Receive, Received, Send, Sent, Stamps, Usage, now, said, shared_clock, work
 from bench.measure.pool import processes
 from bench.measure.sites import Site, sites
 from bench.measure.workers import Crew, WorkerDied, WorkersLost
-from bench.model import Cell, Figures, Measurement, Place, Settings, Used, failure, more
+from bench.model import Cell, Figures, Measurement, Place, Settings, Used, breaches, failure, more
 from greet import Guarantee
-from greet.designs import named
+from greet.designs import Product, named
 
 T = TypeVar("T")
 log = logging.getLogger("bench")
 SETTLING = 10
 """One in so many of an open loop's messages, the first ones, are counted but left out of the latencies."""
 LEAD_NS, FAR_LEAD_NS = 200_000_000, 1_000_000_000
-"""How far ahead a common start is set, for workers of this machine and of others."""
+"""How far ahead a common start is set for each publisher, for workers of this machine and of others."""
+TOGETHER = 0.05
+"""The share of a repetition by which one publisher may start later than another."""
 SEATS = 4
 """Processes of the members of a group, at most: where there are more members, each process has several."""
 ACROSS = ("intended", "service")
@@ -60,6 +65,8 @@ FEW_NAMES = 5_000
 """A repetition of slow messages gets so many, but takes no longer than twice the time that was asked for."""
 HELD_MS, HELD_STEPS = 100.0, 8
 """When a rate is held: no more than this for 99 of 100 messages; and how many rates are tried to find the highest."""
+HIGHER, LOWER = 1.15, 0.85
+"""The next rate to be tried, beside one that is held or is not."""
 SAMPLES = 1_200
 """A repetition of paced messages has so many at least: enough for a p99, after the first ones are left out."""
 MARGIN = 1.2
@@ -86,6 +93,7 @@ class OpenSession:
         self._kept: dict[str, Any] = {}
         self._seat = seat
         self._speeds: dict[Cell, float] = {}
+        self._warm: set[Product] = set()
         self._topic = f"bench-{secrets.token_hex(4)}"
         self._tags = (f"{number:04x}" for number in count(secrets.randbelow(4096)))
 
@@ -113,10 +121,13 @@ class OpenSession:
         await self.opened.aclose()
 
     async def clear(self) -> None:
-        """Delete from the brokers what was carried so far: of a long run it would fill the disk.
+        """In the full profile, delete from the brokers what was carried so far: it would fill the disk.
 
         What cannot be deleted is tried again with the next, and in the end on a broker that stays.
         """
+
+        if not self.settings.full:
+            return
 
         async def of(design: str, site: Site) -> None:
             made = {topic: groups for topic, groups in site.made.items() if topic != site.control}
@@ -131,6 +142,22 @@ class OpenSession:
                 del site.made[topic]
 
         await asyncio.gather(*(of(*one) for one in self.sites.items() if one[1].control and not one[1].lost))
+
+    async def warm(self, design: str) -> None:
+        """Carry messages over a broker of ours for as long as its product is slow after a start.
+
+        Once a run, in the full profile: what it finds is to hold for a broker that has been up for long.
+        """
+        product, ours = named(design).product, self.sites[design].broker is not None
+        if not (self.settings.full and ours and product and product.slow_at_first_s) or product in self._warm:
+            return
+        self._warm.add(product)
+        until = time.monotonic() + product.slow_at_first_s
+        with suppress(Failed):  # what is measured afterwards tells why
+            while time.monotonic() < until:
+                for one in greets.CONTENDERS:
+                    if one.design == design:
+                        await self.once(Cell(one, one.guarantees[-1]), one.guess)
 
     async def kept(self, key: str, open_it: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         """What a question opens once a run, such as a broker of its own, and what is closed when the run ends."""
@@ -201,23 +228,34 @@ class OpenSession:
         """The highest rate at which 99 of 100 messages take less than `HELD_MS` for two seconds.
 
         The quick profile takes the rate of half a second, without a look at how long the messages take.
+
+        Raises:
+            Failed: none is held, down to a quarter of what half a second carried.
         """
-        rate, best = await self._speed(cell, 0.5, speed), 0.0
-        up: bool | None = None
-        for _ in range(HELD_STEPS if self.settings.full else 0):
-            try:
-                found = await self.once(
-                    replace(cell, load=None, rate=rate), min(MOST_NAMES, max(SAMPLES, int(2 * rate)))
-                )
-                good = all(((one.fields["latency_ms"] or {}).get("p99") or math.inf) < HELD_MS for one in found)
-            except Failed:
-                good = False
-            up = good if up is None else up  # the first rate says in which direction to look
-            best = rate if good else best
-            if good != up:
-                break
-            rate *= 1.15 if up else 0.87
-        return best or rate
+        rate = await self._speed(cell, 0.5, speed)
+        if not self.settings.full:
+            return rate
+        if await self._holds(cell, rate):
+            for _ in range(HELD_STEPS):
+                if not await self._holds(cell, rate * HIGHER):
+                    break
+                rate *= HIGHER
+            return rate
+        for _ in range(HELD_STEPS):
+            rate *= LOWER
+            if await self._holds(cell, rate):
+                return rate
+        raise Failed(failure(f"no rate is held: at {rate:,.0f} messages a second 1 in 100 takes over {HELD_MS:.0f} ms"))
+
+    async def _holds(self, cell: Cell, rate: float) -> bool:
+        """Whether `rate` is held, at the second try at the latest: one may be spoilt by other work of the machine."""
+        paced, names = replace(cell, load=None, rate=rate), min(MOST_NAMES, max(SAMPLES, int(2 * rate)))
+        for _ in range(2):
+            with suppress(Failed):
+                found = await self.once(paced, names)
+                if all(((one.fields["latency_ms"] or {}).get("p99") or math.inf) < HELD_MS for one in found):
+                    return True
+        return False
 
     async def _speed(self, cell: Cell, seconds: float, speed: float) -> float:
         """Messages a second of a warm-up of so many seconds, if `speed` is right."""
@@ -240,7 +278,7 @@ class OpenSession:
     async def once(self, cell: Cell, names: int) -> list[Figures]:
         """A warm-up. Raises `Failed` when it goes wrong."""
         found = await self.measured(cell, names)
-        for figures in found:
+        for figures in map(_uncounted, found):
             if figures.fields["error"]:
                 raise Failed(figures)
         return found
@@ -257,6 +295,14 @@ class OpenSession:
         if lost := self.sites[cell.contender.design].lost:
             return [failure(f"the broker is gone: {lost}")]
         return await Delivery(self, cell, names, self.place(cell)).run(sleepers)
+
+    async def repetition(self, cell: Cell, names: int) -> tuple[list[Figures], int, list[Figures]]:
+        """One of `cell`, with how many messages, and what went wrong in one that was too short to count."""
+        found = [*map(_started_together, await self.measured(cell, names))]
+        if (instead := self.instead(cell, names, found)) <= names:
+            return found, names, []
+        wrong = [one for one in map(_uncounted, found) if one.fields["error"]]
+        return [*map(_started_together, await self.measured(cell, instead))], instead, wrong
 
     async def measured(self, cell: Cell, names: int) -> list[Figures]:
         """What `cell` gives, in its own way or the usual one. What goes wrong is told in a row, and the run goes on."""
@@ -289,6 +335,24 @@ def _whole(figures: Figures) -> Figures:
     if fields.get("error") or "elapsed_s" not in fields or fields["elapsed_s"]:
         return figures
     return replace(figures, fields={**fields, "error": "no time was measured: nothing came, or all at once"})
+
+
+def _started_together(figures: Figures) -> Figures:
+    """The same, or an error where one publisher started much later than another: the clock ran meanwhile."""
+    apart, elapsed = figures.details.get("apart_s", 0.0), figures.fields.get("elapsed_s")
+    if not elapsed or apart < TOGETHER * elapsed:
+        return figures
+    error = f"publishers started {apart:.2g} s apart; {figures.fields['error'] or ''}".removesuffix("; ")
+    return replace(figures, fields={**figures.fields, "error": error})
+
+
+def _uncounted(figures: Figures) -> Figures:
+    """Of a repetition that is thrown away: what it broke becomes its error, so that this at least is told."""
+    broken = ", ".join(breaches(figures.fields, figures.params))
+    if not broken:
+        return figures
+    error = f"{broken}, in a repetition that was to be thrown away; {figures.fields.get('error') or ''}"
+    return replace(figures, fields={**figures.fields, "error": error.removesuffix("; ")})
 
 
 class Failed(Exception):
@@ -378,7 +442,20 @@ class Delivery:
         outcomes = [*await self._publish(sends, rate), *await self._finish(consumers)]
         after = self.here.used()
         late = await self._finish([self._start([replace(one, ready="")], self._loop) for one in receives[awake:]])
-        return [self._figures(outcomes, before, rate, late=late, after=after)]
+        left = await self._left([*outcomes, *late], receives)
+        return [_given_up(self._figures(outcomes, before, rate, late=[*late, *left], after=after), left)]
+
+    async def _left(
+        self, outcomes: Sequence[Sent | Received], receives: Sequence[Receive]
+    ) -> Sequence[Sent | Received]:
+        """What groups that lack messages get by one more reader each: are those lost, or did the others give up?"""
+        accepted = sum(sum(one.lanes) for one in outcomes if isinstance(one, Sent))
+        jobs = []
+        for first in receives[:: self.cell.members]:
+            got = [one.codes for one in outcomes if isinstance(one, Received) and one.group == first.group]
+            if missing := accepted - len(np.unique(np.concatenate(got))):
+                jobs.append(replace(first, expected=max(0, missing), ready="", first_s=QUIET_S, quiet_s=QUIET_S))
+        return await self._finish([self._start([one], self._loop) for one in jobs if one.expected])
 
     async def _hold_clocks_against_one(self) -> None:
         """Once for each design: say so when a latency by two clocks is not about that by a single clock."""
@@ -411,11 +488,14 @@ class Delivery:
         sent = await self._publish(self._sends(None), None)
         middle, held = self.here.used(), self.here.disk_mb()
         got = await self._finish([self._start([replace(one, ready="")], self._loop) for one in receives])
+        after = self.here.used()
+        left = await self._left([*sent, *got], receives)
+        both, disk = [*sent, *got], (on_disk, held)
         rows = {
-            "publish": self._figures([*sent, *got], before, None, phase="publish", after=middle, disk=(on_disk, held)),
-            "consume": self._figures([*sent, *got], middle, None, phase="consume"),
+            "publish": self._figures(both, before, None, phase="publish", late=left, after=middle, disk=disk),
+            "consume": self._figures(both, middle, None, phase="consume", late=left, after=after),
         }
-        return [row for phase, row in rows.items() if self.cell.phase in ("apart", phase)]
+        return [_given_up(row, left) for phase, row in rows.items() if self.cell.phase in ("apart", phase)]
 
     async def make_groups(self, receives: Sequence[Receive] | None = None) -> None:
         """Have the groups of `receives`, or else of the cell, with nobody in them."""
@@ -496,7 +576,7 @@ class Delivery:
 
     async def _publish(self, sends: Sequence[Send], rate: float | None) -> list[Sent | Received]:
         lead = FAR_LEAD_NS if self.session.far else LEAD_NS
-        start = now() + lead if rate is not None or len(sends) > 1 else 0
+        start = now() + lead * len(sends) if rate is not None or len(sends) > 1 else 0
         loop = self._loop if rate is None else "select"
         return await self._finish([self._start([replace(one, start_ns=start)], loop) for one in sends])
 
@@ -573,6 +653,7 @@ class Delivery:
                 ],
                 "grown_mb": max((one.usage.grown_mb for one in timed if one.usage.grown_mb is not None), default=None),
                 "disk_mb": more(*disk),
+                "apart_s": (max(one.started_ns for one in sent) - first) / 1e9 if self.here.control else 0.0,
                 **({"clock_bound_ms": bound / 1e6} if bound else {}),
                 **({"broker_elsewhere": True} if self.here.elsewhere else {}),
             },
@@ -591,6 +672,15 @@ class Delivery:
         ordered = self.cell.members == 1 and self.cell.partitions == 1 and named(self.cell.contender.design).ordered
         lanes = max(len(one.lanes) for one in sent)
         return account.count(accepted, handed, groups, lanes, ordered=ordered), len(accepted)
+
+
+def _given_up(figures: Figures, left: Sequence[Sent | Received]) -> Figures:
+    """The same with an error where messages came only to a reader that was started after the others had given up."""
+    if not (number := sum(len(one.codes) for one in left if isinstance(one, Received))):
+        return figures
+    late = f"{number} messages came only to a reader that was started later: nothing had come for {QUIET_S:.0f} s"
+    error = "; ".join(filter(None, (late, figures.fields["error"])))
+    return replace(figures, fields={**figures.fields, "error": error})
 
 
 def _errors(outcomes: Sequence[Sent | Received]) -> str:
@@ -658,17 +748,11 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
 
     In each round the designs are in an order of their own; so are the blocks of each design, a phase at
     a guarantee, and the cells of each block. What is compared so stands close together. The order
-    depends on the seed and the question. In the full profile, a repetition that was too short is
-    repeated with more messages, a broker that is slow at first gets one round that does not count, and
-    after each round the brokers are cleared of what it carried.
+    depends on the seed and the question. In the full profile, a broker that is slow at first is warmed up
+    once, a repetition that was too short is repeated with more messages, and before the first round and after
+    each of them the brokers are cleared of what was carried.
     A cell that fails is left out from then on, as is what needs a broker that is lost.
     """
-
-    def is_cold(cell: Cell) -> bool:
-        design = cell.contender.design
-        product = named(design).product
-        ours = session.sites[design].broker is not None and not cell.measure
-        return session.settings.full and ours and product is not None and product.slow_at_first_s > 0
 
     def row(cell: Cell, repetition: int, figures: Figures) -> Row:
         contender = cell.contender
@@ -684,27 +768,26 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
             names[cell] = cell.names or 0
         elif (lost := session.sites[cell.contender.design].lost) is None:
             try:
+                await session.warm(cell.contender.design)
                 names[cell] = await session.names_for(cell)
             except Failed as failed:
                 yield row(cell, 0, failed.figures)
         else:
             yield row(cell, 0, failure(f"the broker is gone: {lost}"))
-    for repetition in range(max(map(session.settings.rounds_of, cells), default=0) + 1):
-        order = [one for one in names if repetition <= session.settings.rounds_of(one) and (repetition or is_cold(one))]
+    await session.clear()
+    for repetition in range(1, max(map(session.settings.rounds_of, cells), default=0) + 1):
+        order = [one for one in names if repetition <= session.settings.rounds_of(one)]
         shuffle(order)
         designs, blocks = ([*dict.fromkeys(map(key, order))] for key in (_design, _block))
         shuffle(designs)
         shuffle(blocks)
         order.sort(key=lambda cell: (designs.index(_design(cell)), blocks.index(_block(cell))))
         for cell in order:
-            found = await session.measured(cell, names[cell])
-            if (instead := session.instead(cell, names[cell], found)) > names[cell]:
-                names[cell] = instead
-                found = await session.measured(cell, instead)
+            found, names[cell], broken = await session.repetition(cell, names[cell])
+            for figures in broken:
+                yield row(cell, 0, figures)
             for figures in found:
-                if repetition or figures.fields["error"]:
-                    yield row(cell, repetition, figures)
+                yield row(cell, repetition, figures)
                 if figures.fields["error"]:
                     names.pop(cell, None)
-        if session.settings.full:
-            await session.clear()
+        await session.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -17,7 +18,7 @@ import pytest
 import greet
 from bench.contenders.asyncio_peers import CONTENDERS as PEERS
 from bench.contenders.greets import CONTENDERS, Greet
-from bench.measure import run
+from bench.measure import account, loops, run
 from bench.measure.account import STRANGER, Series
 from bench.measure.loops import LeanReceipts, Receive, Received, Send, Sent, bare, now, work
 from bench.measure.run import session
@@ -185,6 +186,67 @@ async def test_a_repetition_that_was_too_short_is_repeated_with_more_messages(pr
         for fixed in (replace(cell, rate=10.0), replace(cell, load=0.5), replace(cell, names=10_000)):
             assert session.instead(fixed, 10_000, took(0.5)) == 10_000
         assert session.instead(cell, 10_000, [*took(0.5), Figures({"error": "lost"})]) == 10_000
+
+
+@pytest.mark.parametrize(("names", "repetitions"), [(12_000, [0, 1, 2]), (None, [0])])
+async def test_what_is_thrown_away_is_told_if_it_broke_a_promise(
+    names: int | None, repetitions: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repetition of 12,000 messages is too short; where all lose some, the first warm-up tells."""
+
+    async def deliver(_: object, __: Cell, number: int) -> list[Figures]:
+        lost = 3 if number == names or names is None else 0
+        fields = {"error": None, "messages_per_s": 10_000.0, "elapsed_s": number / 24_000, "lost": lost}
+        return [Figures(fields)]
+
+    monkeypatch.setattr(run.OpenSession, "deliver", deliver)
+    settings = Settings(("asyncio",), tuple(OURS), profile="full", seconds=1.0, rounds=2)
+    async with session(settings, threads) as opened:
+        cells = [Cell(OURS[1], Guarantee.AT_LEAST_ONCE)]
+        rows = [row async for row, _ in run.rounds(opened, "throughput", cells, "r")]
+    assert [row.repetition for row in rows] == repetitions
+    assert [row.wrong for row in rows] == [True] + [False] * (len(rows) - 1)
+    assert rows[0].error == "3 lost, in a repetition that was to be thrown away"
+
+
+@pytest.mark.parametrize(("apart", "error"), [(0.04, None), (0.06, "publishers started 0.06 s apart")])
+async def test_publishers_that_started_apart_are_an_error(
+    apart: float, error: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a repetition; a warm-up, in which workers may still be starting, is not counted."""
+
+    async def deliver(_: object, __: Cell, ___: int) -> list[Figures]:
+        return [Figures({"error": None, "elapsed_s": 1.0}, details={"apart_s": apart})]
+
+    monkeypatch.setattr(run.OpenSession, "deliver", deliver)
+    async with session(SETTINGS, threads) as opened:
+        cell = Cell(OURS[1], Guarantee.AT_LEAST_ONCE, publishers=2)
+        ((found,), _, _) = await opened.repetition(cell, 100)
+        assert found.fields["error"] == error
+        assert (await opened.once(cell, 100))[0].fields["error"] is None
+
+
+def test_messages_are_counted_when_nobody_works_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One group has its messages long before the other, whose time and CPU time the counting must not take."""
+    counted: list[tuple[int, int]] = []
+
+    def codes(*arguments: Any) -> Any:
+        counted.append((now(), time.process_time_ns()))
+        return account.codes(*arguments)
+
+    monkeypatch.setattr(loops, "codes", codes)
+    place = Place("asyncio:", "counted", Guarantee.AT_LEAST_ONCE)
+    jobs: list[Send | Receive] = [
+        Receive(OURS[0], place, "first", "abcd", 18, 10),
+        Receive(OURS[0], place, "second", "abcd", 18, 20_000),
+        Send(OURS[0], place, Series("abcd", 0, 20_000)),
+    ]
+    *received, _ = work(jobs, "asyncio", 30)
+    first, spent = min(counted)
+    for one in received:
+        assert isinstance(one, Received)
+        assert one.last_ns <= first
+        assert one.usage.cpu_to <= spent
 
 
 async def test_rounds_are_interleaved_in_an_order_that_the_seed_tells() -> None:

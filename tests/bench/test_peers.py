@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiormq
@@ -14,7 +15,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from bench.contenders import every, java, kafka_peers, perftest
+from bench.contenders import every, java, kafka_peers, perftest, rabbitmq_peers
 from bench.contenders.confluent_peers import CONTENDERS as CONFLUENT
 from bench.contenders.kafka_peers import CONTENDERS as KAFKA
 from bench.contenders.rabbitmq_peers import CONTENDERS as RABBITMQ
@@ -138,6 +139,27 @@ async def test_what_is_not_acknowledged_comes_again(
     assert first[-1] in again
     assert sorted({*first, *again}) == names
     assert 1 <= len(first) + len(again) - 200 <= most, "what came twice"
+
+
+async def test_acknowledgements_do_not_go_out_one_by_one() -> None:
+    """Of a reader as fast as its publisher, who finds one message at a time; the last goes by the clock."""
+    acknowledged: list[int] = []
+
+    class Deliveries(rabbitmq_peers._Deliveries):
+        async def acknowledge(self, message: Any) -> None:
+            acknowledged.append(int(message.body))
+
+    deliveries = Deliveries(place("rabbitmq://", "t", 500))
+    async with deliveries.settled():
+        for number in range(1, 121):
+            await deliveries.on_message(SimpleNamespace(body=str(number).encode()))
+            taken = await deliveries.one() if number % 2 else (await deliveries.several())[0]
+            assert taken == str(number)
+        assert len(acknowledged) < 20
+        async with asyncio.timeout(10):
+            while acknowledged[-1:] != [120]:
+                await asyncio.sleep(0.01)
+    assert acknowledged == sorted({*acknowledged, 50, 100})
 
 
 REPORTED = """\
