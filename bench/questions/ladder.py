@@ -91,11 +91,10 @@ async def _bare(session: Session, cell: Cell, names: int) -> list[Figures]:
 
 
 def _place(rows: pd.DataFrame) -> pd.Series[int]:
-    """The step of a row."""
+    """The step of a row; those that this kit does not know, from an older run, come last."""
     order = {(rung.design, rung.said): place for place, rung in enumerate(RUNGS)}
-    return pd.Series(
-        [order.get(key, len(RUNGS)) for key in zip(rows["design"], rows["params.rung"], strict=True)], rows.index
-    )
+    keys = zip(rows["design"], rows["params.rung"], strict=True)
+    return pd.Series([order.setdefault(key, len(order)) for key in keys], rows.index, dtype=int)
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

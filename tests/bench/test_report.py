@@ -76,6 +76,12 @@ def test_names_are_summed_once_and_only_where_each_was_known(tmp_path: Path) -> 
     assert tables.counted(rows[3:4]) == tables.counted(rows[4:5]) == "1 × all, only counted"
 
 
+def test_the_steps_of_an_older_ladder_come_last_in_its_table(tmp_path: Path) -> None:
+    steps = ("an old step", "await each answer, commits each 0.1 s: what came since comes twice", "another old step")
+    rows = loaded(tmp_path, *(row("ladder", "aiokafka", params={"rung": one, "window": 1}) for one in steps))
+    assert [*questions.question("ladder").table(rows)["rung"]] == [steps[1], steps[0], steps[2]]
+
+
 def test_order_is_not_said_to_be_kept_where_nobody_looked(tmp_path: Path) -> None:
     rows = loaded(tmp_path, row(), row(reordered=None))
     assert "once, and in order where that is promised: 20 receipts" in report.conclusion(rows)[0]
