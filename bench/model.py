@@ -19,6 +19,8 @@ from greet import Guarantee, designs
 DESIGNS = designs.names()
 USUAL = tuple(one.name for one in designs.DESIGNS if one.usual)
 """The designs of a first look, and of questions that are asked of all only where designs are named."""
+LINES = sorted({one.line.partition(":")[0] for one in designs.DESIGNS})
+"""The modules of all designs, to load before processes are forked; one whose driver is not there is passed over."""
 LOOP = "asyncio"
 """The event loop that is taken where no other is asked for."""
 JAVA, PERFTEST = "Java's own", "PerfTest"

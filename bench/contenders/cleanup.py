@@ -99,8 +99,8 @@ async def _deleted(url: str, doomed: set[str], exchanges: Iterable[str]) -> bool
         errors = [one for one in found if one is not None]
         if any(isinstance(one, ConnectionInternalError) for one in errors):
             return False
-        for error in errors:
-            raise error
+        if errors:
+            raise errors[0]
         channel = await connection.channel()
         for exchange in exchanges:
             await channel.exchange_delete(exchange)

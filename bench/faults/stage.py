@@ -24,6 +24,7 @@ import greet
 from bench.faults.duty import Duty, Orders, Word, one_line, serve, work
 from bench.faults.journal import GROUPS, MARKERS, Book, Journal, Reader, Window
 from bench.faults.proxy import Proxy
+from bench.model import LINES
 from greet import Guarantee
 from greet.brokers import Broker
 from greet.designs import DESIGNS, Design, named
@@ -96,8 +97,7 @@ class Pool:
     def prepare(self, number: int) -> None:
         """Have so many that wait for a duty, so that none is waited for later."""
         context = get_context("forkserver")
-        lines = {one.line.partition(":")[0] for one in DESIGNS}  # whose driver is not there is left out
-        context.set_forkserver_preload(["bench.faults.duty", *sorted(lines)])
+        context.set_forkserver_preload(["bench.faults.duty", *LINES])
         self._all = [hand for hand in self._all if hand.process.is_alive()]
         while len(self._idle) < number:
             theirs, ours = context.Pipe()

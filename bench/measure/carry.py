@@ -41,9 +41,8 @@ from numpy.typing import NDArray
 
 from bench.measure.account import SHIFT
 from bench.measure.workload import Lines, Offsets, Workload
-from bench.model import Contender, Place, Publisher
+from bench.model import LINES, Contender, Place, Publisher
 from greet import GreetError, PublishFailed, PublishUnknown
-from greet.designs import DESIGNS
 
 now = time.perf_counter_ns
 Stamps = NDArray[np.int64]
@@ -387,9 +386,7 @@ class Hand:
         methods = ("forkserver", "spawn") if sys.platform != "win32" else ("spawn",)
         context: Any = get_context(methods[0])
         if methods[0] == "forkserver":
-            # A process is forked from one that knows the drivers; those that are not there are left out.
-            lines = {one.line.partition(":")[0] for one in DESIGNS}
-            context.set_forkserver_preload(["bench.measure.carry", "bench.contenders.greets", *sorted(lines)])
+            context.set_forkserver_preload(["bench.measure.carry", "bench.contenders.greets", *LINES])
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs,), daemon=True)
         with _unhurt():

@@ -334,7 +334,13 @@ def _whole(figures: Figures) -> Figures:
     fields = figures.fields
     if fields.get("error") or "elapsed_s" not in fields or fields["elapsed_s"]:
         return figures
-    return replace(figures, fields={**fields, "error": "no time was measured: nothing came, or all at once"})
+    return _wrong(figures, "no time was measured: nothing came, or all at once")
+
+
+def _wrong(figures: Figures, what: str) -> Figures:
+    """The same, with `what` before the error that it may have."""
+    error = "; ".join(filter(None, (what, figures.fields.get("error"))))
+    return replace(figures, fields={**figures.fields, "error": error})
 
 
 def _started_together(figures: Figures) -> Figures:
@@ -342,17 +348,13 @@ def _started_together(figures: Figures) -> Figures:
     apart, elapsed = figures.details.get("apart_s", 0.0), figures.fields.get("elapsed_s")
     if not elapsed or apart < TOGETHER * elapsed:
         return figures
-    error = f"publishers started {apart:.2g} s apart; {figures.fields['error'] or ''}".removesuffix("; ")
-    return replace(figures, fields={**figures.fields, "error": error})
+    return _wrong(figures, f"publishers started {apart:.2g} s apart")
 
 
 def _uncounted(figures: Figures) -> Figures:
     """Of a repetition that is thrown away: what it broke becomes its error, so that this at least is told."""
     broken = ", ".join(breaches(figures.fields, figures.params))
-    if not broken:
-        return figures
-    error = f"{broken}, in a repetition that was to be thrown away; {figures.fields.get('error') or ''}"
-    return replace(figures, fields={**figures.fields, "error": error.removesuffix("; ")})
+    return _wrong(figures, f"{broken}, in a repetition that was to be thrown away") if broken else figures
 
 
 class Failed(Exception):
@@ -443,7 +445,8 @@ class Delivery:
         after = self.here.used()
         late = await self._finish([self._start([replace(one, ready="")], self._loop) for one in receives[awake:]])
         left = await self._left([*outcomes, *late], receives)
-        return [_given_up(self._figures(outcomes, before, rate, late=[*late, *left], after=after), left)]
+        figures = self._figures(outcomes, before, rate, late=[*late, *left], after=after)
+        return [_given_up(figures, left, receives[0].quiet_s)]
 
     async def _left(
         self, outcomes: Sequence[Sent | Received], receives: Sequence[Receive]
@@ -453,9 +456,9 @@ class Delivery:
         jobs = []
         for first in receives[:: self.cell.members]:
             got = [one.codes for one in outcomes if isinstance(one, Received) and one.group == first.group]
-            if missing := accepted - len(np.unique(np.concatenate(got))):
-                jobs.append(replace(first, expected=max(0, missing), ready="", first_s=QUIET_S, quiet_s=QUIET_S))
-        return await self._finish([self._start([one], self._loop) for one in jobs if one.expected])
+            if (missing := accepted - len(np.unique(np.concatenate(got)))) > 0:
+                jobs.append(replace(first, expected=missing, ready="", first_s=QUIET_S, quiet_s=QUIET_S))
+        return await self._finish([self._start([one], self._loop) for one in jobs])
 
     async def _hold_clocks_against_one(self) -> None:
         """Once for each design: say so when a latency by two clocks is not about that by a single clock."""
@@ -495,7 +498,8 @@ class Delivery:
             "publish": self._figures(both, before, None, phase="publish", late=left, after=middle, disk=disk),
             "consume": self._figures(both, middle, None, phase="consume", late=left, after=after),
         }
-        return [_given_up(row, left) for phase, row in rows.items() if self.cell.phase in ("apart", phase)]
+        quiet_s = receives[0].quiet_s
+        return [_given_up(row, left, quiet_s) for phase, row in rows.items() if self.cell.phase in ("apart", phase)]
 
     async def make_groups(self, receives: Sequence[Receive] | None = None) -> None:
         """Have the groups of `receives`, or else of the cell, with nobody in them."""
@@ -674,13 +678,12 @@ class Delivery:
         return account.count(accepted, handed, groups, lanes, ordered=ordered), len(accepted)
 
 
-def _given_up(figures: Figures, left: Sequence[Sent | Received]) -> Figures:
+def _given_up(figures: Figures, left: Sequence[Sent | Received], quiet_s: float) -> Figures:
     """The same with an error where messages came only to a reader that was started after the others had given up."""
     if not (number := sum(len(one.codes) for one in left if isinstance(one, Received))):
         return figures
-    late = f"{number} messages came only to a reader that was started later: nothing had come for {QUIET_S:.0f} s"
-    error = "; ".join(filter(None, (late, figures.fields["error"])))
-    return replace(figures, fields={**figures.fields, "error": error})
+    late = "came only to a reader that was started later: the others had heard nothing for"
+    return _wrong(figures, f"{number} messages {late} {quiet_s:g} s or more")
 
 
 def _errors(outcomes: Sequence[Sent | Received]) -> str:

@@ -100,7 +100,7 @@ def picture(rows: pd.DataFrame) -> Picture:
         return Lines(
             title=pictures.headline(said and f"A message takes {loads}", __doc__),
             rows=shown.assign(line=shown["design"].map(title_of), x=100 * shown["params.load"].astype(float)),
-            what="messages that are due, in per cent of the highest rate that was held one by one",
+            what="messages that are due, in per cent of the full load that was found before, one by one",
             unit="ms",
             form="{} ms",
             note="greet.",
