@@ -23,6 +23,7 @@ How long messages are carried is in `greet.fast.kafka_wire`. What both use of ai
       ._consume_aborted_up_to                                                   handed out
       ._contains_abort_marker
       ._aborted_producers
+      ._records_iterator
     Consumer._subscription, ._closed      the state that `getmany` looks at   reading during a rebalance
     Consumer._coordinator                 a commit without a shield, which    settling
       .check_errors, ._do_commit_offsets    a deadline can end, and only of a
@@ -368,6 +369,7 @@ def _unpack(partition: TopicPartition, result: Any, answers: Answers) -> Fetched
     bodies: list[bytes | None] = []
     offsets: list[int] = []
     records = result._partition_records
+    records._records_iterator = None  # it refers back: all that was fetched would stay for the garbage collector
     position = records.next_fetch_offset
     asked, data = answers.pop(partition, (None, b""))
     place = 0 if asked == position else None
