@@ -288,11 +288,6 @@ class Settings:
         """Whether peers are measured, and the module that this one needs is there."""
         return peer.needs in {one.needs for one in self.of()}
 
-    @property
-    def brief(self) -> float:
-        """Seconds of a repetition that is one of many alike: in the full profile half of the usual."""
-        return self.seconds / 2 if self.full else self.seconds
-
     def rounds_of(self, cell: Cell) -> int:
         """How many repetitions `cell` has."""
         return cell.rounds or self.rounds

@@ -17,8 +17,15 @@ ENOUGH = {"p99": 1_000, "p99_9": 10_000}
 """The fewest samples of which a percentile is told: ten lie above it."""
 FEWEST = 4
 """The fewest rounds of which a ratio has an interval."""
+UNSTABLE = 0.2
+"""The coefficient of variation from which on a cell is called unstable."""
 SURE = 0.95
 """How often an interval covers what it is of."""
+
+
+def unstable(speeds: Sequence[float]) -> bool:
+    """Whether at least four differ by more than a fifth of their mean, as their standard deviation."""
+    return len(speeds) >= FEWEST and float(np.std(speeds, ddof=1)) > UNSTABLE * float(np.mean(speeds))
 
 
 def percentiles(samples_ns: ArrayLike) -> dict[str, float | None]:

@@ -14,8 +14,6 @@ from bench.stats import short
 from greet import Guarantee
 
 BREACHES = ("lost", "duplicates", "reordered")
-UNSTABLE = 0.2
-"""The coefficient of variation from which on a cell is called unstable."""
 
 
 def ordered(rows: pd.DataFrame) -> pd.DataFrame:
@@ -150,9 +148,8 @@ def counted(part: pd.DataFrame) -> str:
 
 
 def is_unstable(part: pd.DataFrame) -> bool:
-    """Whether the speeds of at least four repetitions differ by more than a fifth, as their standard deviation."""
-    speeds = part["messages_per_s"].astype(float).dropna() if "messages_per_s" in part else pd.Series(dtype=float)
-    return len(speeds) >= stats.FEWEST and bool(speeds.std() > UNSTABLE * speeds.mean())
+    """Whether the speeds of its repetitions are (`stats.unstable`)."""
+    return "messages_per_s" in part and stats.unstable([*part["messages_per_s"].astype(float).dropna()])
 
 
 def told_apart(rows: pd.DataFrame) -> pd.Series[bool]:

@@ -8,6 +8,7 @@ import math
 import random
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import (
@@ -89,6 +90,8 @@ class OpenSession:
         """
         self.doubts: dict[str, str] = {}
         """By design, what makes its latencies by two clocks doubtful; empty where nothing does."""
+        self.repeated = 0
+        """How many repetitions were added, of cells whose first ones differ much."""
         self.opened = AsyncExitStack()
         self._kept: dict[str, Any] = {}
         self._seat = seat
@@ -752,8 +755,9 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
     In each round the designs are in an order of their own; so are the blocks of each design, a phase at
     a guarantee, and the cells of each block. What is compared so stands close together. The order
     depends on the seed and the question. In the full profile, a broker that is slow at first is warmed up
-    once, a repetition that was too short is repeated with more messages, and before the first round and after
-    each of them the brokers are cleared of what was carried.
+    once, a repetition that was too short is repeated with more messages, a cell whose repetitions turn out to
+    differ much has as many once more, and before the first round and after each of them the brokers are cleared
+    of what was carried.
     A cell that fails is left out from then on, as is what needs a broker that is lost.
     """
 
@@ -778,8 +782,17 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
         else:
             yield row(cell, 0, failure(f"the broker is gone: {lost}"))
     await session.clear()
-    for repetition in range(1, max(map(session.settings.rounds_of, cells), default=0) + 1):
-        order = [one for one in names if repetition <= session.settings.rounds_of(one)]
+    speeds: dict[Cell, dict[Any, list[float]]] = {cell: defaultdict(list) for cell in names}
+
+    def has(cell: Cell, repetition: int) -> bool:
+        rounds = session.settings.rounds_of(cell)
+        repeated = session.settings.full and not cell.measure and rounds < repetition <= 2 * rounds
+        return repetition <= rounds or (repeated and any(stats.unstable(one[:rounds]) for one in speeds[cell].values()))
+
+    for repetition in count(1):
+        if not (order := [one for one in names if has(one, repetition)]):
+            break
+        session.repeated += sum(repetition > session.settings.rounds_of(one) for one in order)
         shuffle(order)
         designs, blocks = ([*dict.fromkeys(map(key, order))] for key in (_design, _block))
         shuffle(designs)
@@ -791,6 +804,7 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
                 yield row(cell, 0, figures)
             for figures in found:
                 yield row(cell, repetition, figures)
+                speeds[cell][figures.params.get("phase")].append(figures.fields.get("messages_per_s") or 0)
                 if figures.fields["error"]:
                     names.pop(cell, None)
         await session.clear()

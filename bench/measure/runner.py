@@ -30,7 +30,7 @@ class Watcher(Protocol):
     """Who is told how far a run is."""
 
     def begins(self, repetitions: int) -> None:
-        """So many repetitions there will be."""
+        """So many repetitions there will be, as far as is known: it may become more."""
 
     def asks(self, question: str) -> None:
         """This question comes now."""
@@ -94,13 +94,14 @@ async def _measure(
         had = tuple(design for design in settings.designs if design in session.sites)
         settings = session.settings = replace(settings, designs=had)
         work = {name: cells(settings) for name, cells in questions.items()}
-        watcher.begins(sum(settings.rounds_of(cell) for cells in work.values() for cell in cells))
+        watcher.begins(planned := sum(settings.rounds_of(cell) for cells in work.values() for cell in cells))
         for name, cells in work.items():
             watcher.asks(name)
             began = perf_counter()
             async for row, details in run.rounds(session, name, cells, writer.run):
                 writer.append(row, details)
                 outcome.wrong |= row.wrong
+                watcher.begins(planned + session.repeated)
                 watcher.sees(row)
             await session.let_go()  # else the brokers of a question would run beside the next ones
             elapsed = about(writer.folder)["elapsed_s"] | {name: round(perf_counter() - began, 1)}

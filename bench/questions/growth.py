@@ -27,8 +27,8 @@ def cells(settings: Settings) -> list[Cell]:
     found = []
     for one in settings.of(name="greet", way="name"):
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE):
-            usual = Cell(one, guarantee, rung=USUAL, seconds=settings.brief, lean=True)
-            found += [usual, replace(usual, rung=LONG, seconds=settings.brief * 10)]
+            usual = Cell(one, guarantee, rung=USUAL, lean=True)
+            found += [usual, replace(usual, rung=LONG, seconds=settings.seconds * 10)]
             if not named(one.design).in_process:
                 found.append(replace(usual, rung=AFTER, measure=after_groups))
     return found

@@ -61,7 +61,7 @@ RUNGS = (
 def cells(settings: Settings) -> list[Cell]:
     """The available steps, with the strongest guarantee of each design."""
     found = [
-        Cell(one, guarantee, window=rung.window, loop=rung.loop, rung=rung.said, seconds=settings.brief)
+        Cell(one, guarantee, window=rung.window, loop=rung.loop, rung=rung.said)
         for rung in RUNGS
         for one in settings.of(design=rung.design, name=rung.contender, way=rung.way)
         for guarantee in settings.guarantees(one, one.guarantees[-1])

@@ -27,7 +27,7 @@ FIRST = ("aiormq", "confluent-kafka")
 def first(settings: Settings) -> list[Cell]:
     """The largest messages with the brokers, by greet and a peer."""
     return [
-        Cell(one, guarantee, size=SIZES[-1], seconds=settings.brief)
+        Cell(one, guarantee, size=SIZES[-1])
         for one in settings.of(way="many")
         if not named(one.design).in_process and (one.name == "greet" or one.name in FIRST)
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)

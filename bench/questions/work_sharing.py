@@ -28,7 +28,7 @@ def first(settings: Settings) -> list[Cell]:
 def cells(settings: Settings) -> list[Cell]:
     """greet's fast way with each design."""
     return [
-        Cell(one, guarantee, members=members, publishers=publishers, partitions=partitions, seconds=settings.brief)
+        Cell(one, guarantee, members=members, publishers=publishers, partitions=partitions)
         for one in settings.of(name="greet", way="many")
         for partitions in (4 if named(one.design).partitioned else 1,)
         for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)

@@ -30,7 +30,7 @@ class Watch:
             yield
 
     def begins(self, repetitions: int) -> None:
-        """So many repetitions there will be."""
+        """So many repetitions there will be, as far as is known: it may become more."""
         self._progress.update(self._bar, total=repetitions)
 
     def asks(self, question: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -268,6 +269,44 @@ async def test_rounds_are_interleaved_in_an_order_that_the_seed_tells() -> None:
     assert orders[0][:8] != orders[0][8:16]
     for start in range(0, 40, 8):
         assert [len({size % 2 for size in orders[0][at : at + 4]}) for at in (start, start + 4)] == [1, 1]
+
+
+@pytest.mark.parametrize(("profile", "uneven"), [("full", [1, 2, 3, 4, 5, 6, 7, 8]), ("quick", [1, 2, 3, 4])])
+async def test_a_cell_whose_repetitions_differ_much_has_as_many_once_more(
+    profile: str, uneven: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the cells one is even, one is uneven from end to end, one only while it is read, and one fails."""
+    done: Counter[int] = Counter()
+
+    async def deliver(_: object, cell: Cell, __: int) -> list[Figures]:
+        done[cell.size] += 1
+        speeds = {"publish": 1000.0, "consume": 1000.0 * (1 + done[cell.size] % 2)}
+        if cell.size == 20:
+            speeds = {"together": 1000.0}
+        elif cell.size == 21:
+            speeds = {"together": speeds["consume"]}
+        return [
+            Figures(
+                {"elapsed_s": 2.0, "messages_per_s": speed, "error": "broken" if cell.size == 23 else None},
+                {"phase": phase},
+            )
+            for phase, speed in speeds.items()
+        ]
+
+    async def names_for(*_: object) -> int:
+        return 2000
+
+    monkeypatch.setattr(run.OpenSession, "deliver", deliver)
+    monkeypatch.setattr(run.OpenSession, "names_for", names_for)
+    async with session(Settings(("asyncio",), tuple(OURS), profile=profile, rounds=4), threads) as opened:
+        cells = [Cell(OURS[1], Guarantee.AT_LEAST_ONCE, size=size) for size in (20, 21, 22, 23)]
+        rows = [row async for row, _ in run.rounds(opened, "throughput", cells, "r")]
+    had = {
+        (size, phase): [row.repetition for row in rows if (row.params["size"], row.params["phase"]) == (size, phase)]
+        for size, phase in [(20, "together"), (21, "together"), (22, "publish"), (22, "consume"), (23, "consume")]
+    }
+    assert [*had.values()] == [[1, 2, 3, 4], uneven, uneven, uneven, [1]]
+    assert opened.repeated == 2 * (len(uneven) - 4)
 
 
 def _with_harness(names: int) -> None:
