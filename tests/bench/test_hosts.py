@@ -20,7 +20,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -40,10 +40,15 @@ from bench.measure.loops import LOOPS
 from bench.measure.run import session
 from bench.model import Cell, Settings, with_query
 from greet import Guarantee
+from greet.brokers import process
+from greet.brokers.jars import fetched
+from greet.brokers.kafka import SERVER_OPTIONS, begin, find_java, prepare
 
-HOSTS = {name: f"10.255.0.{at}" for at, name in enumerate(("bench", "broker", "scheduler", "a", "b", "c"), 1)}
-"""Of the workers, the first half publishes, and the others consume."""
-PORT = 5672
+KAFKA = ("k1", "k2", "k3")
+"""The hosts of a Kafka of its own."""
+HOSTS = {name: f"10.255.0.{at}" for at, name in enumerate(("bench", "broker", "scheduler", "a", "b", "c", *KAFKA), 1)}
+"""Of the workers, "a" publishes, and the others consume."""
+PORT, MTU = 5672, 65_000
 Ways = Mapping[tuple[str, str], float]
 """Milliseconds from one host to another."""
 NOISE_MS = 1.0
@@ -67,9 +72,14 @@ class Network:
         self._lines: dict[str, int] = {}
         self._begun = Event()
 
+    @property
+    def name(self) -> str:
+        """How the names of its hosts' namespaces begin."""
+        return self._name
+
     def at(self, host: str) -> tuple[str, ...]:
         """The command before one that is to run on `host`."""
-        return ("ip", "netns", "exec", f"{self._name}-{host}")
+        return at(self._name, host)
 
     @contextmanager
     def up(self) -> Iterator[None]:
@@ -95,6 +105,7 @@ class Network:
         stack.callback(os.close, line)
         ip("link", "set", device, "netns", namespace)
         ip("-n", namespace, "address", "add", f"{HOSTS[host]}/24", "dev", device)
+        ip("-n", namespace, "link", "set", device, "mtu", str(MTU))
         for one in ("lo", device):
             ip("-n", namespace, "link", "set", one, "up")
         self._devices[host], self._lines[host] = device, line
@@ -137,7 +148,7 @@ class Network:
         server.close()
 
     def _take(self, line: int) -> None:
-        packet = os.read(line, 65_536)
+        packet = os.read(line, MTU)
         source, target = (NAMES.get(packet[at : at + 4]) for at in (12, 16))
         if packet[0] >> 4 == 4 and source and target:
             delay = self.ways.get((source, target), 0) / 1e3
@@ -161,6 +172,10 @@ async def poured(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> No
             sink.write(data)
             await sink.drain()
     sink.close()
+
+
+def at(network: str, host: str) -> tuple[str, ...]:
+    return ("ip", "netns", "exec", f"{network}-{host}")
 
 
 def tunnel() -> tuple[int, str]:
@@ -337,6 +352,115 @@ def test_a_long_way_of_the_clock_leaves_a_latency_unknown(ask: Ask) -> None:
     assert found["latency_ms"]["p50"] is None
     assert re.match(r"p50\b.*: below ten times the [5-7](\.\d)? ms that the clocks may be apart", found["clock"])
     assert found["latencies"]["publish"]["p50"] is not None, "of one clock"
+
+
+# --- a cluster on hosts of its own ---
+
+MANY = 400_000
+
+
+def lose_the_leader(where: str, network: str) -> None:
+    """On the host "bench": carry messages over a Kafka of three hosts, and kill the leader of their topic meanwhile.
+
+    Prints what the bench and the brokers have counted, and how many the topic had when its leader was killed.
+    """
+    process.listens = listening  # a member is not on loopback, where it would be looked for
+
+    async def carried(found: workers.Cluster) -> dict[str, Any]:
+        java = [find_java(), *SERVER_OPTIONS, "-cp", os.pathsep.join(map(str, await fetched()))]
+        async with process.launched(lambda folder: spread(folder, java, network), begin) as broker:
+            os.environ["GREET_KAFKA_URL"] = broker.url
+            who = next(one for one in CONTENDERS if one.design == "kafka" and one.way == "many")
+            async with session(Settings((who.design,), (who,)), found.executor) as opened:
+                made, cell = opened.sites["kafka"].made, Cell(who, Guarantee.DURABLE)
+                await opened.once(cell, 50_000)
+                before = {*made}
+                measuring = asyncio.ensure_future(opened.measured(cell, MANY))
+                while not ({*made} - before):
+                    await asyncio.sleep(0.05)
+                (topic,) = {*made} - before
+                counted = ends(broker, topic, 0)
+                while counted[1] < MANY / 4:
+                    counted = await asyncio.to_thread(ends, broker, topic, MANY / 4)
+                leader, then = counted
+                await broker.kill(leader)
+                (figures,) = await measuring
+                after, count = await asyncio.to_thread(ends, broker, topic, MANY)
+                return {**figures.fields, "leaders": [leader, after], "then": then, "count": count}
+
+    with workers.dask(where) as found:
+        print(json.dumps(asyncio.run(carried(found))), flush=True)
+
+
+async def listening(port: int) -> bool:  # noqa: ARG001
+    return True
+
+
+def spread(folder: Path, java: Sequence[str], network: str) -> process.Broker:
+    """A Kafka with each member on its host."""
+    broker = prepare(folder, java, len(KAFKA), {}, None)
+    for node, host in zip(broker.nodes, KAFKA, strict=True):
+        node.command = [*at(network, host), *node.command]
+        node.url = node.url.replace("127.0.0.1", HOSTS[host])
+    files = [node.log.with_name("server.properties") for node in broker.nodes]
+    for host, file in zip(KAFKA, files, strict=True):
+        (own,) = re.findall(
+            r"^listeners=PLAINTEXT://(127.0.0.1:\d+),CONTROLLER://(127.0.0.1:\d+)$", file.read_text(), re.MULTILINE
+        )
+        for one in own:
+            for each in files:
+                each.write_text(each.read_text().replace(one, one.replace("127.0.0.1", HOSTS[host])))
+    broker.url = "kafka://" + ",".join(node.url.partition("://")[2] for node in broker.nodes)
+    return broker
+
+
+def ends(broker: process.Broker, topic: str, least: float) -> tuple[int, int]:
+    """The leader of a topic of one partition, and how many messages it has; asked again until it has `least`."""
+    from confluent_kafka import KafkaException, TopicCollection, TopicPartition
+    from confluent_kafka.admin import AdminClient, OffsetSpec
+
+    deadline = time.monotonic() + 60
+    while True:
+        # A client that lives on goes on asking a member that is dead.
+        admin = AdminClient({"bootstrap.servers": broker.url.partition("://")[2], "log_level": 0})
+        with suppress(KafkaException):
+            (described,) = admin.describe_topics(TopicCollection([topic]), request_timeout=5).values()
+            (partition,) = described.result().partitions
+            asked = {TopicPartition(topic, 0): OffsetSpec.latest()}
+            (told,) = admin.list_offsets(asked, request_timeout=5).values()
+            if partition.leader and (count := told.result().offset) >= least:
+                return partition.leader.id, count
+        assert time.monotonic() < deadline, "the topic has no leader, or not so many messages"
+        time.sleep(0.05)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_cluster_whose_leader_is_killed_has_what_the_bench_has_counted(network: Network, tmp_path: Path) -> None:
+    """Brokers on three hosts, the publisher and the consumer on two others.
+
+    Kafka takes about as long to replace a leader as a consumer of the bench waits. One that gave up has another
+    after it, and the row says so.
+    """
+    with cluster(network, tmp_path) as real:
+        script = (
+            f"import test_hosts; test_hosts.lose_the_leader({str(real.folder / 'scheduler.json')!r}, {network.name!r})"
+        )
+        path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "bench")))
+        said = subprocess.run(
+            [*network.at("bench"), sys.executable, "-c", script],
+            env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, timeout=240, check=True,
+        ).stdout  # fmt: skip
+    found = json.loads(said.splitlines()[-1])
+    killed, after = found["leaders"]
+    assert killed != after
+    assert MANY / 4 <= found["then"] < MANY
+    assert [found[what] for what in ("sent", "accepted", "received", "count")] == [MANY] * 4
+    assert [found[what] for what in ("lost", "duplicates", "reordered")] == [0, 0, 0]
+    given_up = (
+        r"\d+ messages came only to a reader that was started later: the others had heard nothing for 10 s or more"
+    )
+    assert re.fullmatch(given_up, found["error"] or "") or found["error"] is None
 
 
 # --- what is cut off ---
