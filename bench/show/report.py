@@ -324,30 +324,34 @@ def of_figures(column: pd.Series[Any]) -> bool:
 
 
 def markdown(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
-    """Verdicts, ratios and the short main answers are visible, the rest and the settings folded; then the workloads."""
+    """Verdicts, ratios and the short main answers are visible, the rest and the settings folded; then the workloads.
+
+    Each part has a heading, so the outline of the page leads to it.
+    """
     cases = [about for about in abouts if "workload" in about]
     told = [workload.markdown(of_run(rows, about), about, markdown_table) for about in cases]
     rows = rows[rows["question"].ne("workload")] if len(rows) else rows
     if cases and rows.empty:
         return "\n\n".join([*told, "\n".join(f"<sub>{line}</sub>  " for line in ground(*abouts))]) + "\n"
-    parts = [markdown_table(claims.verdicts(rows))] if len(rows) else []
+    parts = ["### The claims and their verdicts", markdown_table(claims.verdicts(rows))] if len(rows) else []
     if len(beside := side_by_side.table(rows)):
-        parts.append(f"**{side_by_side.TITLE}.** {side_by_side.NOTE}.\n\n{markdown_table(beside)}")
-    parts.append("\n".join(f"- {sentence}" for sentence in [*conclusion(rows), *errors(rows)]))
+        parts += [f"### {side_by_side.TITLE}", f"{side_by_side.NOTE}.", markdown_table(beside)]
+    parts += ["### In short", "\n".join(f"- {sentence}" for sentence in [*conclusion(rows), *errors(rows)])]
     ratios = targets.table(rows)
     if len(ratios):
         missed = targets.beyond(ratios)
-        parts.append(f"**{BESIDE}**: {RATIOS}. {targets.said(ratios)}" + (" Those that do not:" if len(missed) else ""))
+        said = f"{RATIOS[0].upper()}{RATIOS[1:]}. {targets.said(ratios)}"
+        parts += [f"### {BESIDE}", said + (" Those that do not:" if len(missed) else "")]
         parts += [markdown_table(missed)] if len(missed) else []
         parts.append(_folded(f"All {len(ratios)} comparisons", markdown_table(ratios)))
     if len(rows):
         parts.append(PAIRED)
     for name, table in answers(rows).items():
-        asked, shown = questions.asked(name), markdown_table(table)
-        in_sight = name in questions.FIRST and len(table) <= LONG
-        parts.append(f"**{asked}**\n\n{shown}" if in_sight else _folded(asked, shown))
+        shown, in_sight = markdown_table(table), name in questions.FIRST and len(table) <= LONG
+        parts += [f"### {questions.asked(name)}", shown if in_sight else _folded(f"{name}, {len(table)} rows", shown)]
     if len(decided := defaults(*abouts)):
-        parts.append(_folded(DEFAULTS, markdown_table(decided)))
+        parts += ["### Settings", _folded(DEFAULTS, markdown_table(decided))]
+    parts += ["### Workloads"] if told else []
     return "\n\n".join([*parts, *told, "\n".join(f"<sub>{line}</sub>  " for line in ground(*abouts))]) + "\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from io import StringIO
@@ -162,7 +163,12 @@ def test_the_answer_comes_before_the_workloads_that_were_tried(form: str) -> Non
 
 
 def test_the_published_runs_are_printed() -> None:
-    assert report.markdown(bench.reference(), *map(bench.about, results.published())).startswith("| of | claim |")
+    rows = bench.reference()
+    block = report.markdown(rows, *map(bench.about, results.published()))
+    assert block.startswith("### The claims and their verdicts\n\n| of | claim |")
+    asked = [*map(questions.asked, report.measured(rows))]
+    headings = re.findall(r"^### (.+)$", block, re.MULTILINE)
+    assert headings[-len(asked) - 2 :] == [*asked, "Settings", "Workloads"]
 
 
 KEPT = {"messages/s", "p50 ms", "p99 ms", "s", "longest wait s", "asyncio", "rabbitmq", "kafka", "times as much"}
