@@ -509,7 +509,6 @@ class Subscription(Entered, ABC):
         self._owner = None
         if not self._idle.is_set():
             self._notice_a_stall()
-        self._idle.set()
         if self._asking and self._asking is not current_task():
             self._asking.cancel()  # its call raises that the member has left
         self._settling.cancel()
@@ -525,8 +524,10 @@ class Subscription(Entered, ABC):
             try:
                 if count > told:
                     await self._settle(batch, count)
+                self._idle.set()  # only now may a rebalance go on: else the next owner gets what was handled again
                 await self._give_back([one for one in rest if isinstance(one, Batch) and one.names])
             finally:
+                self._idle.set()
                 await self._part(self._line._deadline(), clean=clean)
         except ConnectionLost as lost:
             if clean:

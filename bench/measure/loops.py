@@ -365,11 +365,13 @@ class Receipts:
 
         def look() -> None:
             nonlocal handle, moved
-            if self.number != (self.progress[-1][1] if self.progress else 0):
+            if came := self.number != (self.progress[-1][1] if self.progress else 0):
                 moved, self.spent = now(), time.process_time_ns()
                 self.progress.append((moved, self.number))
             patience = job.quiet_s if self.number else job.first_s
-            if now() - moved > patience * 1e9 or sum(one.number for one in group) >= job.expected:
+            # A message that has just come may still be handled: to end meanwhile is to fail on it, and it comes again.
+            all_there = not came and sum(one.number for one in group) >= job.expected
+            if now() - moved > patience * 1e9 or all_there:
                 self.quiet = True
                 limit.reschedule(loop.time())
             else:

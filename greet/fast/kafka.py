@@ -303,6 +303,8 @@ class FastKafkaSubscription(KafkaSubscription):
             await coordinator.ensure_coordinator_known()
             if coordinator.generation < 0:  # the group has put this member out: an empty group would take the commit
                 raise CommitFailedError("this member is not in the group")
+            if consumer._subscription.subscription.assignment is not assignment:  # another may have them by now
+                raise CommitFailedError("the group has rebalanced")
             try:
                 await coordinator._do_commit_offsets(assignment, offsets)
             except (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError) as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +25,8 @@ from bench.measure import account, loops, run
 from bench.measure.account import STRANGER, Series
 from bench.measure.loops import LeanReceipts, Receive, Received, Send, Sent, bare, now, work
 from bench.measure.run import session
-from bench.model import Cell, Contender, Figures, Place, Publisher, Session, Settings
+from bench.model import Cell, Contender, Figures, Following, Place, Publisher, Session, Settings
+from bench.questions.work import handled
 from greet import Guarantee
 
 OURS = [one for one in CONTENDERS if one.design == "asyncio"]
@@ -248,6 +251,40 @@ def test_messages_are_counted_when_nobody_works_any_more(monkeypatch: pytest.Mon
         assert isinstance(one, Received)
         assert one.last_ns <= first
         assert one.usage.cpu_to <= spent
+
+
+@dataclass(frozen=True)
+class Slow(Greet):
+    """A consumer that takes 0.3 s for each message."""
+
+    @asynccontextmanager
+    async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
+        async with super().consumer(place, group) as names:
+            following: Any = Following(handled(names.__anext__, 0.3))
+            try:
+                yield following
+            except asyncio.CancelledError as error:
+                ENDED.append([frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)])
+                raise
+
+
+ENDED: list[list[str]] = []
+"""Of each consumer that was ended, what it was in."""
+
+
+def test_nobody_is_ended_while_it_handles_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member that is looked at when it has just got the last message of its group still has to handle it."""
+    monkeypatch.setattr(loops, "LOOK_S", 0.5)
+    ENDED.clear()
+    place, slow = Place("asyncio:", "handled", Guarantee.AT_LEAST_ONCE), Slow(**vars(OURS[0]))
+    jobs: list[Send | Receive] = [
+        *(Receive(slow, place, "g", "abcd", 18, 8) for _ in range(2)),
+        Send(OURS[0], place, Series("abcd", 0, 8)),
+    ]
+    *received, _ = work(jobs, "asyncio", 30)
+    assert sum(len(one.codes) for one in received if isinstance(one, Received)) == 8
+    assert len(ENDED) == 2
+    assert not any("sleep" in calls for calls in ENDED), "it handled a message"
 
 
 async def test_rounds_are_interleaved_in_an_order_that_the_seed_tells() -> None:

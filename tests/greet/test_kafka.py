@@ -30,6 +30,7 @@ import greet
 from bench.faults.arena import SOONER
 from bench.faults.proxy import proxy
 from greet import Guarantee
+from greet import line as promises
 from greet.brokers import Broker
 from greet.brokers.process import free_ports
 from greet.designs import kafka as design
@@ -142,6 +143,55 @@ async def test_a_member_that_comes_back_commits_nothing_older(
         await line.publish("last")
         assert await take(names, 1) == ["last"]
     assert await positions(kafka_url, topic, "hello") == [101]
+
+
+@pytest.mark.parametrize(("fails", "handled"), [(False, 10), (True, 9)], ids=["clean", "failed"])
+@WAYS
+async def test_a_rebalance_goes_on_only_when_a_member_that_leaves_has_settled(
+    kafka_url: str, topic: str, path: str, fails: bool, handled: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next owner of the partition gets names again that were handled."""
+    monkeypatch.setattr(promises, "SETTLE_SECONDS", 30.0)
+    known: list[int | None] = []
+
+    async def rebalance(member: KafkaSubscription) -> None:
+        await member.revoked()
+        known.append(member._committed.get(TopicPartition(topic, 0)))
+
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line:
+        with suppress(ZeroDivisionError):
+            async with line.subscribe("hello") as names:
+                await line.publish_many(MANY[:100])
+                assert await take(names, 10) == MANY[:10]
+                rebalancing = asyncio.ensure_future(rebalance(cast(KafkaSubscription, names)))
+                await asyncio.sleep(0.01)
+                if fails:
+                    raise ZeroDivisionError
+        await rebalancing
+    assert known == [handled]
+
+
+async def test_a_commit_that_is_tried_again_stops_at_a_rebalance(
+    kafka_url: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The partition may be another member's by then, which has committed more."""
+    async with greet.connect(kafka_url, topic) as line, line.subscribe("hello") as names:
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+        consumer, place, tries = cast(KafkaSubscription, names)._consumer, TopicPartition(topic, 0), 0
+
+        async def fails(*_: object) -> None:
+            nonlocal tries
+            tries += 1
+            consumer._subscription.subscription._assign({place})
+            raise kafka.CoordinatorNotAvailableError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(consumer._coordinator, "_do_commit_offsets", fails)
+            with pytest.raises(kafka.CommitFailedError, match="rebalanced"):
+                await cast(KafkaSubscription, names)._commit({place: 1})
+        assert tries == 1
+        consumer.seek(place, 1)
 
 
 @WAYS
