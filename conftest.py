@@ -57,6 +57,7 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
         collector.skip_compare = (*collector.skip_compare, "image/svg+xml")  # type: ignore[attr-defined]
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What stays together where workers share a run (`-n`): a file, and of the contract each design by itself."""
     for item in items:

@@ -107,9 +107,9 @@ def test_json_prints_the_rows_and_nothing_else(tmp_path: Path) -> None:
 def test_report_in_four_forms(done: Path, tmp_path: Path) -> None:
     assert "How many messages a second" in call("report", done).stdout
     block = call("report", done, "--markdown").stdout
-    assert block.startswith("| of | claim | verdict | evidence |")
-    assert "**How many messages a second" in block
-    assert "**greet beside its peers**" not in block, "no peer was measured"
+    assert block.startswith("### The claims and their verdicts\n\n| of | claim | verdict | evidence |")
+    assert "\n### How many messages a second" in block
+    assert "### greet beside its peers" not in block, "no peer was measured"
     assert block == report.markdown(bench.load(done, details=True), bench.about(done))
     page = call("report", done, "--html").stdout
     assert page.count("<svg ") == 1

@@ -372,6 +372,21 @@ def _instructions(loop: Callable[[int], object], names: int) -> int:
         count += event == "opcode"
         return look
 
+    def seen(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    if sys.version_info[:2] == (3, 12):  # its trace leaves instructions out
+        monitor, tool = sys.monitoring, sys.monitoring.PROFILER_ID
+        monitor.use_tool_id(tool, "instructions")
+        monitor.register_callback(tool, monitor.events.INSTRUCTION, seen)
+        monitor.set_events(tool, monitor.events.INSTRUCTION)
+        try:
+            loop(names)
+        finally:
+            monitor.set_events(tool, 0)
+            monitor.free_tool_id(tool)
+        return count
     before = sys.gettrace()
     sys.settrace(look)
     try:

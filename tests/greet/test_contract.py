@@ -56,6 +56,9 @@ QUEUED = pytest.mark.parametrize(
     ids=str,
 )
 ORDERED = pytest.mark.parametrize("case", [case for case in CASES if case.one_log], ids=str)
+FREEING = pytest.mark.parametrize(  # a log in this process keeps what was read
+    "case", [case for case in CASES if not (case.design.in_process and case.design.keeps_unread)], ids=str
+)
 Connect = Callable[[], Line]
 
 
@@ -725,6 +728,7 @@ async def test_another_loop_or_thread_is_refused(line: Line) -> None:
         await nothing_comes(names)
 
 
+@FREEING
 async def test_what_was_read_is_freed_without_the_garbage_collector(line: Line) -> None:
     """A reference cycle would keep it until that runs, which on CPython 3.13 is three times as seldom as on 3.11."""
     count, size = 800, 32_768
