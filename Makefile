@@ -36,7 +36,7 @@ bench: $(STAMP) rabbitmq
 	@$(BIN)/python -m bench $(ARGS)
 
 test: $(STAMP) rabbitmq
-	@$(BIN)/python -m pytest -m "not long" -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile $(ARGS)
 
 test-all: $(STAMP) rabbitmq chromium
 	@$(BIN)/python -m pytest $(ARGS)

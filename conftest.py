@@ -57,14 +57,6 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
         collector.skip_compare = (*collector.skip_compare, "image/svg+xml")  # type: ignore[attr-defined]
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What stays together where workers share a run (`-n`): a file, and of the contract each design by itself."""
-    for item in items:
-        case = getattr(item, "callspec", None) and item.callspec.params.get("case")  # type: ignore[attr-defined]
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {case or ''}".strip()))
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A notebook's cells take no fixture: the brokers are there before its kernel starts, and no runs of one's own."""
