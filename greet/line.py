@@ -524,10 +524,9 @@ class Subscription(Entered, ABC):
             try:
                 if count > told:
                     await self._settle(batch, count)
-                self._idle.set()  # only now may a rebalance go on: else the next owner gets what was handled again
                 await self._give_back([one for one in rest if isinstance(one, Batch) and one.names])
             finally:
-                self._idle.set()
+                self._idle.set()  # only now may a rebalance go on: else the next owner gets what was handled again
                 await self._part(self._line._deadline(), clean=clean)
         except ConnectionLost as lost:
             if clean:

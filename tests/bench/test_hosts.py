@@ -51,6 +51,8 @@ HOSTS = {name: f"10.255.0.{at}" for at, name in enumerate(("bench", "broker", "s
 PORT, MTU = 5672, 65_000
 Ways = Mapping[tuple[str, str], float]
 """Milliseconds from one host to another."""
+PATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "bench")))
+"""Where a script on a host finds this file, and what it uses."""
 NOISE_MS = 1.0
 """How much the p50 of the same differs on a machine with other work."""
 
@@ -67,19 +69,14 @@ class Network:
         netloc = f"{where.netloc.rpartition('@')[0]}@{HOSTS['broker']}:{PORT}"
         self.url = with_query(where._replace(netloc=netloc).geturl(), "cleartext=yes")
         self._broker = where.hostname, where.port
-        self._name = f"greet-{secrets.token_hex(3)}"
+        self.name = f"greet-{secrets.token_hex(3)}"
         self._devices: dict[str, str] = {}
         self._lines: dict[str, int] = {}
         self._begun = Event()
 
-    @property
-    def name(self) -> str:
-        """How the names of its hosts' namespaces begin."""
-        return self._name
-
     def at(self, host: str) -> tuple[str, ...]:
         """The command before one that is to run on `host`."""
-        return at(self._name, host)
+        return at(self.name, host)
 
     @contextmanager
     def up(self) -> Iterator[None]:
@@ -98,7 +95,7 @@ class Network:
                     thread.join(10)
 
     def _add(self, host: str, stack: ExitStack) -> None:
-        namespace = f"{self._name}-{host}"
+        namespace = f"{self.name}-{host}"
         ip("netns", "add", namespace)
         stack.callback(ip, "netns", "del", namespace)
         line, device = tunnel()
@@ -113,7 +110,7 @@ class Network:
     @contextmanager
     def cut(self, host: str) -> Iterator[None]:
         """Nothing reaches `host`, and it reaches nobody."""
-        device = ("-n", f"{self._name}-{host}", "link", "set", self._devices[host])
+        device = ("-n", f"{self.name}-{host}", "link", "set", self._devices[host])
         ip(*device, "down")
         try:
             yield
@@ -124,7 +121,7 @@ class Network:
         """A socket of the host "broker", where no broker of ours listens: they keep to loopback."""
 
         def made() -> socket.socket:
-            with Path(f"/run/netns/{self._name}-broker").open() as there:
+            with Path(f"/run/netns/{self.name}-broker").open() as there:
                 if ctypes.CDLL(None, use_errno=True).setns(there.fileno(), 0):
                     raise OSError(ctypes.get_errno(), "setns")
             door = socket.create_server((HOSTS["broker"], PORT))
@@ -263,10 +260,9 @@ def ask(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("hosts")
     with cluster(network, folder) as real:
         script = f"import test_hosts; test_hosts.serve({str(real.folder / 'scheduler.json')!r})"
-        path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "bench")))
         process = subprocess.Popen(
             [*network.at("bench"), sys.executable, "-c", script],
-            env={**os.environ, "PYTHONPATH": path, "GREET_RABBITMQ_URL": network.url},
+            env={**os.environ, "PYTHONPATH": PATH, "GREET_RABBITMQ_URL": network.url},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert process.stdin
@@ -446,10 +442,9 @@ def test_a_cluster_whose_leader_is_killed_has_what_the_bench_has_counted(network
         script = (
             f"import test_hosts; test_hosts.lose_the_leader({str(real.folder / 'scheduler.json')!r}, {network.name!r})"
         )
-        path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "bench")))
         said = subprocess.run(
             [*network.at("bench"), sys.executable, "-c", script],
-            env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, timeout=240, check=True,
+            env={**os.environ, "PYTHONPATH": PATH}, stdout=subprocess.PIPE, text=True, timeout=240, check=True,
         ).stdout  # fmt: skip
     found = json.loads(said.splitlines()[-1])
     killed, after = found["leaders"]
