@@ -55,7 +55,7 @@ from greet.designs.kafka_dead import LARGEST_BODY, Graveyard
 from greet.designs.kafka_group import GroupMember
 from greet.designs.kafka_producer import ProducingLine
 from greet.designs.kafka_settings import DRIVER_ERRORS, RETRY_SECONDS, UNREADABLE, codec, insist, login, settings
-from greet.designs.kafka_topic import committed
+from greet.designs.kafka_topic import committed, start
 from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishUnknown
 from greet.line import Batch, DeadLetter, Guarantee, Poison, State, runs
 from greet.tasks import beside
@@ -217,7 +217,7 @@ class KafkaSubscription(GroupMember):
         if self._consumer:
             await self._line._stop(self._consumer, 0)
         self._consumer = self._new_consumer()
-        await self._consumer.start()
+        await start(self._consumer)
         if await self._is_new():
             await self._write_start()
         self._note_coordinator()

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from greet.designs.kafka_producer import Attempt
 from greet.designs.kafka_settings import settings, trouble
-from greet.designs.kafka_topic import committed, make_topic
+from greet.designs.kafka_topic import committed, make_topic, start
 from greet.errors import ConnectionLost, GreetError, PublishFailed
 from greet.line import DEAD, DeadLetter
 
@@ -86,16 +86,16 @@ class Graveyard:
         letters = []
         known = set()
         async with self._trouble(UNREAD):
-            await consumer.start()
+            await start(consumer)
             partition = self._partition
             # First: a topic that the user may not see is not listed.
             done = (await committed(self._line.address, self._topic, [partition]))[partition]
             if self._topic not in await consumer.topics():
                 return []
             consumer.assign([partition])
-            start = (await consumer.beginning_offsets([partition]))[partition]
+            oldest = (await consumer.beginning_offsets([partition]))[partition]
             self._end = (await consumer.end_offsets([partition]))[partition]
-            consumer.seek(partition, max(start, done))
+            consumer.seek(partition, max(oldest, done))
             while await consumer.position(partition) < self._end:
                 for record in (await consumer.getmany(partition, timeout_ms=1000)).get(partition, []):
                     headers = {key: (value or b"").decode(errors="replace") for key, value in record.headers}

@@ -17,7 +17,7 @@ from aiokafka.errors import CommitFailedError
 
 from greet.designs.kafka_producer import ProducingLine
 from greet.designs.kafka_settings import SilentCoordinator
-from greet.designs.kafka_topic import committed
+from greet.designs.kafka_topic import committed, start
 from greet.errors import ConnectionLost, GreetError
 from greet.line import Subscription
 from greet.tasks import Lasting
@@ -61,7 +61,7 @@ class GroupMember(Subscription):
         consumer.assign(partitions)
         consumer.pause(*partitions)
         try:
-            await consumer.start()
+            await start(consumer)
             oldest = await consumer.beginning_offsets(partitions)
             starts = oldest if self._replay else await consumer.end_offsets(partitions)
             while not new and await self._is_new():

@@ -27,7 +27,7 @@ from aiokafka.errors import (
 )
 
 from greet.designs.kafka_settings import AWAY, DRIVER_ERRORS, NOBODY, RETRY_SECONDS, insist, trouble, words
-from greet.designs.kafka_topic import eager, make_topic, stopping
+from greet.designs.kafka_topic import eager, make_topic, start, stopping
 from greet.errors import ConnectFailed, GreetError, PublishFailed, PublishUnknown, Unsupported
 from greet.line import CLOSED, Line, State
 from greet.tasks import beside, left, looked_at
@@ -170,7 +170,7 @@ class ProducingLine(Line):
         await self._make_topic()
         producer = self._new_producer()
         try:
-            await producer.start()
+            await start(producer)
             await producer.partitions_for(self.topic)
         except BaseException:
             await self._stop(producer, 0)

@@ -1,4 +1,6 @@
-"""What is asked of Kafka besides carrying names: create a topic, and say which offsets of a group are committed."""
+"""What is asked of Kafka besides carrying names: start a client, create a topic, and say which offsets of a group are
+committed.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
     KafkaError,
@@ -20,7 +22,7 @@ from aiokafka.errors import (
 
 from greet.address import Address
 from greet.designs.kafka_settings import RETRY_SECONDS, settings
-from greet.tasks import beside
+from greet.tasks import beside, looked_at
 
 stopping = set[asyncio.Task[None]]()  # clients whose broker did not answer in time
 
@@ -69,10 +71,27 @@ async def admin_of(address: Address) -> AsyncIterator[AIOKafkaAdminClient]:
     """An admin client that is started, and is closed in the end."""
     admin = AIOKafkaAdminClient(**settings(address))
     try:
-        await admin.start()
+        await start(admin)
         yield admin
     finally:  # over TLS it waits until the broker closes too: that goes on in the background
         await asyncio.wait([beside(admin.close(), stopping)], timeout=RETRY_SECONDS)
+
+
+async def start(client: AIOKafkaAdminClient | AIOKafkaConsumer | AIOKafkaProducer) -> None:
+    """Start `client`. If the caller is cancelled, this first waits a moment longer, so that closing it closes all.
+
+    If aiokafka 0.14 is cancelled while its first connection asks for the brokers, it forgets that connection: it
+    stays open until the garbage collector comes.
+    """
+    starting = asyncio.create_task(client.start())
+    starting.add_done_callback(looked_at)
+    try:
+        await asyncio.wait([starting])
+    except asyncio.CancelledError:
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, starting.cancel)
+        await asyncio.wait([starting])
+        raise
+    starting.result()
 
 
 async def committed(address: Address, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:

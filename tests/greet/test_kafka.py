@@ -20,10 +20,12 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import GroupLoadInProgressError, kafka_errors
 from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.group import LeaveGroupRequest
+from aiokafka.protocol.metadata import MetadataRequest
 from common import take
 
 import greet
@@ -1118,6 +1120,55 @@ async def test_a_coordinator_that_does_not_answer_is_told_of(
     async with greet.connect(f"{kafka_url}?timeout=4", topic) as line:
         with pytest.raises(greet.ConnectFailed, match="answers, but not for group hello: restart the broker"):
             await line.subscribe("hello").__aenter__()
+
+
+@WAYS
+@pytest.mark.parametrize("what", ["connect", "publish", "subscribe", "read dead letters"])
+async def test_a_client_that_is_cancelled_while_it_starts_leaves_no_connection(
+    kafka_url: str, topic: str, what: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka forgets its first connection if it is cancelled while that one asks for the brokers."""
+    url, made, asked = f"{kafka_url}?path={path}", list[AIOKafkaConnection](), list[asyncio.TimerHandle]()
+    connect, send = AIOKafkaConnection.connect, AIOKafkaConnection.send
+
+    async def keep(connection: AIOKafkaConnection) -> Any:
+        made.append(connection)  # so it is not closed by the garbage collector
+        return await connect(connection)
+
+    async def slow(answer: Awaitable[Any]) -> Any:
+        answered = await answer
+        await asyncio.sleep(0.02)
+        return answered
+
+    def ask(connection: AIOKafkaConnection, request: Any, **more: Any) -> Any:
+        answer = send(connection, request, **more)
+        if not isinstance(request, MetadataRequest):
+            return answer
+        asked.append(asyncio.get_running_loop().call_later(0.01, working.cancel if len(asked) == last else int))
+        return slow(answer)
+
+    async def work() -> None:
+        async with greet.connect(url, topic) as line:
+            match what:
+                case "publish":
+                    await line.publish("Ada")
+                case "subscribe":
+                    async with line.subscribe("hello"):
+                        pass
+                case "read dead letters":
+                    assert await line.dead_letters() == []
+
+    monkeypatch.setattr(AIOKafkaConnection, "connect", keep)
+    monkeypatch.setattr(AIOKafkaConnection, "send", ask)
+    for last in range(100):  # it is cancelled while it asks for the first time, then for the second, and so on
+        asked.clear()
+        working = asyncio.create_task(work())
+        await asyncio.wait([working])
+        await until(lambda: not any(one.connected() for one in made), 1)
+        if not working.cancelled():
+            break
+    await working
+    assert last > 1, "it asked too seldom: nothing was cancelled"
 
 
 @pytest.mark.parametrize("kind", kafka_errors.values(), ids=lambda kind: kind.__name__)
