@@ -201,6 +201,7 @@ class KafkaSubscription(GroupMember):
         self._committing = asyncio.Lock()
         self._commits: set[asyncio.Task[None]] = set()  # commits without an answer yet
         self._missed = False  # a handled name can no longer be settled by this member
+        self._unread = False  # partitions were assigned, and what is committed for them is not known yet
         line = self._line
         async with line._trouble(ConnectFailed, deadline, verb="create"):
             count = await insist(line.address, line._make_topic)
@@ -320,6 +321,8 @@ class KafkaSubscription(GroupMember):
             await self._commit_settled(deadline)
 
     async def _commit_settled(self, deadline: float) -> None:
+        if self._unread:  # another member may have committed more
+            return
         what = "what was handled could not be settled: "
         async with self._trouble(ConnectionLost, deadline, what=what), self._committing:
             mine = self._consumer.assignment()
@@ -363,9 +366,12 @@ class KafkaSubscription(GroupMember):
         """The rebalance is over: continue where this member was; in new partitions, at the committed offset."""
         consumer = self._consumer
         consumer.pause(*partitions)  # fetch nothing before the offsets are known
+        self._unread = True
+        consumer._coordinator._start_heartbeat_task()  # aiokafka 0.14 starts it only when this has returned
         known = await self._known(partitions)
         if known is None:
             return
+        self._unread = False
         batch = self._batch
         self._missed |= bool(self._unwritten().keys() - partitions)
         if batch.source not in partitions:
@@ -388,21 +394,22 @@ class KafkaSubscription(GroupMember):
         self._news.set()
 
     async def _known(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int] | None:
-        """Their committed offsets. This repeats until they can be read; None if the member left meanwhile.
+        """Their committed offsets. This repeats until they can be read; None if the member is out of the group.
 
         `_check_alive` tells the reader why they cannot: it asks the same of the coordinator.
         """
-        consumer = self._consumer
+        consumer, coordinator = self._consumer, self._consumer._coordinator
         if not partitions:
             return {}
         while True:
-            try:
+            with suppress(*DRIVER_ERRORS):
                 async with asyncio.timeout(self._line.timeout / 4):
-                    return await committed(self._line.address, self._id, partitions)
-            except DRIVER_ERRORS:
-                if self._state is State.LEFT or self._consumer is not consumer:
-                    return None
-                await asyncio.sleep(RETRY_SECONDS)
+                    known = await committed(self._line.address, self._id, partitions)
+                    if await coordinator._do_heartbeat():  # so nobody else has had the partitions when they were read
+                        return known
+            if self._state is State.LEFT or self._consumer is not consumer or coordinator.generation < 0:
+                return None
+            await asyncio.sleep(RETRY_SECONDS)
 
     # -------------------------------------------------------------------------------------- leaving
 
@@ -417,6 +424,10 @@ class KafkaSubscription(GroupMember):
 
     async def _settle_last(self, deadline: float, clean: bool) -> None:
         """Commit. At a clean end, also wait for a rebalance: this member may have caused it by its silence."""
+        if self._unread:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._joined.wait()
         await self._commit_settled(deadline)
         if not clean:
             return

@@ -36,6 +36,7 @@ from greet import line as promises
 from greet.brokers import Broker
 from greet.brokers.process import free_ports
 from greet.designs import kafka as design
+from greet.designs import kafka_topic
 from greet.designs.kafka import JOIN_SECONDS, KafkaLine, KafkaSubscription
 from greet.designs.kafka_settings import words
 from greet.fast.kafka import FastKafkaLine, _Outbox
@@ -1023,6 +1024,12 @@ async def test_a_clean_end_settles_what_a_handler_that_blocks_has_handled(
             assert await take(names, 2, seconds=2) == ["Bob"]
 
 
+async def put_out(member: greet.Subscription) -> None:
+    """As the broker does with a member that is silent for too long."""
+    coordinator = member._consumer._coordinator  # type: ignore[attr-defined]
+    await coordinator._send_req(LeaveGroupRequest(coordinator.group_id, coordinator.member_id))
+
+
 @WAYS
 async def test_a_clean_end_settles_what_a_member_that_was_removed_has_handled(
     kafka_url: str, topic: str, path: str
@@ -1034,11 +1041,98 @@ async def test_a_clean_end_settles_what_a_member_that_was_removed_has_handled(
             await second.__aenter__()
             await line.publish_many(MANY[:3])
             assert await take(first, 3) == MANY[:3]
-            coordinator = first._consumer._coordinator  # type: ignore[attr-defined]
-            await coordinator._send_req(LeaveGroupRequest(coordinator.group_id, coordinator.member_id))
+            await put_out(first)
         await line.publish("Bob")
         assert await take(second, 1) == ["Bob"]
         await second.__aexit__(None, None, None)
+
+
+async def test_a_member_stays_in_its_group_while_it_reads_where_to_go_on(
+    kafka_url: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if that takes longer than the 6 s after which a silent member is put out."""
+    committed = kafka_topic.committed
+
+    async def slow(*what: Any) -> Any:
+        known = await committed(*what)
+        await asyncio.sleep(7)
+        return known
+
+    async with greet.connect(f"{kafka_url}?timeout=40", topic) as line:
+        monkeypatch.setattr(design, "committed", slow)
+        async with line.subscribe("hello") as names:
+            await line.publish("Ada")
+            assert await take(names, 1) == ["Ada"]
+            await asyncio.sleep(0.5)  # the next heartbeats
+            assert names._consumer._coordinator.generation == 1  # type: ignore[attr-defined]
+
+
+@WAYS
+async def test_a_member_that_is_put_out_while_it_reads_where_to_go_on_takes_nothing(
+    kafka_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another member has its partition, and has handled names of it, by the time that it knows."""
+    committed = kafka_topic.committed
+    taken: dict[int, list[str]] = {0: [], 1: []}
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line:
+        members = [line.subscribe("hello"), line.subscribe("hello")]
+
+        async def consume(number: int) -> None:
+            async with members[number] as names:
+                async for name in names:
+                    taken[number].append(name)
+
+        async def late(*what: Any) -> Any:
+            monkeypatch.setattr(design, "committed", committed)
+            known = await committed(*what)
+            await put_out(members[0])
+            consuming.append(tasks.create_task(consume(1)))
+            await line.publish_many(MANY[:5])
+            await until(lambda: taken[1] == MANY[:5])
+            return known
+
+        monkeypatch.setattr(design, "committed", late)
+        async with asyncio.TaskGroup() as tasks:
+            consuming = [tasks.create_task(consume(0))]
+            await until(lambda: len(taken[1]) == 5)
+            await line.publish_many(MANY[5:10])
+            await until(lambda: len(taken[0]) + len(taken[1]) >= 10)
+            await asyncio.sleep(1)  # longer than a heartbeat takes to learn that it was put out
+            for one in consuming:
+                one.cancel()
+    assert sorted(taken[0] + taken[1]) == MANY[:10], "each once"
+
+
+@WAYS
+async def test_who_leaves_while_it_reads_where_to_go_on_does_not_move_the_group_back(
+    kafka_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was put out before it could settle, and another member has settled more in the meantime."""
+    committed, reads, go_on = kafka_topic.committed, asyncio.Event(), asyncio.Event()
+
+    async def late(*what: Any) -> Any:
+        reads.set()
+        await go_on.wait()
+        return await committed(*what)
+
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line:
+        first = line.subscribe("hello")
+        async with first:
+            await line.publish_many(MANY[:10])
+            assert await take(first, 5) == MANY[:5]
+            monkeypatch.setattr(design, "committed", late)
+            monkeypatch.setattr(design, "HOLD_SECONDS", 0.1)
+            coordinator = first._consumer._coordinator  # type: ignore[attr-defined]
+            await coordinator._stop_heartbeat_task()  # so it does not join again before the other one has committed
+            await put_out(first)
+            other = AIOKafkaConsumer(bootstrap_servers=servers(kafka_url), group_id=f"{topic}:hello")
+            other.assign([TopicPartition(topic, 0)])
+            async with other:
+                await other.commit({TopicPartition(topic, 0): 10})
+            coordinator.reset_generation()  # what the next heartbeat would have led to
+            await asyncio.wait_for(reads.wait(), 10)
+            asyncio.get_running_loop().call_later(0.5, go_on.set)
+        assert await positions(kafka_url, topic, "hello") == [10]
 
 
 def loads(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
