@@ -239,7 +239,7 @@ def test_messages_are_counted_when_nobody_works_any_more(monkeypatch: pytest.Mon
         return account.codes(*arguments)
 
     monkeypatch.setattr(loops, "codes", codes)
-    place = Place("asyncio:", "counted", Guarantee.AT_LEAST_ONCE)
+    place = Place("asyncio:?maxsize=20000", "counted", Guarantee.AT_LEAST_ONCE)
     jobs: list[Send | Receive] = [
         Receive(OURS[0], place, "first", "abcd", 18, 10),
         Receive(OURS[0], place, "second", "abcd", 18, 20_000),

@@ -700,7 +700,7 @@ async def test_at_most_once_notices_a_half_open_connection(topic: str) -> None:
 
 async def test_who_closes_while_a_batch_waits_leaves_nobody_waiting(own: Broker, topic: str) -> None:
     """Also when the closing is cancelled: each publisher is told."""
-    line = greet.connect(f"{own.url}?timeout=30", topic)
+    line = greet.connect(f"{own.url}?timeout=5", topic)
     await line.__aenter__()
     await line.publish("first")
     await own.pause()
