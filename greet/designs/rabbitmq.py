@@ -237,6 +237,8 @@ class RabbitMQLine(Line):
                         await self._channel.close()
             await asyncio.sleep(REST)
         if not self._link.usable():
+            if self._state is State.LEFT:  # since the first look: nobody would close the connection
+                raise PublishFailed(CLOSED)
             await self._link.open(deadline)
         channel = await self._link.channel(confirms=self._confirms)
         try:
@@ -401,7 +403,7 @@ class RabbitMQSubscription(Subscription):
 
     async def _next(self) -> Sequence[Batch | Poison]:
         while True:
-            if not self._channel:
+            while not self._channel:  # what was begun may have ended while nobody waited, and be lost again
                 await self._rejoin()
             channel = self._channel
             come = [await self._come.get()]

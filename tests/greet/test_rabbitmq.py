@@ -86,6 +86,11 @@ async def put(channel: AbstractChannel, topic: str, *bodies: bytes) -> None:
         await exchange.publish(aio_pika.Message(body), "")
 
 
+async def later(seconds: float, what: Awaitable[None]) -> None:
+    await asyncio.sleep(seconds)
+    await what
+
+
 def cut(member: Subscription) -> None:
     """The connection of a member is gone, as after a SIGKILL of it."""
     cast(FastRabbitMQSubscription, member)._link.wire.abort()
@@ -369,6 +374,32 @@ async def test_a_member_whose_connection_is_cut_goes_on(rabbitmq_url: str, topic
             if len(got) % 1000 < 2 and 900 < len(got) < len(wanted):
                 cut(names)
     assert got == wanted
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_a_member_whose_connection_is_cut_while_nobody_asks_and_then_again_goes_on(
+    rabbitmq_url: str, topic: str, path: str
+) -> None:
+    """Who asks for a name in vain begins the way back; it ends while nobody waits for it."""
+    address = greet.connect(rabbitmq_url).address
+    login = rabbitmq_url.rpartition("@")[0]
+    async with (
+        proxy(*address.hosts[0]) as between,
+        line_to(rabbitmq_url, topic) as line,
+        greet.connect(f"{login}@127.0.0.1:{between.port}/?path={path}", topic) as far,
+        far.subscribe("hello") as names,
+    ):
+        between.drop()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await anext(names)
+        await until(names._again._task.done)  # type: ignore[attr-defined]
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+        asyncio.get_running_loop().call_later(0.2, between.drop)  # while it waits
+        publishing = asyncio.create_task(later(0.4, line.publish("Zoë")))
+        assert await take(names, 1, seconds=10) == ["Zoë"]
+        await publishing
 
 
 async def test_a_deleted_queue_is_made_again(rabbitmq_url: str, topic: str) -> None:
@@ -970,6 +1001,20 @@ async def test_a_line_that_closes_while_it_reconnects(broker: Broker, topic: str
     assert not line._link.usable()
     async with line_to(broker.url, topic) as line, line.subscribe("hello") as names:
         assert await take(names, 2, seconds=0.5) == ["Ada"]
+
+
+async def test_a_line_that_is_left_just_before_it_reconnects(rabbitmq_url: str, topic: str) -> None:
+    """The broker runs, so the connection could be opened, and nobody would close it."""
+    async with line_to(rabbitmq_url, topic) as line:
+        async with line.subscribe("hello"):
+            await line.publish("Ada")
+        line._link.wire.abort()
+        await until(lambda: not cast(Outbox, line._outbox).open)
+        publishing = asyncio.create_task(line.publish("Zoë"))
+        await asyncio.sleep(0.05)
+    with pytest.raises(greet.PublishFailed, match="closed"):
+        await publishing
+    assert not line._link.usable()
 
 
 async def test_who_closes_while_it_connects_leaves_no_connection(broker: Broker) -> None:
