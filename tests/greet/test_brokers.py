@@ -184,8 +184,16 @@ async def test_killed_and_restarted_it_has_its_data_and_port(broker: brokers.Bro
         assert await take(names, 1) == ["Ada"]
 
 
-async def test_paused_it_is_silent_until_resumed(broker: brokers.Broker) -> None:
+async def test_paused_it_is_silent_until_resumed(broker: brokers.Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    suspend = psutil.Process.suspend
+
+    def late(process: psutil.Process) -> None:
+        """As on busy cores, where a process goes on for some ms after SIGSTOP."""
+        asyncio.get_running_loop().call_later(0.1, suspend, process)
+
+    monkeypatch.setattr(psutil.Process, "suspend", late)
     await broker.pause()
+    assert broker.nodes[0].real().status() == psutil.STATUS_STOPPED
     try:
         with pytest.raises(greet.GreetError):
             await carried(f"{broker.url}?timeout=1", "Ada", "paused")
