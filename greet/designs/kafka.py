@@ -424,7 +424,7 @@ class KafkaSubscription(GroupMember):
 
     async def _settle_last(self, deadline: float, clean: bool) -> None:
         """Commit. At a clean end, also wait for a rebalance: this member may have caused it by its silence."""
-        if self._unread:
+        if self._unread and self._unwritten():  # it cannot be committed before that is known
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await self._joined.wait()

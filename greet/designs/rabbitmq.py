@@ -218,8 +218,7 @@ class RabbitMQLine(Line):
 
     async def _find_exchange(self, deadline: float) -> AbstractExchange:
         """Members declare the exchange, publishers do not: so it exists only if the topic ever had a group."""
-        if self._state is State.LEFT:  # the line was left in the meantime
-            raise PublishFailed(CLOSED)
+        self._refuse_if_left()
         if self._exchange and self._is_open():
             with suppress(*DRIVER):
                 # On another channel: if this is cancelled, the driver closes the channel, and names wait on ours.
@@ -237,8 +236,7 @@ class RabbitMQLine(Line):
                         await self._channel.close()
             await asyncio.sleep(REST)
         if not self._link.usable():
-            if self._state is State.LEFT:  # since the first look: nobody would close the connection
-                raise PublishFailed(CLOSED)
+            self._refuse_if_left()  # once more: nobody would close the connection
             await self._link.open(deadline)
         channel = await self._link.channel(confirms=self._confirms)
         try:
@@ -251,6 +249,10 @@ class RabbitMQLine(Line):
         self._heard = self._time()
         self._channel, self._exchange, self._blamed, self._mute = channel, exchange, False, False
         return exchange
+
+    def _refuse_if_left(self) -> None:
+        if self._state is State.LEFT:  # in the meantime
+            raise PublishFailed(CLOSED)
 
     # Reading
 
