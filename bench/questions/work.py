@@ -2,7 +2,8 @@
 
 For each message a member waits 1, 5 or 20 milliseconds, as for the answer of a database, before it asks for the
 next. There are 1, 4 or 16 members in the group. A queue gives each message to any free member, so all members
-work. A log has one reader for each partition: Kafka has one or four partitions here, and a stream has one reader.
+work. A log has one reader for each partition: Kafka has one partition, four, or one for each member here, and a
+stream has one reader.
 The table also shows how much of their time the members were busy, and the share of the messages that the least
 busy member got.
 """
@@ -62,12 +63,12 @@ def handled(following: Callable[[], Awaitable[str]], seconds: float) -> Callable
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Every design, one by one; designs with partitions with one and with four."""
+    """Every design, one by one; designs with partitions with one, with four, and with one for each member."""
     found = []
     for one in settings.of(name="greet", way="name"):
         design = named(one.design)
-        for partitions in (1, 4) if design.partitioned and not design.deals_out else (1,):
-            for work_ms, members in POINTS if settings.full else QUICK:
+        for work_ms, members in POINTS if settings.full else QUICK:
+            for partitions in sorted({1, 4, members}) if design.partitioned and not design.deals_out else (1,):
                 working = Working(**vars(one), work_ms=work_ms)
                 names = int(SECONDS * 1000 / work_ms * design.at_work(members, partitions))
                 more: dict[str, Any] = {"rung": f"{work_ms:g} ms", "rounds": min(4, settings.rounds), "names": names}
@@ -98,6 +99,9 @@ def picture(rows: pd.DataFrame) -> Picture:
     told_apart = rows.groupby("design")["params.partitions"].transform("nunique").gt(1)
     line = rows["design"].map(title_of) + (" with " + partitions.astype(str)).where(told_apart, "")
     rows = rows.assign(x=rows["params.members"], panel="", line=line)
+    each = rows[told_apart & rows["params.partitions"].eq(rows["x"])]
+    each = each.assign(line=each["design"].map(title_of) + ", a partition each")
+    rows = pd.concat([rows[rows["params.partitions"].le(4)], each])
     most = rows["x"].max()
     full = rows[rows["x"].eq(most) & rows["design"].isin(pictures.told(rows["design"]))]
     busy = full.groupby("line")["value"].median().sort_values(ascending=False) * work_ms / 1000

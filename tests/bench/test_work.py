@@ -46,6 +46,15 @@ def test_a_log_without_partitions_has_one_reader() -> None:
     assert {one.at_work(8, 1) for one in alone} == {1}
 
 
+def test_where_a_partition_has_one_reader_each_member_gets_one_too() -> None:
+    settings = Settings(tuple(DESIGNS), tuple(every()), rounds=1)
+    tried = [(one.contender.design, one.partitions) for one in work.cells(settings) if one.members == 16]
+    assert {design for design, partitions in tried if partitions == 16} == {
+        design for design in DESIGNS if named(design).partitioned and not named(design).deals_out
+    }
+    assert all((design, 1) in tried for design in DESIGNS)
+
+
 async def test_sixteen_members_share_the_work() -> None:
     settings = Settings(("asyncio",), tuple(every()), rounds=1)
     (cell,) = [one for one in work.cells(settings) if one.members == 16]
