@@ -61,7 +61,8 @@ clean:
 	@[ ! -d results ] || echo "results/ holds your own runs and was kept; remove it by hand"
 
 # Each part, a question of the full profile or a workload, is kept in results/reference, and what is there is not
-# measured again: who stops it goes on with the same command. To begin anew, remove that folder.
+# measured again: who stops it goes on with the same command. To begin anew, remove that folder. A repetition that fails
+# does not stop it: RESULTS.md tells of it.
 MADE  := results/reference
 FULL  := throughput latency fan_out work_sharing work takeover payload connections scaling durability backlog growth \
          wake_up tweaking ladder start_up
@@ -89,7 +90,8 @@ $(MADE)/workload-history: ASKED = --designs asyncio,rabbitmq,kafka,rabbitmq-stre
 $(PARTS:%=$(MADE)/%):
 	@echo "reference: $(notdir $@)"
 	@rm -rf $@.part && mkdir -p $@.part
-	@$(BIN)/python -m bench $(HOW) --out $@.part
+	@$(BIN)/python -m bench $(HOW) --out $@.part || { \
+	  grep -q '"complete": true' $@.part/*/run.json && echo "reference: $(notdir $@) is complete, with what went wrong in it"; }
 	@mv $@.part/* $@ && rmdir $@.part
 
 lock:

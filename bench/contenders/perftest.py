@@ -118,6 +118,10 @@ def counted(output: str, phase: str, names: int, left: int) -> dict[str, Any]:
         raise ValueError("it did not carry all in time")
     column = "received" if phase != "publish" else "confirmed" if "confirmed" in output else "sent"
     reports = [(float(at), int(found[1])) for at, said in REPORT.findall(output) if (found := _column(column, said))]
+    while reports and not reports[-1][1]:
+        reports.pop()  # it had carried all before
+    if not reports:
+        raise ValueError("no message in its reports")
     spans = [(now - before, each) for (before, _), (now, each) in zip([(0.0, 0), *reports], reports, strict=False)]
     cold = sum(at - span < reports[-1][0] * WARM_UP for (at, _), (span, _) in zip(reports, spans, strict=True))
     warm = spans[min(cold, len(spans) - 1) :]

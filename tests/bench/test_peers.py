@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
@@ -179,6 +180,11 @@ def test_perftest_is_taken_at_what_arrived_when_it_was_warm() -> None:
     assert perftest.counted(REPORTED, "together", 1_000, left=3)["duplicates"] == 3
     publishing = perftest.counted(REPORTED, "publish", 1_000, left=998)
     assert (publishing["messages_per_s"], publishing["lost"]) == (400, 2)
+    last = "id: t, time 6.000 s, sent: 0 msg/s, confirmed: 0 msg/s, nacked: 0 msg/s, received: 0 msg/s\ntest stopped"
+    idle = REPORTED.replace("test stopped", last)
+    assert perftest.counted(idle, "together", 1_000, left=0) == found, "nothing was left to carry"
+    with pytest.raises(ValueError, match="no message in its reports"):
+        perftest.counted(re.sub(r"\d+ msg", "0 msg", REPORTED), "together", 1_000, left=0)
     with pytest.raises(ValueError, match="did not carry all"):
         perftest.counted(REPORTED.replace("Consumer reached", "nobody reached"), "together", 1_000, left=0)
 
