@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 
@@ -22,6 +23,24 @@ async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
             cancelled = error
     if cancelled:
         raise cancelled
+    task.result()
+
+
+async def or_a_moment_longer(work: Coroutine[Any, Any, None], seconds: float) -> None:
+    """Await `work`. If the caller is cancelled, `work` is cancelled so many seconds later, and then that is raised.
+
+    For a driver that forgets a connection if it is cancelled while it makes it: what was made can be closed.
+    """
+    task = asyncio.create_task(work)
+    task.add_done_callback(looked_at)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        asyncio.get_running_loop().call_later(seconds, task.cancel)
+        while not task.done():
+            with suppress(asyncio.CancelledError):  # perhaps more than once
+                await asyncio.wait([task])
+        raise
     task.result()
 
 

@@ -444,7 +444,7 @@ class KafkaShareSubscription(Subscription):
         known = await line._asked(self._id, self._offsets)
         if new := all(start < 0 for start in known.values()):
             await self._configure()
-            await line._asked(self._id, lambda wire: wire.begin(self._id, line.topic, begin))
+            await line._asked(self._id, lambda wire: self._begin_at(wire, begin))
         config = await line._config(ConfigResource.Type.GROUP, self._id)
         if "share.delivery.count.limit" not in config:  # an older Kafka: the broker has one limit for all groups
             broker = await line._config(ConfigResource.Type.BROKER, str(await line._asked(self._id, _broker)))
@@ -459,6 +459,16 @@ class KafkaShareSubscription(Subscription):
                 line.topic,
                 f"{passed:,}",
             )
+
+    async def _begin_at(self, wire: Wire, begin: Mapping[int, int]) -> None:
+        """Create the group at `begin`, where it has no start yet: this is repeated if an answer was lost.
+
+        Else it would be moved back, and names that another member has settled since would come again.
+        """
+        known = await self._offsets(wire)
+        missing = {number: start for number, start in begin.items() if known.get(number, -1) < 0}
+        if missing:
+            await wire.begin(self._id, self._line.topic, missing)
 
     async def _configure(self) -> None:
         """Set the delivery limit and the lock to the largest values of the broker; skip what an older Kafka lacks."""
@@ -805,6 +815,7 @@ _WORDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str],
     ((FileNotFoundError, PermissionError), "a file for {} cannot be read: correct ca=, cert= or key="),
     (EOFError, "{} closed the connection: use Kafka 4.2 or later, and the TLS and login that it expects"),
     (TimeoutError, _LATE),
+    (RuntimeError, "the driver of {} has given them up: handle them when they come again"),
     (BaseException, "no connection to {}: check that a broker runs there"),
 )
 

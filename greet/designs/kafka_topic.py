@@ -22,7 +22,7 @@ from aiokafka.errors import (
 
 from greet.address import Address
 from greet.designs.kafka_settings import RETRY_SECONDS, settings
-from greet.tasks import beside, looked_at
+from greet.tasks import beside, or_a_moment_longer
 
 stopping = set[asyncio.Task[None]]()  # clients whose broker did not answer in time
 
@@ -83,15 +83,7 @@ async def start(client: AIOKafkaAdminClient | AIOKafkaConsumer | AIOKafkaProduce
     If aiokafka 0.14 is cancelled while its first connection asks for the brokers, it forgets that connection: it
     stays open until the garbage collector comes.
     """
-    starting = asyncio.create_task(client.start())
-    starting.add_done_callback(looked_at)
-    try:
-        await asyncio.wait([starting])
-    except asyncio.CancelledError:
-        asyncio.get_running_loop().call_later(RETRY_SECONDS, starting.cancel)
-        await asyncio.wait([starting])
-        raise
-    starting.result()
+    await or_a_moment_longer(client.start(), RETRY_SECONDS)
 
 
 async def committed(address: Address, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:

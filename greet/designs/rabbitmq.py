@@ -81,6 +81,8 @@ class RabbitMQLine(Line):
 
     - `queue_type`: `classic` (the default), or `quorum`, which a majority of the cluster's nodes keeps.
     - `prefetch`: how many unsettled names a member may hold (500).
+      If handling so many takes longer than the broker's `consumer_timeout` (30 minutes), the broker delivers
+      them again, to any member: use a smaller number. (From RabbitMQ 4.3 on, only with quorum queues.)
     - `heartbeat`: in seconds (5). A connection counts as dead after three heartbeats and three seconds
       without an answer.
     - `ca`: the file with the authority that signed the broker's certificate.

@@ -30,7 +30,7 @@ from yarl import URL
 
 from greet.address import Address
 from greet.errors import BadURL, GreetError, PublishFailed, PublishUnknown, one_line
-from greet.tasks import beside, left
+from greet.tasks import beside, left, or_a_moment_longer
 
 # What aio-pika raises when a connection fails: it does not wrap all of these in errors of its own.
 DRIVER = (*CONNECTION_EXCEPTIONS, TimeoutError, EOFError)
@@ -38,6 +38,8 @@ HOPELESS = (ChannelAccessRefused, ChannelPreconditionFailed)
 """Errors that trying again does not fix."""
 CLOSING = 5.0
 """The longest time in seconds that closing a connection may take."""
+MOMENT = 0.1
+"""If aio-pika 10.2 is cancelled just when a connection is made, it forgets it: so many seconds later it has it."""
 STEP = 4096
 """A name that is longer, in steps of so many bytes, than all accepted before is sent alone: it may be refused."""
 MAYBE = "it may have been accepted, so publishing it again may make a duplicate"
@@ -105,7 +107,7 @@ class Link:
     async def _connect(self, url: URL) -> AbstractConnection:
         connection = aio_pika.Connection(url, ssl_context=self._tls, client_properties=self._properties)
         try:
-            await connection.connect()
+            await or_a_moment_longer(connection.connect(), MOMENT)
         except BaseException:
             await self._end(connection, 0)  # `aio_pika.connect` leaves it unclosed, which Python complains of later
             raise
@@ -209,7 +211,10 @@ REPLIES = (
     ("RESOURCE_LOCKED", "another client uses the queue exclusively: stop it, or use another topic or group"),
     ("PRECONDITION_FAILED - message size", "the name is larger than the broker allows: raise its max_message_size"),
     ("PRECONDITION_FAILED - inequivalent arg", "use another topic, or the settings that this one was made with"),
-    ("PRECONDITION_FAILED - delivery acknowledgement", "a handler took longer than the broker's consumer_timeout"),
+    (
+        "PRECONDITION_FAILED - delivery acknowledgement",
+        "names were held for longer than the broker's consumer_timeout: use a smaller prefetch=, or raise it",
+    ),
     ("PRECONDITION_FAILED - unknown delivery tag", "a name was acknowledged twice: please report this"),
     ("PRECONDITION_FAILED", "the broker does not allow it: change the setting that it names"),
     ("CONTENT_TOO_LARGE", "the name is larger than the broker allows: raise its max_message_size"),

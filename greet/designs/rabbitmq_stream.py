@@ -12,8 +12,8 @@ A group's place is the offset of its next name. It is kept as a message in a que
 queue has a single active consumer: the member that holds the message is the active member and reads
 the stream, and the others stand by. If its connection closes, the broker gives the message to the
 next member. To move on, the active member publishes the new place, waits until it receives it, and
-acknowledges the old one. If the queue has two places, the first one counts, so a move that was
-interrupted has no effect.
+acknowledges the old one. If the queue has two places, the later one counts if a member wrote it: its
+move was interrupted. Of two at which members founded the group, the first one counts.
 
 AMQP cannot ask for the offset at the end of a stream. So the first member of a new group publishes a
 mark, an empty message, to the stream; the group's place is the offset after it. Readers skip marks.
@@ -26,6 +26,8 @@ What can be lost or duplicated:
   names of the last 0.1 s come again. If it leaves, none come again.
 - The stream's retention deletes names, read or not; the logger "greet" warns of names that a group
   has missed. There is no retention unless a policy sets `max-age` or `max-length-bytes`.
+- Before RabbitMQ 4.3, a member that holds names for longer than the broker's `consumer_timeout` (30
+  minutes) loses its channel, and perhaps the group's place: use a smaller `prefetch`.
 - If RabbitMQ 3.10 is killed within a second after a stream or quorum queue was created, it may not
   find that queue again.
 """
@@ -65,6 +67,8 @@ PLACES = 100
 """How many places the broker sends ahead. A member holds the current one and the next one."""
 ANSWER = 5.0
 """The longest wait in seconds for the message before a group's place, which must be in the stream."""
+LOOK_AGAIN = 0.01
+"""After so many seconds a member asks again whether all places have come."""
 HOLE = 10
 """So many offsets may be missing between two messages: RabbitMQ has its own records in a stream."""
 log = logging.getLogger("greet")
@@ -199,8 +203,7 @@ class StreamSubscription(RabbitMQSubscription):
         queue = await channel.get_queue(self._queue)
         found = queue.declaration_result
         if not found.message_count and not found.consumer_count:  # true for several members: the first place counts
-            start = str(self._done or (FIRST if self._replay else await keep_trying(self._end, deadline)))
-            await channel.default_exchange.publish(_persistent(start.encode()), self._queue, mandatory=True)
+            await self._found_group(channel, deadline)
         held: list[AbstractIncomingMessage] = []
         called = self._called = asyncio.Event()
         self._held, self._reading, self._channel = held, False, channel
@@ -222,6 +225,18 @@ class StreamSubscription(RabbitMQSubscription):
         await self._watch(channel, channel)
         await queue.consume(take)
 
+    async def _found_group(self, channel: AbstractChannel, deadline: float) -> None:
+        start, skipped = self._done, 0
+        if not start and not self._replay:
+            start, skipped = await keep_trying(self._end, deadline)
+        await channel.default_exchange.publish(_persistent(str(start or FIRST).encode()), self._queue, mandatory=True)
+        if skipped:
+            log.warning(
+                "group %s is new to topic %s, or its place was deleted: it starts at the end and may skip %s names"
+                " that are kept; to read them, subscribe as a new group with replay=True",
+                *(self._group, self._line.topic, f"{skipped:,}"),
+            )
+
     async def _declare_all(self) -> None:
         await make_topic(self._link, self._line)
         kind = kept(self._line.queue_type)
@@ -242,13 +257,15 @@ class StreamSubscription(RabbitMQSubscription):
             self._own[1].exception()  # mark it as retrieved: perhaps nobody waits for it any more
         super()._lost(channel)
 
-    async def _end(self, deadline: float) -> int:
-        """The offset at the end of the stream: publish a mark, and return the offset after it."""
+    async def _end(self, deadline: float) -> tuple[int, int]:
+        """Publish a mark; return the offset after it, and how many messages are kept from the first name up to it."""
         mark = aio_pika.Message(b"", message_id=uuid4().hex, type=MARK)
         async with await self._link.channel(confirms=True) as channel:
             found = await self._look_for(channel, "next", lambda one: one.message_id == mark.message_id)
             await channel.default_exchange.publish(mark, self._line.stream, mandatory=True)
-            return _offset(await found) + 1
+            end = _offset(await found)
+            first = await self._look_for(channel, FIRST, lambda one: one.type != MARK or _offset(one) >= end)
+            return end + 1, end - min(end, _offset(await first))
 
     async def _look_for(
         self, channel: AbstractChannel, start: int | str, wanted: Callable[[AbstractIncomingMessage], bool]
@@ -257,13 +274,16 @@ class StreamSubscription(RabbitMQSubscription):
         found: asyncio.Future[AbstractIncomingMessage] = asyncio.get_running_loop().create_future()
 
         async def look(message: AbstractIncomingMessage) -> None:
+            if found.done():
+                return  # and give no credit for more
+            if wanted(message):
+                found.set_result(message)
+                return
             with suppress(*DRIVER):  # after the channel was closed, nobody waits for more
                 await message.ack()
-            if wanted(message) and not found.done():
-                found.set_result(message)
 
         channel.close_callbacks.add(lambda *_: found.cancel())
-        await self._consume_stream(channel, start, look)
+        await self._consume_stream(channel, start, look, prefetch=1)
         return found
 
     async def _write(self, deadline: float) -> None:
@@ -284,13 +304,23 @@ class StreamSubscription(RabbitMQSubscription):
             await held.pop(0).ack(multiple=True)  # what is older than ours; removed first, so that none is acked twice
             self._written = done
 
+    async def _receive_places(self, main: AbstractChannel) -> None:
+        """Return when all places have come: a killed broker may still have old ones, and the last one counts."""
+        while main is self._channel and (await main.get_queue(self._queue)).declaration_result.message_count:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_AGAIN)
+        await main.set_qos(PLACES)  # when this is answered, what was on its way has come
+
     # The stream
 
     async def _consume_stream(
-        self, channel: AbstractChannel, start: int | str, take: Callable[[AbstractIncomingMessage], Awaitable[None]]
+        self,
+        channel: AbstractChannel,
+        start: int | str,
+        take: Callable[[AbstractIncomingMessage], Awaitable[None]],
+        prefetch: int | None = None,
     ) -> None:
         try:
-            await channel.set_qos(self._line.prefetch)
+            await channel.set_qos(prefetch or self._line.prefetch)
             queue = await channel.get_queue(self._line.stream)
             await queue.consume(take, arguments={"x-stream-offset": start})
         except ChannelPreconditionFailed as error:  # the broker has just started: try again
@@ -308,7 +338,7 @@ class StreamSubscription(RabbitMQSubscription):
         main = self._channel
         if not main or not self._held:
             return
-        await main.set_qos(PLACES)  # when this is answered, the other places have come too
+        await self._receive_places(main)
         place = _start(self._held[0])
         start = max(self._done, place)
         channel = await self._link.channel()
@@ -327,7 +357,8 @@ class StreamSubscription(RabbitMQSubscription):
             await channel.close()
             raise ConnectionError(
                 f"{self._line.stream} ends before offset {start - 1}, where group {self._group} is:"
-                f" if the stream was created again, delete the queue {self._queue} too"
+                f" if the stream was created again, leave with all members, delete the queue {self._queue},"
+                " and subscribe again"
             )
         if start and self._first[0].offset > start:
             self._tell_missed(start, self._first[0].offset)

@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from itertools import count
 from time import monotonic
@@ -21,7 +21,7 @@ from common import carried, take
 
 pytest.importorskip("confluent_kafka", reason="kafka+share needs it: pip install -e '.[share]'")
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, IllegalStateException, KafkaError, KafkaException, Producer, ShareConsumer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 import greet
@@ -32,7 +32,7 @@ from greet.brokers.kafka import kafka
 from greet.brokers.process import free_ports
 from greet.designs import kafka_share, named
 from greet.designs.kafka_share import TO_BURY, KafkaShareSubscription
-from greet.designs.kafka_share_wire import Answer, length, text
+from greet.designs.kafka_share_wire import Answer, Wire, length, text
 
 SHARE = named("kafka-share")
 NAMES = [f"name-{number}" for number in range(300)]
@@ -498,3 +498,41 @@ async def test_nobody_there(topic: str) -> None:
         async with greet.connect("kafka+share://127.0.0.1:9", topic):
             pass
     assert monotonic() - start < 5
+
+
+async def test_a_group_is_not_moved_back_when_the_first_answer_was_lost(
+    url: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, asked = Wire.begin, list[Mapping[int, int]]()
+    url += "?timeout=60"
+
+    async def lost(wire: Wire, group: str, where: str, starts: Mapping[int, int]) -> None:
+        asked.append(starts)
+        await begin(wire, group, where, starts)
+        if len(asked) == 1:
+            async with greet.connect(url, topic) as other, other.subscribe("hello") as names:
+                await other.publish("Ada")
+                assert await take(names, 1) == ["Ada"]
+            raise TimeoutError
+
+    monkeypatch.setattr(Wire, "begin", lost)
+    async with greet.connect(url, topic) as line, line.subscribe("hello") as names:
+        await line.publish("Zoë")
+        assert await take(names, 1) == ["Zoë"]
+    assert len(asked) == 1
+
+
+async def test_what_the_driver_has_given_up_is_told_as_that(
+    url: str, topic: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class GivesUp(ShareConsumer):  # type: ignore[misc]
+        def acknowledge_offset(self, *_: Any) -> None:
+            raise IllegalStateException("Failed to acknowledge offset: Local: Erroneous state")
+
+    monkeypatch.setattr(kafka_share, "ShareConsumer", GivesUp)
+    async with greet.connect(url, topic) as line:
+        with pytest.raises(greet.ConnectionLost, match=r"1 handled names .*given them up"):
+            async with line.subscribe("hello") as names:
+                await line.publish("Ada")
+                assert await take(names, 1) == ["Ada"]
+    assert "no connection" not in caplog.text

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import aio_pika
+import aiormq
 import pytest
 import pytest_asyncio
 import trustme
@@ -1032,6 +1033,29 @@ async def test_who_closes_while_it_connects_leaves_no_connection(broker: Broker)
         await until(lambda: not between._links)
 
 
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_who_is_cancelled_just_when_it_is_connected_leaves_no_connection(
+    rabbitmq_url: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = aiormq.Connection.connect
+
+    async def made(connection: aiormq.Connection, *given: Any) -> Any:
+        answer = await connect(connection, *given)
+        if not opening.cancelling():
+            opening.cancel()
+        await asyncio.sleep(0)  # here it comes, as if both had happened in one turn of the loop
+        return answer
+
+    monkeypatch.setattr(aiormq.Connection, "connect", made)
+    login = rabbitmq_url.rpartition("@")[0]
+    async with proxy(*greet.connect(rabbitmq_url).address.hosts[0]) as between:
+        link = line_to(f"{login}@127.0.0.1:{between.port}/", "names", path=path)._link
+        opening = asyncio.create_task(link.open(asyncio.get_running_loop().time() + 20))
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await until(lambda: not between._links)
+
+
 async def test_what_could_not_be_settled_is_said(broker: Broker, topic: str) -> None:
     async with line_to(broker.url, topic) as line:
         with pytest.raises(greet.ConnectionLost, match="come again"):
@@ -1116,7 +1140,7 @@ async def test_a_half_open_connection_is_noticed(broker: Broker, topic: str) -> 
         ("PRECONDITION_FAILED - message size 9 is larger than configured max size 8", "max_message_size"),
         ("PRECONDITION_FAILED - message size 9 larger than max size 8", "max_message_size"),
         ("PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'a' in vhost '/'", "use another topic"),
-        ("PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out", "consumer_timeout"),
+        ("PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out", "smaller prefetch="),
         ("PRECONDITION_FAILED - unknown delivery tag 5", "report this"),
         ("PRECONDITION_FAILED - cannot declare queue 'a': queue limit in vhost '/' (1) is reached", "queue limit"),
         ("CONTENT_TOO_LARGE - no", "max_message_size"),

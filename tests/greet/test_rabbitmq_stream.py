@@ -24,7 +24,7 @@ import greet
 from greet import Guarantee, Line, Subscription
 from greet.brokers import Broker, rabbitmq
 from greet.designs import named
-from greet.designs.rabbitmq_stream import PLACES, WRITTEN
+from greet.designs.rabbitmq_stream import HOLE, PLACES, WRITTEN
 
 DESIGN = named("rabbitmq-stream")
 NAMES = [f"name-{number}" for number in range(3000)]
@@ -199,9 +199,33 @@ async def test_a_stream_that_was_made_anew_is_told(rabbitmq_url: str, topic: str
         with pytest.raises(greet.PublishFailed, match="created again: publish again"):
             await line.publish("Ada")
         await line.publish("Ada")
-        with pytest.raises(greet.ConnectionLost, match=f"created again, delete the queue {topic}:hello:place too"):
+        told = f"created again, leave with all members, delete the queue {topic}:hello:place, and subscribe again"
+        with pytest.raises(greet.ConnectionLost, match=told):
             async with line.subscribe("hello") as names:
                 await anext(names)
+        await channel.queue_delete(f"{topic}:hello:place")
+        async with line.subscribe("hello", replay=True) as names:
+            assert await take(names, 1) == ["Ada"]
+
+
+@WAYS
+async def test_a_group_that_begins_behind_kept_names_says_so(
+    rabbitmq_url: str, topic: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said() -> list[str]:
+        return [one.getMessage() for one in caplog.records if one.name == "greet"]
+
+    async with line_to(rabbitmq_url, topic, path=path) as line:
+        async with line.subscribe("hello"), line.subscribe("goodbye"):  # a mark of another group is no name
+            await line.publish_many(NAMES[:3])
+        async with line.subscribe("hello"), line.subscribe("again", replay=True):
+            assert not said()
+        async with line.subscribe("late"):
+            (text,) = said()
+    count = re.search(r"may skip (\d+) names", text)
+    assert count
+    assert 3 <= int(count[1]) < 3 + HOLE
+    assert "replay=True" in text
 
 
 # Messages of others
@@ -273,6 +297,24 @@ async def test_of_two_places_the_one_that_was_written_counts(rabbitmq_url: str, 
         await place.nack()
         async with line.subscribe("hello") as names:
             assert await take(names, 2) == NAMES[8:10]
+        assert (await channel.declare_queue(queue.name, passive=True)).declaration_result.message_count == 1
+
+
+@WAYS
+async def test_of_many_places_the_last_one_counts(rabbitmq_url: str, topic: str, path: str) -> None:
+    """A broker that was killed may have forgotten that the older ones were acknowledged."""
+    async with line_to(rabbitmq_url, topic, path=path) as line, plain_channel(rabbitmq_url) as channel:
+        async with line.subscribe("hello") as names:
+            await line.publish_many(NAMES[:300])
+            assert await take(names, 6) == NAMES[:6]
+        queue = await channel.get_queue(f"{topic}:hello:place")
+        place = await queue.get()
+        for further in range(1, 2 * PLACES):
+            later = aio_pika.Message(str(int(place.body) + further).encode(), type=WRITTEN, delivery_mode=2)
+            await channel.default_exchange.publish(later, queue.name)
+        await place.nack()
+        async with line.subscribe("hello") as names:
+            assert await take(names, 2) == NAMES[205:207]
         assert (await channel.declare_queue(queue.name, passive=True)).declaration_result.message_count == 1
 
 
