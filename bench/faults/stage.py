@@ -546,6 +546,6 @@ class Fault:
         allowed = set()
         if guarantee is Guarantee.AT_MOST_ONCE or (guarantee is Guarantee.AT_LEAST_ONCE and self.kills == "broker"):
             allowed.add("lost")
-        if self.kills:
+        if self.kills and guarantee is not Guarantee.AT_MOST_ONCE:
             allowed.add("duplicates")
         return allowed

@@ -52,8 +52,8 @@ def _one_program(run: Figures) -> str:
 
 def _several_programs(run: Figures) -> str:
     one, many = (run.best(**_many("rabbitmq", way)) for way in ("name", "many"))
-    said = f"Several programs that share work: RabbitMQ. {short(run.speed(**one))} a second one by one, "
-    said += f"{short(run.speed(**many))} in lists, persistent and confirmed"
+    said = f"Several programs that share work: RabbitMQ. Persistent and confirmed, {short(run.speed(**one))} a second "
+    said += f"one by one{run.clients(one)}, {short(run.speed(**many))} in lists{run.clients(many)}"
     with suppress(Missing):
         lost, of = run.lost("rabbitmq", guarantee="DURABLE", fault="broker killed")
         said += f"; kill -9 of the broker lost {lost:,} of {of:,}"
@@ -67,8 +67,9 @@ def _large_volumes(run: Figures) -> str:
     what = "Large volumes, or reading again: Kafka"
     if not more:
         what = f"Reading again: Kafka. For volume it is {'not faster' if more is False else 'not known to be faster'}"
-    said = f"{what}. {short(many)} a second in batches{_beside(run, pairs['many'])}, "
-    said += f"{short(one)} one by one{_beside(run, pairs['name'])}, with the same guarantee"
+    clients = {way: pair[0]["contender"] for way, pair in pairs.items()}
+    said = f"{what}. {short(many)} a second in batches with {clients['many']}{_beside(run, pairs['many'])}, "
+    said += f"{short(one)} one by one with {clients['name']}{_beside(run, pairs['name'])}, with the same guarantee"
     return f"{said}{_alone(run, 'kafka')}."
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from bench import stats
+from bench.model import title_of
 from bench.questions import scaling
 from greet.designs import DESIGNS, RABBITMQ, Design
 
@@ -28,7 +29,7 @@ CALL_US = 0.1
 LIGHT = 100.0
 """A rate in messages a second at which no message has to wait for another."""
 BUSY = {0.5: "half", 0.9: "nine tenths"}
-"""Loads at which latencies are compared, as shares of the highest rate that RabbitMQ carried in a warm-up."""
+"""Loads at which latencies are compared, as shares of the highest rate that RabbitMQ held."""
 GIVEN_UP = 30.0
 """Seconds without service after which a client of greet gives up: its time-out."""
 ONE_OF_THREE = "cluster: leader killed"
@@ -197,16 +198,23 @@ class Figures:
         return found
 
     def clients(self, *cells: Mapping[str, Any], column: str = "messages_per_s") -> str:
-        """The clients of these figures, if not greet, with greet's share beside them: " (aiormq; greet 0.7 times)"."""
+        """Whose figures these are, and what another client gets: " (greet; with aiormq 1.8 times as long)".
+
+        The other one is greet, or the best of the rest if it is greet's figure.
+        """
+        what = "as long" if column == ALONE else "as many"
+        choose: Callable[..., str] = min if column == ALONE else max
         said = []
         for cell in cells:
-            if (name := cell.get("contender", "greet")) != "greet":
-                said.append(name)
-                with suppress(Missing):
-                    own = self.median(column, **{**cell, "contender": "greet"})
-                    what = "as long" if column == ALONE else "as many"
-                    said[-1] += f"; with greet {_two(own / self.median(column, **cell))} times {what}"
-        return f" ({', '.join(said)})" if said else ""
+            name = cell.get("contender", "greet")
+            same = {key: value for key, value in cell.items() if key != "contender"}
+            others = {one: self.median(column, **same, contender=one) for one in self.measured(**same) if one != name}
+            other = "greet" if "greet" in others else choose(others, key=others.__getitem__, default="")
+            told = name
+            if other:
+                told += f"; with {other} {_two(others[other] / self.median(column, **cell))} times {what}"
+            said.append(f"{title_of(cell['design'])}: {told}" if len(cells) > 1 else told)
+        return f" ({'. '.join(said)})"
 
     def above(self, least: float, **cell: Any) -> bool | None:
         """Whether the messages a second are more than `least`; None if the rounds do not agree."""
@@ -259,11 +267,8 @@ def _lightly(design: str, rate: float = LIGHT) -> dict[str, Any]:
 
 def _alone(run: Figures, *designs: str) -> tuple[list[dict[str, Any]], list[str]]:
     """For each design the cell of its quickest client, and how long a message takes with it: "0.93 ms (aiormq)"."""
-    cells, told = [run.quickest(**_lightly(design)) for design in designs], []
-    for design, cell in zip(designs, cells, strict=True):
-        by = run.clients(cell, column=ALONE) if len(run.measured(**_lightly(design))) > 1 else " by greet"
-        told.append(f"{_two(run.median(ALONE, **cell))} ms{by}")
-    return cells, told
+    cells = [run.quickest(**_lightly(design)) for design in designs]
+    return cells, [f"{_two(run.median(ALONE, **cell))} ms{run.clients(cell, column=ALONE)}" for cell in cells]
 
 
 def _overhead(run: Figures) -> Verdict:
@@ -328,16 +333,15 @@ def _persistent_and_transient(run: Figures) -> Verdict:
 
 
 def _thousands(run: Figures) -> Verdict:
-    one, many = (run.speed(**_many("rabbitmq", way)) for way in ("name", "many"))
-    evidence = f"persistent and confirmed, {stats.short(one)} a second one by one, {stats.short(many)} many at a time"
-    evidence += " with greet"
+    best, many = (run.best(**_many("rabbitmq", way)) for way in ("name", "many"))
+    evidence = f"persistent and confirmed, {stats.short(run.speed(**best))} a second one by one{run.clients(best)}"
+    evidence += f", {stats.short(run.speed(**many))} many at a time{run.clients(many)}"
     with suppress(Missing):  # of a broker that is not ours, or where the peers were left out
         own, plain = (_many("rabbitmq", "name") | {"contender": one} for one in ("greet", "aio-pika"))
         evidence += f"; one by one, a message keeps the broker busy for {_microseconds(run, 'broker', own):.0f} µs"
         evidence += f", the clients for {_microseconds(run, 'client', own):.0f} µs with greet"
         evidence += f" and {_microseconds(run, 'client', plain):.0f} µs with plain aio-pika"
-    best = run.best(**_many("rabbitmq", "name"))
-    return _settled(evidence + run.clients(best), run.above(1000, **best))
+    return _settled(evidence, run.above(1000, **best))
 
 
 def _microseconds(run: Figures, side: str, cell: Mapping[str, Any]) -> float:
@@ -361,8 +365,8 @@ def _read_again(run: Figures) -> Verdict:
 def _millions(run: Figures) -> Verdict:
     ways = [run.best(**_many("kafka", way)) for way in ("many", "name")]
     many, one = (run.speed(**way) for way in ways)
-    evidence = f"from end to end, {stats.short(many)} a second in batches, {stats.short(one)} one by one"
-    evidence += run.clients(*ways)
+    evidence = f"from end to end, {stats.short(many)} a second in batches{run.clients(ways[0])},"
+    evidence += f" {stats.short(one)} one by one{run.clients(ways[1])}"
     with suppress(Missing):
         plain = [stats.short(run.speed(**_many("kafka", way), contender="aiokafka")) for way in ("many", "name")]
         evidence += "; with plain aiokafka {} and {}".format(*plain)
@@ -577,6 +581,9 @@ def _tweaks(run: Figures) -> Verdict:
 
     found = {"with ten headers": cost("kafka", "aiokafka", "10 headers"), "as JSON": cost("kafka", "aiokafka", "JSON")}
     found["compressed by gzip"] = cost("kafka", "aiokafka", "1 KiB, gzip", "1 KiB")
+    for codec in ("lz4", "snappy", "zstd"):
+        with suppress(Missing):  # not all are installed everywhere
+            found[f"compressed by {codec}"] = cost("kafka", "aiokafka", f"1 KiB, {codec}", "1 KiB")
     evidence = "by aiokafka a message takes " + ", ".join(said(tweak, times) for tweak, times in found.items())
     evidence += f"; ten headers add {added('kafka', 'aiokafka', '10 headers')}"
     with suppress(Missing):  # of a run without RabbitMQ
@@ -818,7 +825,7 @@ NEEDS = (
         "03_kafka",
     ),
     Need("May any idle consumer take the next message?", lambda one: one.deals_out, "02_rabbitmq"),
-    Need("Must consumers choose messages by a pattern?", lambda one: one.product is RABBITMQ, "02_rabbitmq"),
+    Need("Must consumers choose messages of a topic by a pattern?", lambda one: one.product is RABBITMQ, "02_rabbitmq"),
 )
 
 

@@ -90,7 +90,7 @@ LINES: tuple[tuple[str, Callable[[Figures, Design], str]], ...] = (
     ("messages a second, one by one", _carried("messages_per_s", "name")),
     ("messages a second, in lists", _carried("messages_per_s", "many")),
     ("a message at 100 a second, ms", _alone),
-    ("half of what a warm-up carried one by one, messages a second", _half("target_rate")),
+    ("half of the highest rate that was held one by one, messages a second", _half("target_rate")),
     ("p50 at that rate, ms", _half("latency_ms.p50")),
     ("p99 at that rate, ms", _half("latency_ms.p99")),
     (f"{MEMBERS} members, {WORK_MS} ms of work: messages a second, by how many of them", _work),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.measure.workload import Workload, told_time
+from bench.measure.workload import GUARANTEES, Workload, told_time
 from bench.stats import PERCENTILES, short
 from greet import Guarantee
 from greet.designs import DESIGNS, Design, named
@@ -41,7 +41,7 @@ RULE = (
 def unable(workload: Workload, design: Design) -> list[str]:
     """Why `design` cannot do it at all: a text for each need that it fails; empty if it can."""
     found = []
-    if workload.guarantee not in design.guarantees:
+    if GUARANTEES[workload.survive] not in design.guarantees:
         found.append(f"nothing survives its process, so no message survives a {workload.survive}'s kill")
     if workload.replay and not design.replays:
         found.append("it does not keep messages that were read, so it cannot replay")
@@ -130,21 +130,21 @@ def deployment(workload: Workload, design: Design) -> str:
     """The call of greet for this workload on a broker of your own, and what to set there; "" if it needs none."""
     if design.in_process:
         return ""
-    durable = workload.guarantee is Guarantee.DURABLE
+    copied = GUARANTEES[workload.survive] is Guarantee.DURABLE
     query, topic = [], []
     if design.partitioned and (partitions := workload.partitions or workload.members) > 1:
         query.append(f"partitions={partitions}")
-    if durable:
+    if copied:
         query.append(design.quorum)
     elif workload.queue_type and "queue_type" in design.keys:
         query.append(f"queue_type={workload.queue_type}")
     if workload.kept_s and design.deletes_after_s < math.inf:
         topic.append(f"`retention.ms={workload.kept_s * 1000:.0f}`")
-    if durable and "replication" in design.keys:
+    if copied and "replication" in design.keys:
         topic.append("`min.insync.replicas=2`")
     url = f"{design.scheme}://HOST:{design.ports[0]}/{'?' * bool(query)}{'&'.join(query)}"
     said = f'`greet.connect("{url}", guarantee=greet.Guarantee.{workload.guarantee.name})`'
-    own = f"On your own {'cluster of three' if durable else 'broker'}: {said}"
+    own = f"On your own {'cluster of three' if copied else 'broker'}: {said}"
     return f"{own}; set {' and '.join(topic)} of the topic." if topic else f"{own}."
 
 

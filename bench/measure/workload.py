@@ -208,7 +208,8 @@ class Workload:
         default=100, metadata=_key(_number(0.1, 600_000), "99 of 100 messages must reach a reader within so many ms")
     )
     keep: Value = field(
-        default=0, metadata=_key(_duration, 'how long messages wait for a group that does not read: "30 s", "7 days"')
+        default=0,
+        metadata=_key(_duration, 'how long messages wait, on disk, for a group that does not read: "30 s", "7 days"'),
     )
     apart: bool = field(
         default=False, metadata=_key(_yes_or_no, "publishers and readers are separate programs or machines")
@@ -244,8 +245,8 @@ class Workload:
 
     @property
     def guarantee(self) -> Guarantee:
-        """The weakest guarantee with which a message survives what it must."""
-        return GUARANTEES[self.survive]
+        """The weakest guarantee with which a message survives what it must; what is kept is kept on disk."""
+        return Guarantee.DURABLE if self.kept_s else GUARANTEES[self.survive]
 
     @property
     def lists(self) -> bool:

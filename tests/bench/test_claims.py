@@ -11,7 +11,19 @@ import pytest
 from bench import questions
 from bench.contenders import every
 from bench.judge.answer import answer
-from bench.judge.claims import CLAIMS, DEPENDS, FAILS, HOLDS, IN_TURN, TO_ALL, UNKNOWN, fast_enough, verdicts
+from bench.judge.claims import (
+    CLAIMS,
+    DEPENDS,
+    FAILS,
+    HOLDS,
+    IN_TURN,
+    TO_ALL,
+    UNKNOWN,
+    Figures,
+    _many,
+    fast_enough,
+    verdicts,
+)
 from bench.model import DESIGNS, Settings
 
 Row = dict[str, Any]
@@ -133,9 +145,11 @@ def clusters(two: float, three: float, *, by: Sequence[float] = (1, 1, 1, 1), sp
     return [cell | {"messages_per_s": 1e3}, *more]
 
 
-def tweaked(headers: float, json: float, gzip: float) -> list[Row]:
+def tweaked(headers: float, json: float, gzip: float, zstd: float | None = None) -> list[Row]:
     cell = {"question": "tweaking", "guarantee": "AT_LEAST_ONCE"}
     ours = {"bare": 1e5, "10 headers": 1e5 / headers, "JSON": 1e5 / json, "1 KiB": 1e5, "1 KiB, gzip": 1e5 / gzip}
+    if zstd:
+        ours["1 KiB, zstd"] = 1e5 / zstd
     kafka = [
         {"design": "kafka", "contender": "aiokafka", "params.rung": rung, "messages_per_s": each}
         for rung, each in ours.items()
@@ -289,6 +303,8 @@ CASES: list[tuple[str, str, list[Row], str]] = [
     ("kafka", "High concurrency", [*many_at_once(4, 1, lost=1), *crowded(1.2)], FAILS),
     ("kafka", "Tweaking", tweaked(2, 2, 2), HOLDS),
     ("kafka", "Tweaking", tweaked(2, 1.1, 2), DEPENDS),
+    ("kafka", "Tweaking", tweaked(2, 2, 2, 2), HOLDS),
+    ("kafka", "Tweaking", tweaked(2, 2, 2, 1), DEPENDS),
     ("kafka", "Tweaking", tweaked(1, 1, 1), FAILS),
     ("conclusion", "For simple", simple(0.1, 0.5, 1, 100), HOLDS),
     ("conclusion", "For simple", simple(0.1, 0.9, 1, 100), DEPENDS),
@@ -385,6 +401,22 @@ def test_it_says_where_the_limit_of_rabbitmq_lies() -> None:
     rows = frame(carried("rabbitmq", "name", 2e4, **busy), carried("rabbitmq", "many", 3e4, **busy))
     (evidence,) = verdicts(rows).query("claim.str.startswith('Thousands')")["evidence"]
     assert "busy for 30 µs, the clients for 10 µs with greet" in evidence
+
+
+def test_each_figure_names_its_client_and_what_another_one_gets() -> None:
+    cells = [
+        ("kafka", "greet", 4e5),
+        ("kafka", "aiokafka", 1e5),
+        ("rabbitmq", "greet", 2e4),
+        ("rabbitmq", "PerfTest", 4e4),
+    ]
+    rows = frame(*(carried(design, "many", speed, contender=who) for design, who, speed in cells))
+    run = Figures(rows)
+    best = [run.best(**_many(design)) for design in ("kafka", "rabbitmq")]
+    assert run.clients(best[0]) == " (greet; with aiokafka 0.25 times as many)"
+    assert run.clients(*best) == (
+        " (Kafka: greet; with aiokafka 0.25 times as many. RabbitMQ: PerfTest; with greet 0.5 times as many)"
+    )
 
 
 def test_nothing_measured_settles_nothing_that_is_measured() -> None:

@@ -246,11 +246,13 @@ def test_kill_leaves_neither_worker_nor_broker(tmp_path: Path, design: str) -> N
 
 
 def test_a_broker_killed_in_mid_run_is_an_error_and_the_rest_goes_on(tmp_path: Path) -> None:
-    process, family = start(tmp_path, "--designs", "rabbitmq,asyncio", "--guarantee", "at_least_once", "--rounds", "10")
-    for one in family:
-        if one.name() == "beam.smp":
-            one.kill()
+    words = ("--designs", "rabbitmq,asyncio", "--guarantee", "at_least_once", "--rounds", "10", "--seconds", "0.2")
+    process, family = start(tmp_path, *words)
+    brokers = [one for one in family if one.name() == "beam.smp"]
+    for one in brokers:
+        one.kill()
     printed, errors = process.communicate(timeout=150)
+    assert brokers, [one.name() for one in family]
     assert process.returncode == 1, errors
     assert "Traceback" not in errors
     assert "bench: throughput, rabbitmq greet: " in errors

@@ -319,13 +319,15 @@ def test_the_table_and_the_picture_say_what_became_of_the_names() -> None:
     assert said == ["✗ 5\n7.2 s", "–", "2× 2\n0.1 s", "2× 2\n0.1 s"]
 
 
-@pytest.mark.parametrize(("fault", "grade", "lost", "wrong"), [
-    ("broker killed", DURABLE, 1, True), ("broker killed", ALO, 1, False), ("member killed", ALO, 1, True),
-    ("connection cut", AMO, 1, False),
+@pytest.mark.parametrize(("fault", "grade", "lost", "twice", "wrong"), [
+    ("broker killed", DURABLE, 1, 0, True), ("broker killed", ALO, 1, 0, False), ("member killed", ALO, 1, 0, True),
+    ("connection cut", AMO, 1, 0, False), ("broker killed", AMO, 0, 1, True), ("member killed", ALO, 0, 1, False),
 ])  # fmt: skip
-def test_only_a_broken_promise_makes_a_run_wrong(fault: str, grade: Guarantee, lost: int, wrong: bool) -> None:
+def test_only_a_broken_promise_makes_a_run_wrong(
+    fault: str, grade: Guarantee, lost: int, twice: int, wrong: bool
+) -> None:
     trial = Trial(fault, "rabbitmq", grade)
-    figures = question._figures(Campaign(fault, (trial,)), trial, Verdict(9, 9, 0, 0, 18, lost, 0, 0, 0, 0), 1.0)
+    figures = question._figures(Campaign(fault, (trial,)), trial, Verdict(9, 9, 0, 0, 18, lost, twice, 0, 0, 0), 1.0)
     row = Measurement("r", "faults", "rabbitmq", "greet", grade.name, figures.params, 1, **figures.fields)
     assert row.wrong is wrong
 

@@ -26,7 +26,7 @@ WILD: tuple[Any, ...] = (
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rows of each question and design of the published runs."""
     folder = tmp_path_factory.mktemp("run")
-    shutil.copy(REFERENCE / "figures" / RUN, folder)
+    shutil.copy(REFERENCE / "throughput" / RUN, folder)
     kept: dict[tuple[str, str], int] = {}
     for source in sorted(REFERENCE.iterdir()):
         texts = [(source / file).read_text().splitlines() for file in (MEASUREMENTS, DETAILS)]

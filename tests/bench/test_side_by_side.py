@@ -26,7 +26,7 @@ CHANGES = {
     "messages a second, one by one": ("throughput", "messages_per_s"),
     "messages a second, in lists": ("throughput", "messages_per_s"),
     "memory of the broker, MB": ("throughput", "rss_mb.broker"),
-    "half of what a warm-up carried one by one, messages a second": ("latency", "target_rate"),
+    "half of the highest rate that was held one by one, messages a second": ("latency", "target_rate"),
     "p50 at that rate, ms": ("latency", "latency_ms.p50"),
     "p99 at that rate, ms": ("latency", "latency_ms.p99"),
     "16 members, 5 ms of work: messages a second, by how many of them": ("work", "messages_per_s"),

@@ -341,6 +341,17 @@ def test_the_guarantee_is_the_cheapest_that_is_enough(design: str, survive: str,
     here = ground.Ground(named(design), "", None)
     who = Nothing(design, "name", 0, "", 1)
     assert Trial("r", here, who, who, Workload(survive=survive)).guarantee is guarantee
+    assert Trial("r", here, who, who, Workload(survive=survive, keep="1 day")).guarantee is Guarantee.DURABLE
+
+
+def test_what_must_be_kept_is_no_matter_of_a_kill() -> None:
+    kept = Workload(survive="consumer", keep="1 day")
+    assert judge.unable(kept, named("asyncio")) == [
+        "it keeps only what its bounded queue holds, and only as long as its process runs"
+    ]
+    said = judge.deployment(kept, named("rabbitmq"))
+    assert said.startswith("On your own broker: ")
+    assert "Guarantee.DURABLE" in said
 
 
 @dataclass(frozen=True)
