@@ -22,8 +22,8 @@ from bench import stats, tables
 
 Logs = NDArray[np.float64]
 NOISE = 0.1
-"""The smallest difference that counts, even if a design's own noise floor is lower: with 5 ms of work a message, a Kafka
-member handled 174 or 192 messages a second in the repetitions of one run."""
+"""The smallest difference that counts, even if a design's own noise floor is lower: with 5 ms of work a message, a
+member of a Kafka group handled 174 or 192 messages a second in the repetitions of one run."""
 HALF = 0.5
 SAME = "no difference"
 OUTCOMES = {

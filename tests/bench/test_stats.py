@@ -232,7 +232,7 @@ def test_most_speeds_of_the_published_run_are_found_when_slowed_to_two_thirds(
 ) -> None:
     """Each cell by itself: what the others do does not touch its verdict.
 
-    Rounds are drawn anew, as of other runs, which would also repeat a cell as often once more if its speeds are unstable.
+    Rounds are drawn anew, as of other runs: they too would have twice as many of a cell whose speeds are unstable.
     """
     source, found = np.random.default_rng(10), list[bool]()
     for _ in range(5):
