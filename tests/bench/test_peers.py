@@ -183,6 +183,8 @@ def test_perftest_is_taken_at_what_arrived_when_it_was_warm() -> None:
     last = "id: t, time 6.000 s, sent: 0 msg/s, confirmed: 0 msg/s, nacked: 0 msg/s, received: 0 msg/s\ntest stopped"
     idle = REPORTED.replace("test stopped", last)
     assert perftest.counted(idle, "together", 1_000, left=0) == found, "nothing was left to carry"
+    at_once = "test stopped (Consumer reached message limit)\nid: t, receiving rate avg: 51724 msg/s\n"
+    assert perftest.counted(at_once, "consume", 1_000, left=0)["messages_per_s"] == 51_724
     with pytest.raises(ValueError, match="no message in its reports"):
         perftest.counted(re.sub(r"\d+ msg", "0 msg", REPORTED), "together", 1_000, left=0)
     with pytest.raises(ValueError, match="did not carry all"):
