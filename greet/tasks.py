@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
 
-async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+async def to_the_end(work: Coroutine[Any, Any, None], patience: float | None = None) -> None:
     """Await `work`. If the caller is cancelled, that is raised only when the work has ended.
 
-    So a member that is cancelled while it leaves gives back what it has, and its connection is closed.
+    So a member that is cancelled while it leaves gives back what it has, and its connection is closed. With
+    `patience`, the work is cancelled too, so many seconds later: a driver that forgets a connection if it is
+    cancelled while it makes it has the time to finish, so that what it made can be closed.
     """
     task = asyncio.create_task(work)
     task.add_done_callback(looked_at)
@@ -20,27 +21,11 @@ async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError as error:  # perhaps more than once
+            if patience is not None and not cancelled:
+                asyncio.get_running_loop().call_later(patience, task.cancel)
             cancelled = error
     if cancelled:
         raise cancelled
-    task.result()
-
-
-async def or_a_moment_longer(work: Coroutine[Any, Any, None], seconds: float) -> None:
-    """Await `work`. If the caller is cancelled, `work` is cancelled so many seconds later, and then that is raised.
-
-    For a driver that forgets a connection if it is cancelled while it makes it: what was made can be closed.
-    """
-    task = asyncio.create_task(work)
-    task.add_done_callback(looked_at)
-    try:
-        await asyncio.wait([task])
-    except asyncio.CancelledError:
-        asyncio.get_running_loop().call_later(seconds, task.cancel)
-        while not task.done():
-            with suppress(asyncio.CancelledError):  # perhaps more than once
-                await asyncio.wait([task])
-        raise
     task.result()
 
 

@@ -67,9 +67,8 @@ def _large_volumes(run: Figures) -> str:
     what = "Large volumes, or reading again: Kafka"
     if not more:
         what = f"Reading again: Kafka. For volume it is {'not faster' if more is False else 'not known to be faster'}"
-    clients = {way: pair[0]["contender"] for way, pair in pairs.items()}
-    said = f"{what}. {short(many)} a second in batches with {clients['many']}{_beside(run, pairs['many'])}, "
-    said += f"{short(one)} one by one with {clients['name']}{_beside(run, pairs['name'])}, with the same guarantee"
+    said = f"{what}. {short(many)} a second in batches{_beside(run, pairs['many'])}, "
+    said += f"{short(one)} one by one{_beside(run, pairs['name'])}, with the same guarantee"
     return f"{said}{_alone(run, 'kafka')}."
 
 
@@ -78,14 +77,14 @@ def _large_messages(run: Figures) -> str:
     if not all(len(run.measured(**cell)) > 1 for cell in cells):
         raise Missing("greet alone says nothing about a broker")
     best = [run.best(**cell) for cell in cells]
-    kafka, rabbitmq = (f"{short(run.speed(**cell))} a second with {cell['contender']}" for cell in best)
-    return f"Messages of 64 KiB: Kafka {kafka}{_beside(run, best)}, RabbitMQ {rabbitmq}."
+    kafka, rabbitmq = (f"{short(run.speed(**cell))} a second" for cell in best)
+    return f"Messages of 64 KiB: Kafka {kafka}{_beside(run, best)}, RabbitMQ {rabbitmq} with {best[1]['contender']}."
 
 
 def _beside(run: Figures, pair: list[dict[str, object]]) -> str:
     times = run.times("messages_per_s", *pair)
     low, high = (f"{value:.2g}" if value < 10 else f"{value:,.0f}" for value in (times.low, times.high))
-    return f" ({low} to {high} times RabbitMQ's)"
+    return f" with {pair[0]['contender']} ({low} to {high} times RabbitMQ's)"
 
 
 def _alone(run: Figures, design: str) -> str:

@@ -29,6 +29,8 @@ from greet.designs import named
 POINTS = ((5.0, 1), (5.0, 4), (5.0, 16), (1.0, 4), (20.0, 16))
 """Milliseconds for each message, and numbers of members."""
 QUICK = POINTS[:3]
+FIXED = (1, 4)
+"""Numbers of partitions, whatever the number of members."""
 SECONDS = 2.0
 """The approximate time of the work of one repetition."""
 
@@ -68,7 +70,7 @@ def cells(settings: Settings) -> list[Cell]:
     for one in settings.of(name="greet", way="name"):
         design = named(one.design)
         for work_ms, members in POINTS if settings.full else QUICK:
-            for partitions in sorted({1, 4, members}) if design.partitioned and not design.deals_out else (1,):
+            for partitions in sorted({*FIXED, members}) if design.partitioned and not design.deals_out else (1,):
                 working = Working(**vars(one), work_ms=work_ms)
                 names = int(SECONDS * 1000 / work_ms * design.at_work(members, partitions))
                 more: dict[str, Any] = {"rung": f"{work_ms:g} ms", "rounds": min(4, settings.rounds), "names": names}
@@ -101,7 +103,7 @@ def picture(rows: pd.DataFrame) -> Picture:
     rows = rows.assign(x=rows["params.members"], panel="", line=line)
     each = rows[told_apart & rows["params.partitions"].eq(rows["x"])]
     each = each.assign(line=each["design"].map(title_of) + ", a partition each")
-    rows = pd.concat([rows[rows["params.partitions"].le(4)], each])
+    rows = pd.concat([rows[rows["params.partitions"].isin(FIXED)], each])
     most = rows["x"].max()
     full = rows[rows["x"].eq(most) & rows["design"].isin(pictures.told(rows["design"]))]
     busy = full.groupby("line")["value"].median().sort_values(ascending=False) * work_ms / 1000

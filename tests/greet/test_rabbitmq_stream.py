@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import aio_pika
@@ -284,37 +284,25 @@ async def test_a_group_that_many_have_founded_settles(rabbitmq_url: str, topic: 
 
 
 @WAYS
-async def test_of_two_places_the_one_that_was_written_counts(rabbitmq_url: str, topic: str, path: str) -> None:
-    """The broker was killed after a place was written, and before the older one was removed."""
-    async with line_to(rabbitmq_url, topic, path=path) as line, plain_channel(rabbitmq_url) as channel:
-        async with line.subscribe("hello") as names:
-            await line.publish_many(NAMES[:10])
-            assert await take(names, 6) == NAMES[:6]
-        queue = await channel.get_queue(f"{topic}:hello:place")
-        place = await queue.get()
-        later = aio_pika.Message(str(int(place.body) + 2).encode(), type=WRITTEN, delivery_mode=2)
-        await channel.default_exchange.publish(later, queue.name)
-        await place.nack()
-        async with line.subscribe("hello") as names:
-            assert await take(names, 2) == NAMES[8:10]
-        assert (await channel.declare_queue(queue.name, passive=True)).declaration_result.message_count == 1
-
-
-@WAYS
-async def test_of_many_places_the_last_one_counts(rabbitmq_url: str, topic: str, path: str) -> None:
-    """A broker that was killed may have forgotten that the older ones were acknowledged."""
+@pytest.mark.parametrize(
+    ("further", "left"), [([2], NAMES[8:10]), (range(1, 2 * PLACES), NAMES[205:207])], ids=["two", "many"]
+)
+async def test_of_several_places_the_last_one_that_was_written_counts(
+    rabbitmq_url: str, topic: str, path: str, further: Sequence[int], left: list[str]
+) -> None:
+    """The broker was killed after they were written, and has not removed the older ones, or has forgotten that."""
     async with line_to(rabbitmq_url, topic, path=path) as line, plain_channel(rabbitmq_url) as channel:
         async with line.subscribe("hello") as names:
             await line.publish_many(NAMES[:300])
             assert await take(names, 6) == NAMES[:6]
         queue = await channel.get_queue(f"{topic}:hello:place")
         place = await queue.get()
-        for further in range(1, 2 * PLACES):
-            later = aio_pika.Message(str(int(place.body) + further).encode(), type=WRITTEN, delivery_mode=2)
+        for more in further:
+            later = aio_pika.Message(str(int(place.body) + more).encode(), type=WRITTEN, delivery_mode=2)
             await channel.default_exchange.publish(later, queue.name)
         await place.nack()
         async with line.subscribe("hello") as names:
-            assert await take(names, 2) == NAMES[205:207]
+            assert await take(names, 2) == left
         assert (await channel.declare_queue(queue.name, passive=True)).declaration_result.message_count == 1
 
 
