@@ -206,6 +206,8 @@ async def _command(arguments: argparse.Namespace) -> int:
     names: list[str] = getattr(arguments, "names", [])
     if names == ["-"]:
         _check_input()
+    elif "-" in names:
+        raise greet.BadName("- reads names from standard input: let it stand alone")
     for name in names:  # nothing is sent when one of them is bad
         check(name)
     try:
@@ -229,7 +231,7 @@ async def _url(arguments: argparse.Namespace) -> AsyncIterator[str]:
     """The URL for the arguments. Only `run` starts a broker, because other commands would not find it."""
     alone = arguments.command == "run"
     brokers_of = " or ".join(BROKERS)
-    if arguments.url:
+    if arguments.url is not None:
         design = designs.of_url(arguments.url)
     elif arguments.via or alone:
         design = designs.named(arguments.via or IN_PROCESS[0])
@@ -237,7 +239,7 @@ async def _url(arguments: argparse.Namespace) -> AsyncIterator[str]:
         raise greet.GreetError(f"which broker? add --via {brokers_of}, or --url with your own")
     if design.in_process and not alone:
         raise greet.Unsupported(f"{design.name} works only within one process: use `run`, or --via {brokers_of}")
-    if arguments.url or not design.product:
+    if arguments.url is not None or not design.product:
         yield arguments.url or f"{design.scheme}:"
         return
     from greet import brokers  # noqa: PLC0415 - nobody waits for what is not used
@@ -339,7 +341,9 @@ def _lost(error: OSError) -> OutputLost:
 async def _run(line: greet.Line, source: _Source, output: _Output) -> int:
     waiting = {group: Counter[str]() for group in GREETINGS}  # sent, and not yet greeted
     progress, over = asyncio.Event(), asyncio.Event()
-    ahead = 0 if line.design.in_process else AHEAD  # a full asyncio queue would wait for a reader in this same task
+    ahead = (
+        0 if line.design.in_process else AHEAD
+    )  # a slow reader of our output would fill the queue until a publish fails
 
     async def greeter(group: str, subscription: greet.Subscription) -> None:
         left = waiting[group]

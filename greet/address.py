@@ -67,7 +67,6 @@ def parse(url: str, design: Design) -> Address:
             if a password would cross a network unencrypted, unless the query has `cleartext=yes`; and
             if it has characters that could control a terminal.
     """
-    shown = url.rpartition("@")[2]  # the part before it may have a password, and is never repeated
     scheme = url.partition(":")[0].lower()
     if not url.isprintable():
         raise BadURL("the URL has a control or invisible character: remove it, or in a password write it as %XX")
@@ -81,13 +80,20 @@ def parse(url: str, design: Design) -> Address:
     parts = PARTS.match(url)
     assert parts  # a scheme was found, and the rest may be anything
     authority, path, query = (parts[one] or "" for one in ("authority", "path", "query"))
-    login, _, where = authority.rpartition("@")
+    login, at, where = authority.rpartition("@")
     user, _, password = login.partition(":")
+    if (
+        port and not at and re.search(r"(^|,)[^:,\[\]]+:[^:,]*[^0-9:,]", where)
+    ):  # it may be a password: do not repeat it
+        raise BadURL(
+            "what follows : in the URL is not a port: write host:port, and a login as user:password@host:port;"
+            " an IPv6 address in [ ]"
+        )
     try:
         hosts = tuple(_host(one, port) for one in where.split(",")) if port else ()
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError as error:
-        raise BadURL(f"cannot read the URL {shown!a}: {error}") from None
+        raise BadURL(f"cannot read the URL {url.rpartition('@')[2]!a}: {error}") from None
     options = dict(pairs)
     for key, _ in pairs:
         if key not in known:
@@ -98,9 +104,10 @@ def parse(url: str, design: Design) -> Address:
         if not text.isprintable():
             raise BadURL("the URL has a control or invisible character, written as %XX: remove it")
     tls = kind > 0
-    if password and not tls and options.get("cleartext") != "yes" and not all(_loopback(host) for host, _ in hosts):
+    secret = "password" if password else "token" if "token_file" in options else ""
+    if secret and not tls and options.get("cleartext") != "yes" and not all(_loopback(host) for host, _ in hosts):
         raise BadURL(
-            f"a password for {hosts[0][0]} would cross the network unencrypted: "
+            f"a {secret} for {hosts[0][0]} would cross the network unencrypted: "
             f"use TLS ({design.schemes[-1]}://), or say ?cleartext=yes"
         )
     return Address(scheme, hosts, path, unquote(user), unquote(password), options, tls)

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Self
 from greet.errors import (
     BadName,
     BadURL,
+    ConnectFailed,
     ConnectionLost,
     GreetError,
     PublishFailed,
@@ -367,6 +368,8 @@ class _Bulk:
 
     async def send(self, names: list[str]) -> None:
         """Send `names` after those that are being sent. If `ahead` lists are being sent, wait for the first."""
+        while self._under_way and self._under_way[0].done():  # it may have failed
+            self.accepted += await self._under_way.popleft()
         work = self._line._send(names, self._line._deadline())
         if self._line.ahead == 1:
             self.accepted += await work
@@ -483,7 +486,7 @@ class Subscription(Entered, ABC):
     async def __aenter__(self) -> Self:
         """Join the group. Raises `ConnectFailed` after the line's `timeout`, and `WrongUse` if already entered."""
         if get_running_loop() is not self._line._loop:
-            raise self._line._refusal()
+            raise ConnectFailed(CLOSED) if self._line._state is State.LEFT else self._line._refusal()
         self._begin()
         self._forget()
         try:

@@ -57,15 +57,17 @@ def check(name: str) -> None:
         raise BadName(f"a name is a str, not {type(name).__name__}: pass text")
     if len(name) > MAX_BYTES:  # so it has more bytes too
         raise BadName(f"a name has 1 to {MAX_BYTES:,} bytes of UTF-8, this one {_size(name):,}: shorten it")
+    if not name:
+        raise BadName(f"a name has 1 to {MAX_BYTES:,} bytes of UTF-8, this one none: leave it out")
     visible = _visible(name)
-    if visible and 0 < len(name) <= SHORT:
+    if visible and len(name) <= SHORT:
         return
     for place, character in enumerate("" if visible else name):
         what = _FORBIDDEN.get(unicodedata.category(character))
         if what and character not in JOINERS:
             code = f"U+{ord(character):04X}"
             raise BadName(f"a name cannot hold {what}: {code} at character {place + 1}; remove it")
-    if not 1 <= (size := _size(name)) <= MAX_BYTES:
+    if (size := _size(name)) > MAX_BYTES:
         raise BadName(f"a name has 1 to {MAX_BYTES:,} bytes of UTF-8, this one {size:,}: shorten it")
 
 

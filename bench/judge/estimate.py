@@ -117,8 +117,13 @@ def _speed(run: Figures, workload: Workload, design: Design, way: str) -> float:
 
 
 def _speed_of_size(run: Figures, workload: Workload, design: Design) -> float:
-    """Messages a second of that size, many at a time, interpolated between the measured sizes (logarithmic)."""
-    speeds = {18: _speed(run, replace(workload, groups=1), design, "many")}
+    """Messages a second of that size, interpolated between the measured sizes (logarithmic).
+
+    They were measured many at a time. One by one, a message is taken to need as much longer than a short one as it does
+    many at a time.
+    """
+    alone = replace(workload, groups=1)
+    speeds = {18: _speed(run, alone, design, "many")}
     for size in SIZES[1:]:
         with suppress(Missing):
             cell = {"question": "payload", "design": design.name, "size": size, "phase": "together"}
@@ -127,7 +132,11 @@ def _speed_of_size(run: Figures, workload: Workload, design: Design) -> float:
         raise Missing("this run has no larger messages")
     sizes = sorted(speeds)
     found = np.interp(np.log(workload.mean_size), np.log(sizes), np.log([speeds[size] for size in sizes]))
-    return float(np.exp(found)) * _share(run, workload, design)
+    speed = float(np.exp(found))
+    if not workload.lists:
+        longer_s = max(0.0, 1 / speed - 1 / speeds[18])
+        speed = 1 / (1 / _speed(run, alone, design, "name") + longer_s)
+    return speed * _share(run, workload, design)
 
 
 def _sized(workload: Workload, design: Design) -> str:
@@ -136,7 +145,8 @@ def _sized(workload: Workload, design: Design) -> str:
     measured = (
         f", measured as {Guarantee.AT_LEAST_ONCE.name}" if weaker and Guarantee.DURABLE in design.guarantees else ""
     )
-    return f"messages of {workload.size} bytes{measured}"
+    one_by_one = "" if workload.lists else " one by one"
+    return f"messages of {workload.size} bytes{one_by_one}{measured}"
 
 
 def _share(run: Figures, workload: Workload, design: Design) -> float:

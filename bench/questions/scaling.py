@@ -8,8 +8,8 @@ Kafka's drivers do so by themselves.
 
 Kafka is measured by each way to choose a partition. Each publisher sends to one partition, as RabbitMQ's send to one
 queue. Or each sends to all partitions, by a hash of the message, as greet does: then a publisher sends requests to each
-broker, and each request has fewer messages. If confluent-kafka is installed, its producers do so too, without a linger;
-and they send messages without a key, to one partition for 10 ms, then to another. The readers are always greet's.
+broker, and each request has fewer messages. If confluent-kafka is installed, its producers do so too, with a linger of
+1 ms; and they send messages without a key, to one partition for 10 ms, then to another. The readers are always greet's.
 
 A cluster stays up for all rounds. In each round messages flow without the limit first, as many for each broker; then
 the limit is set, and they are counted for five seconds. Before the first round there is one that does not count, with

@@ -188,6 +188,7 @@ DESIGNS = (
         guarantees=ALL,
         product=RABBITMQ,
         no_replay="a queue of RabbitMQ keeps no name that was settled, so it cannot replay: use kafka",
+        waits_to_settle_early=True,
         deals_out=True,
         variants=("queue_type=quorum",),
         quorum="queue_type=quorum",

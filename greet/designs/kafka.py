@@ -233,7 +233,9 @@ class KafkaSubscription(GroupMember):
             isolation_level="read_committed",
             max_partition_fetch_bytes=FETCH_BYTES,
             fetch_max_bytes=4 * FETCH_BYTES,
-            fetch_max_wait_ms=200,  # a rebalance waits for a fetch to return
+            # A rebalance waits for a fetch to return. And aiokafka 0.14 looks around every 200 ms: if a fetch ends
+            # in the same turn of the event loop, the next one is 200 ms late.
+            fetch_max_wait_ms=150,
             session_timeout_ms=6000,  # the minimum of brokers: a dead member is replaced after this time
             heartbeat_interval_ms=250,  # a member learns of a rebalance within this time
             rebalance_timeout_ms=int(HOLD_SECONDS * 2000),

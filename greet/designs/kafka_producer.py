@@ -181,11 +181,11 @@ class ProducingLine(Line):
         """Stop this producer; the next publish starts another one.
 
         An idempotent producer cannot continue after a batch has failed. This does not wait for it: it may
-        still write what it holds, and those who publish that are told `PublishUnknown`.
+        still write what it holds. Who publishes that is told what became of it, or `PublishUnknown`.
         """
         if producer is self._producer:
             self._producer = None
-            beside(self._stop(producer, 0), self._background)
+            beside(self._stop(producer, self._deadline() if self._durable else 0), self._background)
 
     async def _stop(
         self, client: AIOKafkaProducer | AIOKafkaConsumer, deadline: float, commits: Tasks = frozenset()

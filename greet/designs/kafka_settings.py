@@ -73,7 +73,7 @@ def settings(address: Address) -> dict[str, Any]:
     options = address.options
     found: dict[str, Any] = {
         "bootstrap_servers": [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in address.hosts],
-        "request_timeout_ms": max(500, int(address.timeout * 250)),  # a fetch may wait 200 ms for names
+        "request_timeout_ms": max(500, int(address.timeout * 250)),  # a fetch may wait 150 ms for names
         # Kafka sorts the members of a group by this when it assigns partitions: older members keep the first ones.
         "client_id": f"{CLIENT}{time.time_ns()}",
         "metadata_max_age_ms": 3000,  # an added partition is noticed within this time

@@ -17,7 +17,8 @@ A message that is not a name is rejected, and the broker moves it to the queue o
 
 AT_MOST_ONCE does not use the broker's automatic acknowledgement (`no_ack`), because it ignores the
 prefetch limit. A million waiting names would be pushed into the memory of the first member, and would
-be lost with it. Here it has at most `prefetch` names.
+be lost with it. Here it has at most `prefetch` names, and hands them out when the broker knows that
+they are acknowledged.
 
 How the connection is opened is in `rabbitmq_link`, how a user without all rights declares in
 `rabbitmq_topic`, and how dead letters are read in `rabbitmq_dead`.
@@ -36,6 +37,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import aio_pika
@@ -292,6 +294,7 @@ class RabbitMQSubscription(Subscription):
         self._handled: deque[Any] = deque(maxlen=max(REMEMBER, self._line.prefetch))  # the last handled messages
         self._redelivered: set[str | None] = set()  # their ids, after a lost connection: the broker may redeliver them
         self._acknowledging: asyncio.Task[None] | None = None
+        self._proving = Lasting()  # waits until the broker has the acknowledgements
         self._told_broker = False  # an acknowledgement was written
         self._behind_broker = False  # an acknowledgement could not be written
 
@@ -317,6 +320,7 @@ class RabbitMQSubscription(Subscription):
         underlay.on_consumer_cancel_callbacks.add(lambda _: self._lost(channel))  # as when the queue is deleted
         self._told_broker = self._behind_broker = False
         self._acknowledging = None
+        self._proving = Lasting()
         self._channel = channel
         await self._consume(channel, queue)
 
@@ -437,9 +441,21 @@ class RabbitMQSubscription(Subscription):
 
     async def _settle_ahead(self, batch: Batch, deadline: float) -> bool:
         await self._ack(batch, len(batch.names))
+        channel = self._channel
+        if channel and not self._behind_broker:  # else another member could get the same names
+            try:
+                async with within(deadline):
+                    await self._proving.run(partial(self._prove, channel))
+            except DRIVER:
+                self._behind_broker = True
+                self._lost(channel)
         if not self._behind_broker:  # else they are not handed out now, and come again
             self._note(batch, len(batch.names))
         return not self._behind_broker
+
+    async def _prove(self, channel: AbstractChannel) -> None:
+        """Ask the broker for something: its answer proves that the acknowledgements before arrived."""
+        await channel.set_qos(self._line.prefetch)
 
     async def _ack(self, batch: Batch, count: int) -> None:
         self._behind_broker = batch.source is not self._channel
@@ -485,7 +501,7 @@ class RabbitMQSubscription(Subscription):
                 async with within(deadline):
                     if not channel:
                         raise ConnectionError
-                    await channel.set_qos(self._line.prefetch)  # its answer proves that the acknowledgements arrived
+                    await self._prove(channel)
             except DRIVER:
                 behind = True
         await self._link.close(deadline)  # the broker requeues unsettled names at their old positions

@@ -59,8 +59,13 @@ def test_readers_that_are_always_busy_are_not_enough(rows: pd.DataFrame) -> None
 
 def test_larger_messages_and_more_groups_leave_less_room(rows: pd.DataFrame) -> None:
     for design in ("asyncio", "rabbitmq", "kafka"):
-        rooms = [found(rows, size=size, publish="many", rate=1000)[design].room or 0 for size in (18, 4096, 65_536)]
-        assert rooms[0] > rooms[1] > rooms[2] > 0
+        for publish in ("many", "each"):
+            rooms = [
+                found(rows, size=size, publish=publish, rate=1000)[design].room or 0 for size in (18, 4096, 65_536)
+            ]
+            assert rooms[0] > rooms[1] > rooms[2] > 0
+        one, many = (found(rows, size=4096, publish=way)[design].carried or 0 for way in ("each", "many"))
+        assert one < many, "one by one, each message costs as much as a short one, and its size too"
         assert (found(rows, groups=4)[design].room or 0) < (found(rows)[design].room or 0)
 
 

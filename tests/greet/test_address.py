@@ -40,7 +40,7 @@ def test_the_password_is_in_no_text() -> None:
         ("nonsense", "no design has the scheme 'nonsense': use one of asyncio, amqp"),
         ("http://localhost", "no design has the scheme 'http'"),
         ("kafka://", "it has no host"),
-        ("kafka://a:b", "cannot read"),
+        ("kafka://a:b", "is not a port"),
         ("kafka://h:99999", "cannot read"),
         ("kafka://h?acks=0", "unknown key 'acks' in the URL: known are"),
         ("kafka://h?partitions=four", "partitions=four in the URL is not a positive number"),
@@ -67,6 +67,9 @@ def test_the_password_is_in_no_text() -> None:
         ("kafka://[::1", "cannot read"),
         ("kafka://[::1]h", "cannot read"),
         ("kafka://::1", "write an IPv6 address in [ ]"),
+        ("amqp://ada:c4n", "what follows : in the URL is not a port"),
+        ("kafka://h:1,ada:c4n/x", "what follows : in the URL is not a port"),
+        ("kafka://h?token_file=t", "a token for h would cross the network unencrypted"),
         ("kafka://h:0", "is not in 1 to 65535"),
         ("kafka:h:9092", "it has no host"),
         ("kafka://h?timeout=3&timeout=4", "a key appears twice"),
@@ -117,6 +120,8 @@ def test_clear_text_has_to_be_asked_for() -> None:
     assert parse(f"amqp://ada:{QUOTED}@example.org?cleartext=yes").password == CANARY
     assert parse(f"amqps://ada:{QUOTED}@example.org").password == CANARY
     assert parse("amqp://example.org").password == ""
+    assert parse("kafka://example.org?token_file=t&cleartext=yes").options["token_file"] == "t"
+    assert parse("kafka://localhost?token_file=t").options["token_file"] == "t"
 
 
 @pytest.mark.parametrize("topic", ["", ".", "a b", "a/b", "é", "x" * 201, ".dead", "a:b", "\x1b[31m"])

@@ -154,6 +154,14 @@ async def test_run_when_interrupted_greets_what_it_took(where: list[str]) -> Non
         assert process.returncode == 128 + signal.SIGINT
 
 
+def test_names_come_from_one_place() -> None:
+    failed(greet("run", "Ada", "-"), 2, "let it stand alone")
+
+
+def test_an_empty_url_is_not_taken_for_none() -> None:
+    failed(greet("run", "--url", "", "Ada"), 2, "no design has the scheme")
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

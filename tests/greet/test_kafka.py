@@ -678,6 +678,15 @@ async def test_at_most_once_goes_on_after_a_full_socket(own: Broker, topic: str)
                     await line.publish("Bob")
 
 
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_a_fetch_does_not_end_when_aiokafka_looks_around(kafka_url: str, topic: str, path: str) -> None:
+    """If both happen in one turn of the loop, aiokafka 0.14 does not fetch until it looks around again."""
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line, line.subscribe("hello") as names:
+        fetcher = cast(Any, names)._consumer._fetcher
+        looks_ms = 1000 * fetcher._fetcher_timeout
+        assert 50 <= fetcher._fetch_max_wait_ms % looks_ms <= looks_ms - 50
+
+
 async def test_at_most_once_notices_a_half_open_connection(topic: str) -> None:
     """Nothing is answered to a publisher of acks=0, so greet asks whether the broker is there."""
     (port,) = free_ports(1)

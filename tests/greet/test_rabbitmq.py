@@ -1207,6 +1207,49 @@ async def test_who_is_cancelled_while_names_are_acknowledged_ahead_loses_none(
 
 
 @pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_a_failure_is_told_at_the_next_name_that_comes(rabbitmq_url: str, topic: str, path: str) -> None:
+    """Not when as many lists are under way as may be: a source may be slow."""
+    asked = 0
+
+    async def some() -> AsyncIterator[str]:
+        nonlocal asked
+        for name in ("Ada", "Zoë", "José", "Olga"):
+            asked += 1
+            yield name
+            await asyncio.sleep(0.3)
+
+    async with line_to(rabbitmq_url, topic, path=path) as line:
+        with pytest.raises(greet.PublishFailed, match="subscribe first"):
+            await line.publish_many(some())
+    assert asked <= 2
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_with_at_most_once_two_members_do_not_get_the_same_names_when_one_is_cut_off(
+    rabbitmq_url: str, topic: str, path: str
+) -> None:
+    """Its acknowledgement is on the way when the network is cut: the broker gives the names to the other one."""
+    address = greet.connect(rabbitmq_url).address
+    url = f"{rabbitmq_url.rpartition('@')[0]}@127.0.0.1:{{}}/?path={path}&timeout=1"
+    sent = [f"name {number}" for number in range(100)]
+    async with proxy(*address.hosts[0]) as between, line_to(rabbitmq_url, topic, AMO) as line:
+        with suppress(greet.ConnectionLost):  # it cannot leave cleanly
+            async with (
+                greet.connect(url.format(between.port), topic, guarantee=AMO) as far,
+                far.subscribe("hello") as one,
+            ):
+                member = cast(Any, one)
+                await line.publish_many(sent)
+                await until(lambda: member._inbox._bodies != [] if path == "fast" else not member._come.empty())
+                between.hold()
+                first = await take(one, len(sent), seconds=0.5)
+                between.drop()
+                async with line.subscribe("hello") as other:
+                    rest = await take(other, len(sent), seconds=5)
+    assert sorted(first + rest) == sorted(sent)
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
 async def test_what_could_not_be_acknowledged_ahead_is_handed_out_when_it_comes_again(
     rabbitmq_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
