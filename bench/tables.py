@@ -44,16 +44,18 @@ def summary(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
     """Messages a second with their spread, the cost of a million messages, and the count, a line for each of `keys`.
 
     CPU is in seconds for a million messages, memory in MB, each the median of the repetitions. The client's
-    memory is "–" where its process had other work before: what that has left behind would be in it.
+    memory is "–" where its process had other work before: what that has left behind would be in it. So is the CPU of
+    tools that start anew each time: most of it is their start.
     """
     found = []
     for line, part in lines(rows, *keys):
         speed = part["messages_per_s"].astype(float).dropna()
         millions = figures(part, "accepted").replace(0, float("nan")) / 1e6
+        used = [figures(part, f"cpu_s.{side}") / millions for side in SIDES]
         line |= {
             "messages/s": short(speed.median()),
             "min–max": f"{short(speed.min())}–{short(speed.max())}" if len(speed) else "",
-            "CPU s/M, client + broker": _both(figures(part, f"cpu_s.{side}") / millions for side in SIDES),
+            "CPU s/M, client + broker": "–" if starts_anew(part).any() else _both(used),
             "MB, client + broker": _both(figures(part, f"rss_mb.{side}") for side in SIDES),
             "count": counted(part),
         }
@@ -102,7 +104,7 @@ def seconds(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def least_busy(members: pd.Series[Any]) -> str:
+def smallest_share(members: pd.Series[Any]) -> str:
     """The share of the member that got least, the median of the repetitions: fair would be 1 of all members."""
     share = pd.Series([min(one) / max(1, sum(one)) for one in members if isinstance(one, list)], dtype=float).median()
     return "–" if pd.isna(share) else f"{share:.0%}"
@@ -155,7 +157,12 @@ def is_unstable(part: pd.DataFrame) -> bool:
 def told_apart(rows: pd.DataFrame) -> pd.Series[bool]:
     """Of which rows each message was known; of the others there is only how many came: a tool that counts by itself
     said so, or a loop that nothing of this instrument is in."""
-    return ~rows["contender"].isin([JAVA, PERFTEST]) & rows["params.rung"].ne(BARE)
+    return ~starts_anew(rows) & rows["params.rung"].ne(BARE)
+
+
+def starts_anew(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows are of a program in Java that starts for each of them."""
+    return rows["contender"].isin([JAVA, PERFTEST])
 
 
 def broken(rows: pd.DataFrame) -> pd.DataFrame:

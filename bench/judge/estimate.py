@@ -6,7 +6,6 @@ their size changes that, and how many the readers' work allows. `python -m bench
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bench.judge.claims import ALONE, Figures, Missing, _lightly
-from bench.judge.workload import ENOUGH, handled, more_members, unable
+from bench.judge.workload import ENOUGH, handled, more_members, ms, unable, workers
 from bench.measure.workload import Workload
 from bench.questions.payload import SIZES
 from bench.stats import short
@@ -43,11 +42,13 @@ class Estimate:
     """How many times the load it can carry."""
     alone_ms: float | None = None
     """The median time of a message at 100 a second, in milliseconds."""
+    late: str = ""
+    """Why messages are later than they may be, although it carries as many."""
 
     @property
     def enough(self) -> bool:
-        """Whether it can do it, and the load is less than what it carries."""
-        return not self.unable and self.room is not None and self.room > 1
+        """Whether it can do it, the load is less than what it carries, and nothing says that it is late."""
+        return not self.unable and self.room is not None and self.room > 1 and not self.late
 
 
 class Remembered(Figures):
@@ -90,8 +91,7 @@ def _estimate(run: Figures, workload: Workload, design: Design) -> Estimate:
         with suppress(Missing):
             limits[_sized(workload, design)] = _speed_of_size(run, workload, design)
         if workload.work_ms:
-            hands = _hands(workload, design)
-            limits[f"the work of {hands} reader{'s' * (hands > 1)} at a time"] = hands * 1000 / workload.work_ms
+            limits[workers(workload, design)] = handled(workload, design)
         if not design.in_process and workload.mean_size > LARGE and _sized(workload, design) not in limits:
             return Estimate(design, reasons, alone_ms=alone)  # the speed of short messages is not that of long ones
     unmeasured = not any(one.startswith("messages") for one in limits)
@@ -99,7 +99,17 @@ def _estimate(run: Figures, workload: Workload, design: Design) -> Estimate:
         return Estimate(design, reasons, alone_ms=alone)
     limit = min(limits, key=limits.__getitem__)
     room = limits[limit] / max(workload.rates)
-    return Estimate(design, reasons, limits[limit], limit, room, alone)
+    return Estimate(design, reasons, limits[limit], limit, room, alone, _late(workload, limits[limit], alone))
+
+
+def _late(workload: Workload, carried: float, alone: float | None) -> str:
+    """Whether the p99 of a burst, or half of all messages that come alone, take longer than they may; how long."""
+    last = (0.99 * workload.burst - 1) * 1000 / carried
+    if last > workload.p99_ms:
+        return f"the last of {workload.burst:,} that come at once wait {ms(last)}; the limit is {workload.p99_ms:g} ms"
+    if alone and alone > workload.p99_ms:
+        return f"at 100 messages a second each takes {ms(alone)}; the limit is {workload.p99_ms:g} ms"
+    return ""
 
 
 def _speed(run: Figures, workload: Workload, design: Design, way: str) -> float:
@@ -165,14 +175,6 @@ def _share(run: Figures, workload: Workload, design: Design) -> float:
     return 1 / workload.groups
 
 
-def _hands(workload: Workload, design: Design) -> int:
-    """The members of a group that can work at the same time. Computing needs one core for each."""
-    hands = design.at_work(workload.members, workload.partitions)
-    if workload.work == "compute":
-        hands = min(hands, 1 if design.in_process else os.cpu_count() or 1)
-    return hands
-
-
 def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
     """Which design to take, and why, in a few sentences."""
     fitting = sorted((one for one in found if one.enough), key=_rank)
@@ -190,7 +192,7 @@ def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
             lines.append(f"{one.design.title} can do it, but this run has no figures for it.")
         elif not one.enough:
             more = more_members(workload, one.design)
-            lines.append(f"Not {one.design.title}: {_why(one)}{f'; have {more}' if more else ''}.")
+            lines.append(f"Not {one.design.title}: {one.late or _why(one)}{f'; have {more}' if more else ''}.")
     lines.append(f"An estimate. `{command(workload)}` measures it.")
     return lines
 

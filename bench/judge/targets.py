@@ -110,7 +110,8 @@ def _what(cell: dict[str, Any]) -> str:
         PHASES[str(cell.get("params.phase", "together"))],
         f"{size / 1024:g} KiB" if size >= 1024 else f"{size:g} B",
     ]
-    return ", ".join(said + ([f"{groups:g} groups"] if groups > 1 else []))
+    said += [f"{groups:g} groups"] if groups > 1 else []
+    return ", ".join(said + (["DURABLE"] if cell["guarantee"] == "DURABLE" else []))
 
 
 def beyond(found: pd.DataFrame) -> pd.DataFrame:

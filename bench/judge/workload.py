@@ -9,6 +9,7 @@ Figures closer together than `ALIKE` are taken for the same: a single run cannot
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,7 +53,7 @@ def unable(workload: Workload, design: Design) -> list[str]:
     if workload.order != "none" and not design.ordered:
         found.append("it gives each message to any free member, so there is no order")
     elif workload.order == "key" and workload.members > 1 and not design.orders_by_key:
-        found.append("messages with the same key go to any free member, so they lose their order")
+        found.append("messages with the same key go to any free member of its one queue, so they lose their order")
     if design.in_process and workload.kept_s:
         found.append("it keeps only what its bounded queue holds, and only as long as its process runs")
     if design.in_process and workload.apart:
@@ -60,10 +61,25 @@ def unable(workload: Workload, design: Design) -> list[str]:
     return found
 
 
-def handled(workload: Workload, design: Design) -> float:
-    """How many messages a second the work of a group's readers allows at most, with a core for each that computes."""
+def hands(workload: Workload, design: Design) -> float:
+    """How many readers of a group work at the same time. Who computes shares this machine's cores with all groups."""
     at_work = design.at_work(workload.members, workload.partitions)
-    return at_work * 1000 / workload.work_ms if workload.work_ms else math.inf
+    if workload.work == "wait":
+        return at_work
+    return min(at_work, (1 if design.in_process else os.cpu_count() or 1) / workload.groups)
+
+
+def handled(workload: Workload, design: Design) -> float:
+    """How many messages a second the work of a group's readers allows at most."""
+    return hands(workload, design) * 1000 / workload.work_ms if workload.work_ms else math.inf
+
+
+def workers(workload: Workload, design: Design) -> str:
+    """What is done at the same time, in words."""
+    at_work = design.at_work(workload.members, workload.partitions)
+    if hands(workload, design) < at_work:
+        return "the work on one core" if design.in_process else "the work on the cores of this machine"
+    return f"the work of {at_work} reader{'s' * (at_work > 1)} at a time"
 
 
 def more_members(workload: Workload, design: Design) -> str:
@@ -79,10 +95,9 @@ def remarks(workload: Workload, design: Design) -> list[str]:
     """Facts about `design` with this workload that no figure shows."""
     found = []
     if (most := handled(workload, design)) <= (peak := max(workload.rates)):
-        at_work = design.at_work(workload.members, workload.partitions)
         found.append(
-            f"{at_work} reader{'s' * (at_work > 1)} at a time, with {workload.work_ms:g} ms of work, can handle at "
-            f"most {short(most)} messages a second, but {short(peak)} are due: messages pile up"
+            f"{workers(workload, design)}, {workload.work_ms:g} ms each, handles at most {short(most)} messages a "
+            f"second of a group, but {short(peak)} are due: messages pile up"
         )
     idle = workload.members - design.at_work(workload.members, workload.partitions)
     if idle and design.partitioned:
@@ -145,7 +160,8 @@ def deployment(workload: Workload, design: Design) -> str:
     url = f"{design.scheme}://HOST:{design.ports[0]}/{'?' * bool(query)}{'&'.join(query)}"
     said = f'`greet.connect("{url}", guarantee=greet.Guarantee.{workload.guarantee.name})`'
     own = f"On your own {'cluster of three' if copied else 'broker'}: {said}"
-    return f"{own}; set {' and '.join(topic)} of the topic." if topic else f"{own}."
+    own += f"; set {' and '.join(topic)} of the topic." if topic else "."
+    return f"{own} These figures are of one broker: what its copies cost was not measured." if copied else own
 
 
 def _bytes(number: float) -> str:
@@ -399,7 +415,9 @@ def advice(workload: Workload, found: Sequence[Answer]) -> Advice:
     if not meeting:
         return Advice(None, tuple(_nobody(workload, found)))
     best, *others = ranked(meeting, workload.p99_ms)
-    if others:
+    if others and not _told_apart(best, others[0], workload.p99_ms):
+        first = f"Take {best.title} or {others[0].title}: both meet every need, and differ in nothing that counts."
+    elif others:
         first = f"Take {best.title}: {_reason(best, others[0], workload.p99_ms)}."
     elif len(found) > 1:
         first = f"Take {best.title}: it alone of {len(found)} meets every need."
@@ -449,8 +467,7 @@ def _apart(one: float, other: float) -> bool:
 
 
 def _reason(best: Answer, second: Answer, limit_ms: float) -> str:
-    told = _told_apart(best, second, limit_ms)
-    by = told[1] if told else ""
+    _, by = _told_apart(best, second, limit_ms) or (True, "")
     if by == "process":
         return "it meets every need and is a part of the program, with no broker to run"
     if by == "room":
@@ -459,10 +476,8 @@ def _reason(best: Answer, second: Answer, limit_ms: float) -> str:
         return f"after the fault it was back in {short(best.gap_s)} s, {second.title} in {short(second.gap_s)} s"
     if by == "wait":
         return f"both meet every need, and its {best.wait} is shorter: {second.title} has {second.wait}"
-    if by == "cpu":
-        used, more = (sum(part or 0 for part in side.cpu) for side in (best, second))
-        return f"both meet every need, and it uses {used:.0%} of a core, {second.title} {more:.0%}"
-    return f"it meets every need; so does {second.title}, and they differ in nothing that counts"
+    used, more = (sum(part or 0 for part in side.cpu) for side in (best, second))
+    return f"both meet every need, and it uses {used:.0%} of a core, {second.title} {more:.0%}"
 
 
 def _room(one: Answer) -> str:

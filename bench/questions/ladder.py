@@ -109,7 +109,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         same = changed >= 0 and RUNGS[changed].design == RUNGS[place].design
         ratio = stats.beside(part, parts[changed]) if same and changed in parts else None
         ratios.append(str(ratio or ""))
-    found.insert(4, "times as many", ratios)
+    found.insert(4, "times the step that it changes", ratios)
     return found.drop(columns=["MB, client + broker"])
 
 

@@ -89,7 +89,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         could = line["members"] * 1000 / float(str(line["rung"]).split()[0])
         line["work"] = line.pop("rung")
         line |= {"messages/s": short(speed), "members busy": "–" if pd.isna(speed) else f"{speed / could:.0%}"}
-        found.append(line | {"least busy": tables.least_busy(part["members"]), "count": tables.counted(part)})
+        found.append(line | {"smallest share": tables.smallest_share(part["members"]), "count": tables.counted(part)})
     return pd.DataFrame(found)
 
 

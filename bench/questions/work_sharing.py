@@ -39,9 +39,9 @@ def cells(settings: Settings) -> list[Cell]:
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Messages a second, the speed-up, and the share of the member that got least (fair would be 1 of all members)."""
     found = tables.growth(rows, "members", "speed-up", "publishers")
-    shares = rows.groupby(["design", "params.members", "params.publishers"])["members"].agg(tables.least_busy)
+    shares = rows.groupby(["design", "params.members", "params.publishers"])["members"].agg(tables.smallest_share)
     keys = zip(found["contender"].str.split().str[0], found["members"], found["publishers"], strict=True)
-    return found.assign(**{"least busy": [shares[key] for key in keys]})
+    return found.assign(**{"smallest share": [shares[key] for key in keys]})
 
 
 def picture(rows: pd.DataFrame) -> Picture:

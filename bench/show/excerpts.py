@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench import stats
+from bench import stats, tables
 from bench.model import DESIGNS, rank, title_of
 from bench.show.plots import WAYS
 
@@ -31,17 +31,20 @@ def strongest(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["guarantee"].eq("DURABLE") & rows["params.phase"].eq("together")]
 
 
-def fastest(rows: pd.DataFrame) -> dict[str, str]:
-    """Of each broker the client that carries most at DURABLE, and how it hands messages over."""
+def one_by_one(rows: pd.DataFrame) -> pd.DataFrame:
+    """Messages a second one by one at DURABLE, of each client of a broker, and how many times as many greet carries."""
     own = _of(strongest(rows), "throughput")
-    middle = own.groupby(["design", "contender", "way"])["messages_per_s"].median()
-    best = middle.loc[middle.groupby("design").idxmax()].reset_index()
-    return {one["design"]: f"{one['contender']}, {one['way']}" for one in best.to_dict("records")}
+    speed = own[own["way"].eq(ALONE)].groupby(["design", "contender"])["messages_per_s"].median()
+    greets = speed.xs("greet", level="contender")
+    found = pd.DataFrame({"messages a second": speed})
+    found["greet, times as many"] = greets.reindex(speed.index, level="design") / speed
+    return _ranked(found[speed.groupby(level="design").transform("size").gt(1)])
 
 
 def costs(rows: pd.DataFrame) -> pd.DataFrame:
     """Microseconds of CPU for a message at DURABLE: of all clients together, and of the broker, where it is known."""
     own = _of(strongest(rows), "throughput")
+    own = own[~tables.starts_anew(own)]
     sums = own.groupby(["design", "contender", "way"])[["cpu_s.client", "cpu_s.broker", "accepted"]].sum()
     found = 1e6 * sums[["cpu_s.client", "cpu_s.broker"]].div(sums["accepted"], axis=0)
     found.columns = pd.Index(["clients", "broker"])

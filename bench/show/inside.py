@@ -330,7 +330,7 @@ async def _watch(tool: Tool, scene: Scene) -> tuple[_Told, str]:
         if STUCK not in told and len(names := _still(looks)) == 1:
             (suspect,) = names
             told[STUCK] = ("one of the two", time.monotonic() - scene.stuck)
-        can = {BEHIND: look.behind, FAST: look.rates or look.published, MEMBERS: look.sizes, STUCK: look.members}
+        can = {BEHIND: look.behind, FAST: look.rates or look.handled, MEMBERS: look.sizes, STUCK: look.members}
         if all(question in told for question, there in can.items() if there is not None):
             break
         await asyncio.sleep(PAUSE_S)
@@ -338,7 +338,7 @@ async def _watch(tool: Tool, scene: Scene) -> tuple[_Told, str]:
 
 
 def _fast(looks: Sequence[Look], scene: Scene) -> str:
-    """The rates, if they are right: those of the tool, or what its counts have risen."""
+    """The rates, in and out, if they are right: those of the tool, or what its counts have risen."""
     last = looks[-1]
     told = [(rate, last.at - LATELY_S, last.at) for rate in last.rates or ()]
     told += [
@@ -347,7 +347,7 @@ def _fast(looks: Sequence[Look], scene: Scene) -> str:
         if getattr(last, what) is not None
     ]
     true = [_rate(counts, since, until) for counts, (_, since, until) in zip(scene.counts, told, strict=False)]
-    if not told or any(abs(rate - known) > NEAR * known for (rate, *_), known in zip(told, true, strict=False)):
+    if len(told) < 2 or any(abs(rate - known) > NEAR * known for (rate, *_), known in zip(told, true, strict=False)):
         return ""
     return " and ".join(f"{rate:.0f}/s {what}" for (rate, *_), what in zip(told, ("in", "out"), strict=False))
 

@@ -426,7 +426,7 @@ def glance(rows: pd.DataFrame) -> Figure:
     title = f"{said[0]};\none alone takes {said[1]}" if all(said) else "Messages a second, and how long one takes"
     note = (
         f"Messages of 18 bytes, medians, by the fastest client of each: {_clients(carried)}; "
-        f"alone {_clients(alone)}. {pictures.guarantees(carried)}"
+        f"alone (AT_LEAST_ONCE) {_clients(alone)}. {pictures.guarantees(carried)}"
     )
     figure = _figure(2.3 + 0.7 * max(0, len(designs) - 3), title, note)
     fastest = _titles(carried.groupby("design")["value"].max().sort_values(ascending=False))

@@ -97,7 +97,7 @@ async def share(line: greet.Line, names: Sequence[str], handle: Callable[[str], 
     return {name: found[name] for name in names}
 
 
-async def traced(url: str, names: Sequence[str]) -> list[Step]:
+async def traced(url: str, topic: str, names: Sequence[str]) -> list[Step]:
     """Send `names` to a group with two members; the first is cancelled with its third name in hand. What happened.
 
     A topic with partitions has two of them.
@@ -125,7 +125,7 @@ async def traced(url: str, names: Sequence[str]) -> list[Step]:
                 if not left:
                     done.set()
 
-    async with greet.connect(url, "film") as line, asyncio.TaskGroup() as tasks, asyncio.timeout(SECONDS):
+    async with greet.connect(url, topic) as line, asyncio.TaskGroup() as tasks, asyncio.timeout(SECONDS):
         tasks.create_task(work(0, LAST))
         second = tasks.create_task(work(1))
         await joined.wait()
@@ -168,7 +168,7 @@ async def slowly(line: greet.Line, count: int) -> None:
 
 
 def killed(lines: int, *command: str, **environment: str) -> list[str]:
-    """Run `python -m greet …`, and kill it (-9) when it has printed so many lines; all that it printed."""
+    """Run `python -m greet …`, and kill it (-9) when it has printed so many lines; all whole lines that it printed."""
     start = [sys.executable, "-m", "greet", *command]
     with subprocess.Popen(
         start, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -176,7 +176,7 @@ def killed(lines: int, *command: str, **environment: str) -> list[str]:
         assert process.stdout is not None
         printed = [process.stdout.readline() for _ in range(lines)]
         process.kill()
-        return printed + process.stdout.readlines()
+        return [line for line in (*printed, *process.stdout) if line.endswith("\n")]
 
 
 def pictured(rows: pd.DataFrame, question: str, alt: str) -> Image | str:

@@ -34,6 +34,8 @@ creates topics; `kafka_dead` keeps the dead letters; `kafka_settings` has the se
 
 This is the plain path; `greet.fast.kafka` sends and receives the same faster. The fast path also
 refuses answers that are too long. Here they are read until the request times out, and unpacked whole.
+It uses the documented API of aiokafka, but for what that does not tell: whether the group still has
+this member, and what the fetcher holds; and to send heartbeats during a rebalance.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ class ProducingLine(Line):
         """Stop this producer; the next publish starts another one.
 
         An idempotent producer cannot continue after a batch has failed. This does not wait for it: it may
-        still write what it holds. Who publishes that is told what became of it, or `PublishUnknown`.
+        still write what it holds. Its publishers get the result, or `PublishUnknown`.
         """
         if producer is self._producer:
             self._producer = None

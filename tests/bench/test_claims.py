@@ -25,6 +25,7 @@ from bench.judge.claims import (
     verdicts,
 )
 from bench.model import DESIGNS, Settings
+from bench.questions import scaling
 
 Row = dict[str, Any]
 PLAIN: Row = {
@@ -100,7 +101,7 @@ def loaded(design: str, load: float, rate: float, p50: float) -> Row:
 
 def fault(design: str, guarantee: str, lost: int) -> Row:
     cell = {"question": "faults", "design": design, "guarantee": guarantee, "params.fault": "broker killed"}
-    return cell | {"lost": lost}
+    return cell | {"lost": lost, "params.recovered": True}
 
 
 def overhead(one: float, lists: float) -> list[Row]:
@@ -129,8 +130,13 @@ def at_work(times: float, four: float) -> list[Row]:
     return [*shared(1e5, 1e5 * four), *waiting]
 
 
-def clusters(two: float, three: float, *, by: Sequence[float] = (1, 1, 1, 1), spread: str = "") -> list[Row]:
-    """Two and three brokers carry so many times as much as one, and in each round that times `by`."""
+def clusters(
+    two: float, three: float, *, by: Sequence[float] = (1, 1, 1, 1), spread: str = "", busy: float = 0.9
+) -> list[Row]:
+    """Two and three brokers carry so many times as much as one, and in each round that times `by`.
+
+    One broker uses the share `busy` of what it may.
+    """
     cell: Row = {
         "question": "scaling",
         "design": "kafka",
@@ -142,7 +148,7 @@ def clusters(two: float, three: float, *, by: Sequence[float] = (1, 1, 1, 1), sp
         for size, times in ((2, two), (3, three))
         for n, this in enumerate(by, 1)
     ]
-    return [cell | {"messages_per_s": 1e3}, *more]
+    return [cell | {"messages_per_s": 1e3, "elapsed_s": 5.0, "cpu_s.broker": 5 * scaling.SHARE * busy}, *more]
 
 
 def tweaked(headers: float, json: float, gzip: float, zstd: float | None = None) -> list[Row]:
@@ -289,6 +295,8 @@ CASES: list[tuple[str, str, list[Row], str]] = [
     ("kafka", "Scalable", [*clusters(1.9, 2.6), *clusters(1.8, 2.4, spread=IN_TURN)], HOLDS),
     ("kafka", "Scalable", [*clusters(1.9, 2.6), *clusters(1.1, 1.2, spread=IN_TURN)], DEPENDS),
     ("kafka", "Scalable", [*clusters(1.9, 2.6), *clusters(1.9, 2.6, by=(9, 0.5, 2, 0.5), spread=TO_ALL)], UNKNOWN),
+    ("kafka", "Scalable", clusters(1.9, 2.6, busy=0.5), UNKNOWN),
+    ("kafka", "Scalable", [*clusters(1.9, 2.6), *clusters(1.1, 1.2, spread=IN_TURN, busy=0.5)], UNKNOWN),
     ("kafka", "High concurrency", many_at_once(4, 1), UNKNOWN),
     ("kafka", "High concurrency", many_at_once(100, 1), HOLDS),
     ("kafka", "High concurrency", many_at_once(100, 0.3), FAILS),

@@ -69,6 +69,25 @@ def test_larger_messages_and_more_groups_leave_less_room(rows: pd.DataFrame) -> 
         assert (found(rows, groups=4)[design].room or 0) < (found(rows)[design].room or 0)
 
 
+def test_what_comes_at_once_must_be_read_in_time(rows: pd.DataFrame) -> None:
+    keys: dict[str, Any] = {"rate": 10, "burst": 100, "work_ms": 10}
+    late = found(rows, **keys)["rabbitmq"]
+    assert late.room == pytest.approx(10)
+    assert not late.enough
+    assert "the last of 100 that come at once wait 980 ms" in " ".join(estimate.said(Workload(**keys), [late]))
+    assert found(rows, members=12, **keys)["rabbitmq"].enough
+    assert not found(rows, replay=True, p99_ms=0.1)["kafka"].enough, "a message that comes alone takes longer"
+
+
+def test_who_computes_shares_the_cores_with_all_groups(rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    one = found(rows, groups=8, work="compute", work_ms=5, rate=30)
+    assert one["rabbitmq"].carried == pytest.approx(50)
+    assert one["asyncio"].carried == pytest.approx(25)
+    keys: dict[str, Any] = {"members": 3, "work": "compute", "work_ms": 10, "rate": 300}
+    assert "members" not in " ".join(estimate.said(Workload(**keys), list(found(rows, **keys).values())))
+
+
 def test_the_speed_of_short_messages_is_not_that_of_long_ones(rows: pd.DataFrame) -> None:
     short = rows[rows["question"].eq("throughput")]
     assert found(short, size=65_536)["rabbitmq"].room is None

@@ -104,6 +104,12 @@ async def test_a_right_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert suspect == "a"
 
 
+async def test_what_is_published_is_not_how_fast_a_group_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = [at(10 - n, behind=200 * (10 + n), published=200.0 * (10 + n)) for n in range(11)]
+    told, _ = await watched(*looks, monkeypatch=monkeypatch)
+    assert told.keys() == {BEHIND}
+
+
 def test_who_waits_for_work_is_not_stuck() -> None:
     idle, works = Member(5, 0), [Member(n, 1) for n in range(3)]
     looks = [at(8 - 4 * n, members={"idle": idle, "works": works[n]}) for n in range(3)]

@@ -65,7 +65,7 @@ class TestFilm:
 
     async def test_a_run_is_traced(self) -> None:
         names = [f"name {number:02}" for number in range(12)]
-        trace = await walkthrough.traced("asyncio:", names)
+        trace = await walkthrough.traced("asyncio:", "film", names)
         (drop,) = [step for step in trace if step.what == "dropped"]
         assert drop.member == 0
         assert sorted(step.name for step in trace if step.what == "greeted") == names
@@ -139,7 +139,9 @@ class TestExcerpts:
         for found in (excerpts.rungs(rows), excerpts.worst(rows, 0.5), excerpts.woken(rows)):
             assert [one for one in found.index if one in USUAL] == USUAL
         assert not excerpts.faults(rows)["lost"].any()
-        assert {*excerpts.fastest(rows)} >= {"RabbitMQ", "Kafka"}
+        alone = excerpts.one_by_one(rows)["greet, times as many"]
+        assert alone["RabbitMQ", "greet"] == 1 < alone["RabbitMQ", "aio-pika"]
+        assert "RabbitMQ stream" not in alone, "it has no other client"
         assert excerpts.speeds(reference=rows).xs(excerpts.LISTS, level="way").loc["Kafka"].gt(10_000).all()
         assert excerpts.costs(rows).xs("greet", level="contender").gt(0).all().all()
         assert {*excerpts.beside_a_sleeper(rows)} == {"RabbitMQ", "Kafka"}

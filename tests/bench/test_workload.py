@@ -522,12 +522,12 @@ def test_remarks_say_what_no_figure_does() -> None:
         (
             "kafka",
             {"members": 12},
-            "12 readers at a time, with 15 ms of work, can handle at most 800 messages a second",
+            "the work of 12 readers at a time, 15 ms each, handles at most 800 messages a second",
         ),
         ("kafka", {"members": 24, "partitions": 12}, "12 readers at a time"),
         ("kafka", {"members": 13}, None),
         ("rabbitmq", {"members": 13, "rate": "100..1000..100"}, "but 1.00k are due: messages pile up"),
-        ("rabbitmq-stream", {"members": 24}, "1 reader at a time, with 15 ms of work, can handle at most 66.7"),
+        ("rabbitmq-stream", {"members": 24}, "the work of 1 reader at a time, 15 ms each, handles at most 66.7"),
         ("rabbitmq-stream", {"members": 24, "rate": 60}, None),
     ],
 )
