@@ -143,9 +143,11 @@ endef
 # --- what is not Python ------------------------------------------------------------------------
 
 # Never fails: where no broker can be had, the kit itself names it, and the rest goes on. Where Debian's RabbitMQ has no
-# support any more, or is not installed, a current one is prepared in the cache folder; else it is Debian's own.
+# support any more, or is not installed, a current one is prepared in the cache folder; else it is Debian's own. One that
+# runs already, as from `docker compose`, is used.
 rabbitmq:
 	@if [ -n "$$GREET_RABBITMQ_URL" ] || $(CURRENT) found; then :; \
+	elif $(BIN)/python -c 'import socket; socket.create_connection(("127.0.0.1", 5672), 1)' 2>/dev/null; then :; \
 	elif $(is_root_on_debian) && { command -v mmdebstrap >/dev/null || $(call apt_install,mmdebstrap); } \
 	  && $(CURRENT) prepare; then :; \
 	elif command -v rabbitmq-server >/dev/null || [ -e /usr/lib/rabbitmq/bin/rabbitmq-server ]; then :; \
@@ -158,7 +160,8 @@ rabbitmq:
 	  ! command -v systemctl >/dev/null || systemctl disable --quiet $$units 2>/dev/null || :; \
 	  [ -n "$$epmds" ] || [ -z "$$($(list_epmd))" ] || epmd -kill >/dev/null 2>&1 || :; \
 	elif command -v brew >/dev/null; then echo "RabbitMQ is not installed: brew install rabbitmq" >&2; \
-	elif command -v apt-get >/dev/null; then echo "RabbitMQ is not installed: sudo apt-get install rabbitmq-server" >&2; \
+	elif command -v apt-get >/dev/null; then echo "RabbitMQ is not installed: sudo apt-get install rabbitmq-server;" \
+	  "then stop its service, which listens on all interfaces: sudo systemctl disable --now rabbitmq-server" >&2; \
 	else echo "RabbitMQ is not installed; with Docker: docker compose up -d --wait" >&2; fi
 
 # For the test that opens the notebooks in a browser. It is installed only where no test may be skipped.
@@ -177,9 +180,9 @@ list_epmd = grep -lx epmd /proc/[0-9]*/comm 2>/dev/null
 define apt_install
 ( exec 9>/run/greet-apt.lock; flock 9; policy=/usr/sbin/policy-rc.d; log="$$(mktemp)"; trap 'rm -f "$$log"' EXIT; \
   export DEBIAN_FRONTEND=noninteractive; \
-  if [ ! -e $$policy ]; then \
-    trap 'rm -f "$$log" /usr/sbin/policy-rc.d' EXIT; trap 'exit 130' INT TERM; \
-    printf '#!/bin/sh\nexit 101\n' > $$policy; chmod 755 $$policy; \
+  if [ ! -e $$policy ] || grep -q '^# of greet' $$policy; then \
+    trap 'rm -f "$$log" /usr/sbin/policy-rc.d' EXIT; trap 'exit 130' HUP INT TERM; \
+    printf '#!/bin/sh\n# of greet\nexit 101\n' > $$policy; chmod 755 $$policy; \
   fi; \
   apt="apt-get -y --no-install-recommends -o DPkg::Lock::Timeout=120"; \
   { $$apt install $(1) || { $$apt update && $$apt install $(1); }; } 9>&- </dev/null >"$$log" 2>&1 \

@@ -40,8 +40,10 @@ def _ends_with_us() -> None:
 
 
 def pytest_configure() -> None:
-    """SIGTERM ends the run as Ctrl-C does: its brokers end too."""
+    """SIGTERM, or a closed terminal, ends the run as Ctrl-C does: its brokers end too."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:

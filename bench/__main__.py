@@ -377,7 +377,7 @@ def _ended(outcome: runner.Outcome, writer: results.Writer, *, show: bool) -> in
 
 def _paper() -> Console:
     """Standard output. A pipe or file gets lines of a fixed width."""
-    return Console() if sys.stdout.isatty() else Console(width=report.WIDTH)
+    return Console() if sys.stdout and sys.stdout.isatty() else Console(width=report.WIDTH)
 
 
 def _report(options: argparse.Namespace) -> int:

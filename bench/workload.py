@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from bench.model import USUAL
 from bench.show import workload as show
 from greet import GreetError
 from greet.designs import DESIGNS, Design, named
+from greet.tasks import on_interrupt
 
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 WIDTH = 80
@@ -180,12 +180,16 @@ class Case:
         except (KeyboardInterrupt, asyncio.CancelledError):
             status = INTERRUPTED
         seconds = round(perf_counter() - began, 1)
-        self.writer.note(
-            complete=status == WELL, missing=self.missing, total_s=seconds, elapsed_s={"workload": seconds}
-        )
+        try:
+            self.writer.note(
+                complete=status == WELL, missing=self.missing, total_s=seconds, elapsed_s={"workload": seconds}
+            )
+        except OSError as error:  # the disk is still full: run.json says as before that it is not complete
+            if status == WELL:
+                status = complain(f"{error.strerror}: the run is INCOMPLETE", WRONG)
         rows, about = results.load(self.writer.folder), results.about(self.writer.folder)
         if not self.json_lines:
-            paper = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+            paper = Console() if sys.stdout and sys.stdout.isatty() else Console(width=WIDTH)
             show.terminal(paper, rows, about)
             why = {INTERRUPTED: ": interrupted, so INCOMPLETE", WRONG: ": stopped by an error, so INCOMPLETE"}
             print(f"kept in {self.writer.folder}{why.get(status, '')}")
@@ -203,9 +207,7 @@ class Case:
     async def _measure(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        if sys.platform != "win32":  # there, Ctrl-C is a KeyboardInterrupt
-            for interrupt in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(interrupt, task.cancel)
+        on_interrupt(lambda _: task.cancel())
         able = [one for one in self.designs if any(not judge.unable(work, one) for work in self.workloads)]
         network = any(one.break_ == "network" for one in self.workloads)
         greets = {(one.design, one.way): one for one in contenders.every() if one.name == "greet"}

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import greet
 from greet import designs
 from greet.names import MAX_BYTES, check, decode
+from greet.tasks import on_interrupt
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ EXAMPLES_OF = {
 """,
     "send": f"""\
   python -m greet send --via {OTHER} Ada José                to the broker on this machine, or that an export names
-  python -m greet send --url {designs.named(ONE).scheme}://user:password@host Ada  to your own broker
+  python -m greet send --url {designs.named(ONE).scheme}://host Ada            to your own; export a URL with a password
   cat names.txt | python -m greet send --via {ONE} -   the names of a file, one a line
 """,
     "consume": f"""\
@@ -200,9 +201,7 @@ async def _command(arguments: argparse.Namespace) -> int:
         if task and not stop.working:  # a broker is started, or does not answer
             task.cancel()
 
-    if sys.platform != "win32":  # there, Ctrl-C is a KeyboardInterrupt
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, catch, number)
+    on_interrupt(catch)
     names: list[str] = getattr(arguments, "names", [])
     if names == ["-"]:
         _check_input()

@@ -1,8 +1,10 @@
-"""Helpers for tasks of asyncio: run one in the background, or wait for one to its end."""
+"""Helpers for tasks of asyncio: run one in the background, wait for one to its end, or end it by a signal."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -62,6 +64,20 @@ def beside(work: Coroutine[Any, Any, None], kept: set[asyncio.Task[None]]) -> as
     task.add_done_callback(kept.discard)
     task.add_done_callback(looked_at)
     return task
+
+
+def on_interrupt(call: Callable[..., object]) -> None:
+    """Have the loop call it, with the signal's number, if the program is to end: Ctrl-C, SIGTERM, a closed terminal.
+
+    On Windows Ctrl-C raises `KeyboardInterrupt`, with or without this. A SIGHUP that is ignored, by `nohup`, stays so.
+    """
+    if sys.platform == "win32":
+        return
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        ends.append(signal.SIGHUP)
+    for number in ends:
+        asyncio.get_running_loop().add_signal_handler(number, call, number)
 
 
 def looked_at(future: asyncio.Future[Any]) -> None:

@@ -45,10 +45,17 @@ class Ground:
         if self.design.in_process:
             return f"it lives in one process, so there is no {what} to break"
         if what == "broker" and self.broker is None:
-            return "this broker is not ours to kill: unset its variable, and a private one is started"
+            return f"this broker is not ours to kill: {self._make_way()}, and a private one is started"
         if what == "network" and self.proxy is None:
-            return "no proxy can stand before this broker: unset its variable, and a private one is started"
+            return f"no proxy can stand before this broker: {self._make_way()}, and a private one is started"
         return ""
+
+    def _make_way(self) -> str:
+        """What to do so that a broker of ours is used."""
+        product = self.design.product
+        return (
+            "unset its variable" if product and product.variable in os.environ else "stop the one on its default port"
+        )
 
     @property
     def through(self) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from bench.measure.workload import GUARANTEES, Workload, told_time
+from bench.schema import BadRun
 from bench.stats import PERCENTILES, short
 from greet import Guarantee
 from greet.designs import DESIGNS, Design, named
@@ -294,8 +295,13 @@ def ms(value: float | None) -> str:
 
 
 def points(about: Mapping[str, Any]) -> list[Workload]:
-    """The workloads of a run, as its run.json keeps them."""
-    return [Workload(**one) for one in about["workload"]["points"]]
+    """The workloads of a run, as its run.json keeps them. Raises `BadRun` if it does not, or in another way."""
+    try:
+        found = [Workload(**one) for one in about["workload"]["points"]]
+        [*about["workload"]["designs"], *about["workload"]["dimensions"]]
+    except (KeyError, TypeError):
+        raise BadRun("run.json does not say the workload as this version of the kit does: measure it again") from None
+    return found
 
 
 def answers(workload: Workload, point: int, rows: pd.DataFrame, about: Mapping[str, Any]) -> list[Answer]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import AbstractContextManager
@@ -17,6 +15,7 @@ from bench.measure.pool import processes
 from bench.model import Cell, Measurement, Settings
 from bench.results import Writer, about
 from greet import GreetError
+from greet.tasks import on_interrupt
 
 TROUBLE = (OSError, ValueError, GreetError, BrokenExecutor)
 """What may go wrong while measuring, such as a full disk, and ends a run without a traceback."""
@@ -83,9 +82,7 @@ async def _measure(
 ) -> None:
     task = asyncio.current_task()
     assert task is not None
-    if sys.platform != "win32":  # there, Ctrl-C is a KeyboardInterrupt
-        for interrupt in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(interrupt, task.cancel)
+    on_interrupt(lambda _: task.cancel())
     async with run.session(settings, executor) as session:
         outcome.missing = session.missing
         session.folder = writer.folder

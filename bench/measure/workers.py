@@ -4,6 +4,20 @@ How Dask gets there is its own business. A worker with the resource "seat" has t
 process that it starts for the load (bench/measure/pool.py) and that is on no clock but its machine's
 (bench/measure/clock.py). Publishers and consumers sit on different hosts, unless there is only one. Each piece of
 work is given to one worker and done once: when that worker dies, the work has failed.
+
+In Kubernetes, with an image that contains the kit; the last line is run in a pod:
+
+    kubectl create deployment dask --image=IMAGE --port=8786 -- dask scheduler
+    kubectl expose deployment dask
+    kubectl create deployment load --image=IMAGE --replicas=2 -- \\
+        dask worker tcp://dask:8786 --nthreads 8 --resources seat=8
+    python -m bench run --workers dask:tcp://dask:8786
+
+In SLURM:
+
+    srun --ntasks=1 dask scheduler --scheduler-file ~/dask.json &
+    srun --ntasks=2 dask worker --scheduler-file ~/dask.json --nthreads 8 --resources seat=8 &
+    python -m bench run --workers dask:$HOME/dask.json
 """
 
 from __future__ import annotations

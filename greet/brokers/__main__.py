@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from greet.brokers import private
 from greet.brokers.process import together
 from greet.designs import PRODUCTS, Product
 from greet.errors import BrokerMissing
+from greet.tasks import on_interrupt
 
 DESCRIPTION = """\
 Keeps a private broker of each kind running until it is interrupted, by Ctrl-C or SIGTERM.
@@ -38,16 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def keep(products: Sequence[Product], *, required: bool) -> int:
     """Keep a broker of each of `products` running; 0 once interrupted, 3 if none, or a `required` one, is available."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM) if sys.platform != "win32" else ():
-        loop.add_signal_handler(number, task.cancel)
+    on_interrupt(lambda _: task.cancel())
     try:
         await together(*(keep_one(product, required=required) for product in products))
     except asyncio.CancelledError:
         return 0
     except BrokerMissing:
         pass  # it was named already
+    except OSError as error:  # as when nobody reads the exports
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what was not written is not tried again at the end
+        print(f"stopped: {error.strerror or error}", file=sys.stderr)
+        return 2
     return 3
 
 

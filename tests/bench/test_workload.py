@@ -34,6 +34,7 @@ from bench.measure.trial import Ground, Trial, enough, figures, gap, pile
 from bench.measure.workload import Misread, Workload, example, from_file, from_flag, lines_of, meaning, points
 from bench.model import Figures, Place
 from bench.results import MEASUREMENTS, RUN
+from bench.schema import BadRun
 from bench.show import workload as show
 from greet import Guarantee
 from greet.brokers import Broker, rabbitmq
@@ -992,3 +993,9 @@ def test_a_ctrl_c_in_a_terminal_ends_it_well_also_while_its_processes_start(tmp_
 def test_the_ready_files_are_good(file: Path) -> None:
     found = points(from_file(file))
     assert all(one.about for one in found)
+
+
+@pytest.mark.parametrize("kept", [{}, {"points": [{}], "designs": []}, {"points": [{"size_of": 3}]}, {"points": 3}])
+def test_a_run_of_another_version_is_told_so(kept: dict[str, Any]) -> None:
+    with pytest.raises(BadRun, match="measure it again"):
+        judge.points({"workload": kept})

@@ -27,6 +27,7 @@ import greet
 from bench.faults.arena import SOONER
 from greet import brokers, designs
 from greet.brokers import jars, process, watchdog
+from greet.tasks import on_interrupt
 
 DESIGNS = ("rabbitmq", "kafka")
 PROGRAMS = {"rabbitmq": "beam.smp", "kafka": "java"}
@@ -208,9 +209,11 @@ async def test_a_node_that_is_not_there_cannot_be_hurt(broker: brokers.Broker) -
 
 
 OWNER = """
-import asyncio, sys
+import asyncio, signal, sys
 from greet import brokers
 from greet.brokers.process import together
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it may be ignored where the tests run
 
 async def one(private, over):
     async with private() as broker:
@@ -238,7 +241,25 @@ def descendants(folders: list[Path]) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize("way", ["normal", "exception", "SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("ignored", [False, True], ids=["terminal", "nohup"])
+async def test_a_closed_terminal_ends_a_program_unless_it_is_ignored(ignored: bool) -> None:
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    told: list[int] = []
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        on_interrupt(told.append)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.1)
+    finally:
+        for number, handler in before.items():
+            asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, handler)
+    assert told == ([] if ignored else [signal.SIGHUP]) + [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("way", ["normal", "exception", "SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
 def test_nothing_is_left_of_it_after(way: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", OWNER, way],
