@@ -28,8 +28,8 @@ from bench.measure.workload import Misread, Value, Workload
 from bench.model import USUAL
 from bench.show import workload as show
 from greet import GreetError
+from greet.brokers import on_interrupt
 from greet.designs import DESIGNS, Design, named
-from greet.tasks import on_interrupt
 
 WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 WIDTH = 80

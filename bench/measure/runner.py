@@ -15,7 +15,7 @@ from bench.measure.pool import processes
 from bench.model import Cell, Measurement, Settings
 from bench.results import Writer, about
 from greet import GreetError
-from greet.tasks import on_interrupt
+from greet.brokers import on_interrupt
 
 TROUBLE = (OSError, ValueError, GreetError, BrokenExecutor)
 """What may go wrong while measuring, such as a full disk, and ends a run without a traceback."""

@@ -27,8 +27,9 @@ from greet.brokers.process import Broker, listens
 from greet.brokers.rabbitmq import rabbitmq
 from greet.designs import DESIGNS, Product
 from greet.errors import BadURL, BrokerMissing, GreetError
+from greet.tasks import on_interrupt
 
-__all__ = ["PRIVATE", "VARIABLES", "Broker", "find", "kafka", "kafka_tool", "rabbitmq"]
+__all__ = ["PRIVATE", "VARIABLES", "Broker", "find", "kafka", "kafka_tool", "on_interrupt", "rabbitmq"]
 
 
 def private(product: Product, **options: Any) -> AbstractAsyncContextManager[Broker]:
