@@ -53,6 +53,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -110,7 +111,7 @@ NEVER_WRITTEN = {
 }
 LEADERLESS = {
     *(*PASSING, KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN),
-    *(KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION),
+    *(KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError._DESTROY_BROKER),
 }
 """A partition may have a leader again after these."""
 FAILURES = (KafkaException, Refused, OSError, EOFError)
@@ -390,17 +391,22 @@ class KafkaShareLine(Line):
         except FAILURES as error:
             raise ours(what + words(error, self.address)) from error
 
-    async def _asked(self, group: str, question: Callable[[Wire], Awaitable[T]]) -> T:
-        """The answer of the coordinator of a share group; the question is repeated while another broker takes over."""
+    async def _asked(self, group: str, question: Callable[[Wire], Awaitable[T]], patience: float = inf) -> T:
+        """The answer of the coordinator of a share group; the question is repeated while another broker takes over.
+
+        It is also repeated, less and less often, if there is no answer within `patience`: a broker accepts connections
+        while it is stopped, and the first question for offsets after its start takes it two seconds.
+        """
         while True:
+            patience = min(patience, self.timeout / 2)
             try:
-                async with coordinator(self.address, group) as wire, asyncio.timeout(self.timeout / 2):
+                async with coordinator(self.address, group) as wire, asyncio.timeout(patience):
                     return await question(wire)
             except Refused as error:
                 if error.code not in PASSING:
                     raise
-            except TimeoutError:  # the broker accepts connections and does not answer, as one that was stopped
-                pass
+            except TimeoutError:
+                patience *= 2
             await asyncio.sleep(RETRY_SECONDS)
 
 
@@ -426,6 +432,7 @@ class KafkaShareSubscription(Subscription):
         self._back: asyncio.TimerHandle | None = None
         self._thread: asyncio.Future[None] | None = None
         self._deliveries, self._lent = 5, 30.0
+        self._resting = False  # names were given back, as nobody asked: do not poll until somebody does
         async with line._trouble(ConnectFailed, deadline):
             await line._make(line.topic)
             await self._found_group()
@@ -441,7 +448,7 @@ class KafkaShareSubscription(Subscription):
         line = self._line
         bounds = await line._bounds(line.topic)
         begin = {number: oldest if self._replay else end for number, (oldest, end) in bounds.items()}
-        known = await line._asked(self._id, self._offsets)
+        known = await line._asked(self._id, self._offsets, WORD_SECONDS / 2)
         if new := all(start < 0 for start in known.values()):
             await self._configure()
             await line._asked(self._id, lambda wire: self._begin_at(wire, begin))
@@ -513,9 +520,9 @@ class KafkaShareSubscription(Subscription):
             consumer.subscribe([topic])
             while True:
                 try:
-                    order = self._orders.get(block=bool(held), timeout=POLL_SECONDS)
+                    order = self._orders.get(block=bool(held) or self._resting, timeout=POLL_SECONDS)
                 except Empty:
-                    if held:
+                    if held or self._resting:
                         consumer.commit_async()  # commits nothing, but runs the callback for late answers
                     else:
                         held = self._poll(consumer, loop)
@@ -582,7 +589,11 @@ class KafkaShareSubscription(Subscription):
         self._heard.set()
 
     def _let_go(self) -> None:
-        """The acquisition lock ends soon: give back the names that were not handed out."""
+        """The acquisition lock ends soon: give back the names that were not handed out.
+
+        Nobody asks for them here, so they are not polled again: after the last delivery Kafka would drop them.
+        """
+        self._resting = True
         rest: list[Batch | Poison] = [*self._runs, *(one for some in self._come for one in some)]
         buried = [one for one in rest[:1] if isinstance(one, Poison) and not self._idle.is_set()]  # just now
         rest = rest[len(buried) :]
@@ -599,6 +610,7 @@ class KafkaShareSubscription(Subscription):
 
     async def _next(self) -> Sequence[Batch | Poison]:
         quiet = self._line.timeout / 4
+        self._resting = False
         while True:
             if self._come:
                 return self._come.popleft()
@@ -622,7 +634,8 @@ class KafkaShareSubscription(Subscription):
     async def _ask(self) -> None:
         """No name has come, and the driver does not say why: ask the group's coordinator until it answers."""
         deadline = get_running_loop().time() + self._line.timeout * 3 / 4
-        while not self._come:
+        began = self._heard_at
+        while self._heard_at == began:
             try:
                 starts = await self._starts(deadline)
             except ConnectionLost as error:
@@ -635,7 +648,7 @@ class KafkaShareSubscription(Subscription):
                 failure = ConnectionLost(
                     f"group {self._group} no longer exists at {self._line.address}: subscribe again"
                 )
-            if self._come:
+            if self._heard_at != began:
                 return
             if get_running_loop().time() + RETRY_SECONDS > deadline:
                 raise failure
@@ -645,7 +658,7 @@ class KafkaShareSubscription(Subscription):
         """For each partition, the offset up to which all names are settled."""
         line = self._line
         async with line._trouble(ConnectionLost, deadline):
-            return await line._asked(self._id, self._offsets)
+            return await line._asked(self._id, self._offsets, WORD_SECONDS / 2)
 
     async def _offsets(self, wire: Wire) -> dict[int, int]:
         return await wire.starts(self._id, self._line.topic, range(self._line._made[self._line.topic]))

@@ -106,12 +106,15 @@ class StreamLine(RabbitMQLine):
         try:
             return await super()._send(names, deadline)
         except PublishFailed as error:
-            if str(error) != nowhere(self.topic):
+            if nowhere(self.topic) not in str(error):
                 raise
             with suppress(*DRIVER):
                 async with within(deadline):
                     await make_topic(self._link, self)
-            failure = PublishFailed(f"{self.stream} was deleted, and was created again: publish again")
+            dropped, _, _ = str(error).rpartition(
+                nowhere(self.topic)
+            )  # the fast path says of names before that they were
+            failure = PublishFailed(f"{dropped}{self.stream} was deleted, and was created again: publish again")
             failure.accepted = error.accepted
             raise failure from error
 
@@ -301,7 +304,9 @@ class StreamSubscription(RabbitMQSubscription):
             self._own = str(place.message_id), asyncio.get_running_loop().create_future()
             await channel.default_exchange.publish(place, self._queue, mandatory=True)
             await self._own[1]
-            await held.pop(0).ack(multiple=True)  # what is older than ours; removed first, so that none is acked twice
+            older = held[:-1]
+            del held[:-1]  # now, so that none is acknowledged twice
+            await older[-1].ack(multiple=True)
             self._written = done
 
     async def _receive_places(self, main: AbstractChannel) -> None:
@@ -440,13 +445,15 @@ class StreamSubscription(RabbitMQSubscription):
         self._done = max(self._done, batch.origins[count - 1] + 1)
 
     async def _settle_ahead(self, batch: Batch, deadline: float) -> bool:
-        before = self._done
+        before, ahead = self._done, False
         await self._settle(batch, len(batch.names))
-        await self._confirm(deadline)
-        if self._written < self._done:
-            self._done = before
-            return False
-        return True
+        try:
+            await self._confirm(deadline)
+            ahead = self._written >= self._done
+        finally:
+            if not ahead:  # not handed out, also if the caller was cancelled
+                self._done = before
+        return ahead
 
     async def _confirm(self, deadline: float) -> None:
         """Write the place. While the connection is lost, this waits until it is back."""

@@ -233,8 +233,10 @@ class FastRabbitMQSubscription(RabbitMQSubscription):
         self._behind_broker = batch.source is not self._channel or not self._link.wire.open
         if not self._behind_broker:
             self._told_broker = True
-            tag, _ = batch.origins[count - 1]
-            self._inbox.acknowledge(tag)
+            last = batch.origins[count - 1]
+            if last is not self._acked:  # else the caller was cancelled while it waited for the broker
+                self._acked = last
+                self._inbox.acknowledge(last[0])
 
     async def _bury(self, poison: Poison, deadline: float) -> None:
         if poison.source is self._channel:  # else it comes again

@@ -366,6 +366,19 @@ async def test_what_waits_behind_a_slow_handler_is_given_back_in_time(broker: Br
         assert sorted(got) == sorted(NAMES[:20])
 
 
+async def test_what_nobody_asks_for_is_not_given_up(url: str, topic: str) -> None:
+    """It is given back before the lock ends, and not taken again: after the last delivery Kafka would drop it."""
+    async with greet.connect(url, topic) as line, line.subscribe("hello") as names:
+        assert isinstance(names, KafkaShareSubscription)
+        names._lent = 0.4
+        await line.publish("Ada")
+        await asyncio.sleep(0.4 * SHARE.deliveries)
+        assert await take(names, 1) == ["Ada"]
+        await line.publish("Zoë")
+        assert await take(names, 1) == ["Zoë"]
+        assert await line.dead_letters() == []
+
+
 async def test_a_member_for_which_there_is_no_room_is_told_so_each_time(topic: str) -> None:
     async with kafka(config={"group.share.max.size": "1"}) as broker:
         url = SHARE.url(broker.url) + "?timeout=8"

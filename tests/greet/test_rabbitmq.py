@@ -1187,20 +1187,21 @@ async def test_a_name_that_is_larger_than_the_broker_takes(small: str, topic: st
         assert await take(names, 3) == ["a", "b", "last"]
 
 
+@pytest.mark.parametrize("path", ["fast", "plain"])
 async def test_who_is_cancelled_while_names_are_acknowledged_ahead_loses_none(
-    rabbitmq_url: str, topic: str, monkeypatch: pytest.MonkeyPatch
+    rabbitmq_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With AT_MOST_ONCE: the acknowledgement goes on, and what it settled is handed out to who asks next."""
-    async with line_to(rabbitmq_url, topic, AMO, path="plain") as line, line.subscribe("hello") as names:
+    async with line_to(rabbitmq_url, topic, AMO, path=path) as line, line.subscribe("hello") as names:
         member = cast(RabbitMQSubscription, names)
-        acknowledged = member._acknowledged
+        prove = member._prove
 
-        async def slowly(deadline: float) -> None:
-            monkeypatch.setattr(member, "_acknowledged", acknowledged)
-            await acknowledged(deadline)
-            await asyncio.sleep(5)
+        async def slowly(channel: Any) -> None:
+            monkeypatch.setattr(member, "_prove", prove)
+            await asyncio.sleep(1.5)
+            await prove(channel)
 
-        monkeypatch.setattr(member, "_acknowledged", slowly)
+        monkeypatch.setattr(member, "_prove", slowly)
         await line.publish_many(["Ada", "Zoë"])
         assert await take(names, 2, seconds=0.5) == []
         assert await take(names, 2) == ["Ada", "Zoë"]
