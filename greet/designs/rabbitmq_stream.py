@@ -111,9 +111,7 @@ class StreamLine(RabbitMQLine):
             with suppress(*DRIVER):
                 async with within(deadline):
                     await make_topic(self._link, self)
-            dropped, _, _ = str(error).rpartition(
-                nowhere(self.topic)
-            )  # the fast path says of names before that they were
+            dropped, _, _ = str(error).rpartition(nowhere(self.topic))  # the fast path tells of earlier names too
             failure = PublishFailed(f"{dropped}{self.stream} was deleted, and was created again: publish again")
             failure.accepted = error.accepted
             raise failure from error
