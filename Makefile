@@ -160,8 +160,8 @@ rabbitmq:
 	  ! command -v systemctl >/dev/null || systemctl disable --quiet $$units 2>/dev/null || :; \
 	  [ -n "$$epmds" ] || [ -z "$$($(list_epmd))" ] || epmd -kill >/dev/null 2>&1 || :; \
 	elif command -v brew >/dev/null; then echo "RabbitMQ is not installed: brew install rabbitmq" >&2; \
-	elif command -v apt-get >/dev/null; then echo "RabbitMQ is not installed: sudo apt-get install rabbitmq-server;" \
-	  "then stop its service, which listens on all interfaces: sudo systemctl disable --now rabbitmq-server" >&2; \
+	elif command -v apt-get >/dev/null; then echo "RabbitMQ is not installed: sudo apt-get install rabbitmq-server" >&2; \
+	  echo "Then stop its service, which listens on all interfaces: sudo systemctl disable --now rabbitmq-server" >&2; \
 	else echo "RabbitMQ is not installed; with Docker: docker compose up -d --wait" >&2; fi
 
 # For the test that opens the notebooks in a browser. It is installed only where no test may be skipped.

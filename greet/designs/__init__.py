@@ -85,7 +85,7 @@ class Design:
     deletes_after_s: float = inf
     """For how many seconds the broker keeps a name by default, whether it was read or not."""
     waits_to_settle_early: bool = False
-    """With `AT_MOST_ONCE` a member waits for the broker before it hands out what has come: that costs time."""
+    """With `AT_MOST_ONCE` a member waits so long for the broker that `AT_LEAST_ONCE` costs less."""
     lends_for: float = 0.0
     """For how many seconds a member has a name; after that it is delivered again. 0: as long as the member lives."""
     variants: tuple[str, ...] = ()
@@ -188,7 +188,6 @@ DESIGNS = (
         guarantees=ALL,
         product=RABBITMQ,
         no_replay="a queue of RabbitMQ keeps no name that was settled, so it cannot replay: use kafka",
-        waits_to_settle_early=True,
         deals_out=True,
         variants=("queue_type=quorum",),
         quorum="queue_type=quorum",

@@ -85,7 +85,7 @@ def test_who_computes_shares_the_cores_with_all_groups(rows: pd.DataFrame, monke
     assert one["rabbitmq"].carried == pytest.approx(50)
     assert one["asyncio"].carried == pytest.approx(25)
     keys: dict[str, Any] = {"members": 3, "work": "compute", "work_ms": 10, "rate": 300}
-    assert "members" not in " ".join(estimate.said(Workload(**keys), list(found(rows, **keys).values())))
+    assert "; have more" not in " ".join(estimate.said(Workload(**keys), list(found(rows, **keys).values())))
 
 
 def test_the_speed_of_short_messages_is_not_that_of_long_ones(rows: pd.DataFrame) -> None:
