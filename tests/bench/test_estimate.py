@@ -25,7 +25,7 @@ def rows() -> pd.DataFrame:
     return bench.reference()
 
 
-def found(rows: pd.DataFrame, **keys: Any) -> dict[str, estimate.Estimate]:
+def found(rows: pd.DataFrame | estimate.Remembered, **keys: Any) -> dict[str, estimate.Estimate]:
     return {one.design.name: one for one in estimate.estimates(rows, Workload(**keys))}
 
 
@@ -58,15 +58,14 @@ def test_readers_that_are_always_busy_are_not_enough(rows: pd.DataFrame) -> None
 
 
 def test_larger_messages_and_more_groups_leave_less_room(rows: pd.DataFrame) -> None:
+    run = estimate.Remembered(rows)
     for design in ("asyncio", "rabbitmq", "kafka"):
         for publish in ("many", "each"):
-            rooms = [
-                found(rows, size=size, publish=publish, rate=1000)[design].room or 0 for size in (18, 4096, 65_536)
-            ]
+            rooms = [found(run, size=size, publish=publish, rate=1000)[design].room or 0 for size in (18, 4096, 65_536)]
             assert rooms[0] > rooms[1] > rooms[2] > 0
-        one, many = (found(rows, size=4096, publish=way)[design].carried or 0 for way in ("each", "many"))
+        one, many = (found(run, size=4096, publish=way)[design].carried or 0 for way in ("each", "many"))
         assert one < many, "one by one, each message costs as much as a short one, and its size too"
-        assert (found(rows, groups=4)[design].room or 0) < (found(rows)[design].room or 0)
+        assert (found(run, groups=4)[design].room or 0) < (found(run)[design].room or 0)
 
 
 def test_what_comes_at_once_must_be_read_in_time(rows: pd.DataFrame) -> None:

@@ -72,7 +72,7 @@ def test_clean_keeps_results() -> None:
 
 def test_bench_and_test_pass_arguments_on() -> None:
     assert "-m bench run --profile full" in make("-n", "bench", "ARGS=run --profile full")
-    assert '-m pytest -m "not long" -n 2 --dist loadfile -k names' in make("-n", "test", "ARGS=-k names")
+    assert '-m pytest -m "not long" -n 4 --dist loadfile -k names' in make("-n", "test", "ARGS=-k names")
 
 
 def test_the_reference_has_every_question_as_a_part_of_its_own() -> None:
