@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 import bench
+from bench import results
 from bench.judge import estimate
+from bench.judge import workload as judge
 from bench.measure import workload as asked
 from bench.measure.runner import told
 from bench.measure.surroundings import surroundings
@@ -66,6 +68,20 @@ def test_larger_messages_and_more_groups_leave_less_room(rows: pd.DataFrame) -> 
         one, many = (found(run, size=4096, publish=way)[design].carried or 0 for way in ("each", "many"))
         assert one < many, "one by one, each message costs as much as a short one, and its size too"
         assert (found(run, groups=4)[design].room or 0) < (found(run)[design].room or 0)
+
+
+def test_it_is_near_what_was_measured(rows: pd.DataFrame) -> None:
+    """The workloads that are published: where their capacity was found, it is at most three times off."""
+    run, seen = estimate.Remembered(rows), 0
+    for folder in sorted(results.REFERENCE.glob("workload-*")):
+        own, about = results.load(folder), results.about(folder)
+        for number, one in enumerate(judge.points(about)):
+            expected = {each.design.name: each for each in estimate.estimates(run, one)}
+            for answer in judge.answers(one, number, own, about):
+                if answer.room and not answer.capped:
+                    seen += 1
+                    assert 0.8 < (expected[answer.design.name].room or 0) / answer.room < 3, (folder, answer.title)
+    assert seen >= 8
 
 
 def test_what_comes_at_once_must_be_read_in_time(rows: pd.DataFrame) -> None:
