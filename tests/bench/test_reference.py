@@ -1,4 +1,4 @@
-"""The published runs: they are whole, what went wrong in them is told, and RESULTS.md and README.md say what they say."""
+"""The published runs: they are whole, what went wrong is told, and RESULTS.md and README.md say what they say."""
 
 from __future__ import annotations
 
