@@ -340,9 +340,8 @@ def _lost(error: OSError) -> OutputLost:
 async def _run(line: greet.Line, source: _Source, output: _Output) -> int:
     waiting = {group: Counter[str]() for group in GREETINGS}  # sent, and not yet greeted
     progress, over = asyncio.Event(), asyncio.Event()
-    ahead = (
-        0 if line.design.in_process else AHEAD
-    )  # a slow reader of our output would fill the queue until a publish fails
+    # In one process a slow reader of our output would fill the queue until a publish fails.
+    ahead = 0 if line.design.in_process else AHEAD
 
     async def greeter(group: str, subscription: greet.Subscription) -> None:
         left = waiting[group]

@@ -82,18 +82,12 @@ def parse(url: str, design: Design) -> Address:
     authority, path, query = (parts[one] or "" for one in ("authority", "path", "query"))
     login, at, where = authority.rpartition("@")
     user, _, password = login.partition(":")
-    if (
-        port and not at and re.search(r"(^|,)[^:,\[\]]+:[^:,]*[^0-9:,]", where)
-    ):  # it may be a password: do not repeat it
-        raise BadURL(
-            "what follows : in the URL is not a port: write host:port, and a login as user:password@host:port;"
-            " an IPv6 address in [ ]"
-        )
     try:
         hosts = tuple(_host(one, port) for one in where.split(",")) if port else ()
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError as error:
-        raise BadURL(f"cannot read the URL {url.rpartition('@')[2]!a}: {error}") from None
+        shown = f"{url.rpartition('@')[2]!a}" if at else f"'{scheme}://…'"  # nothing that may be a password
+        raise BadURL(f"cannot read the URL {shown}: {error}") from None
     options = dict(pairs)
     for key, _ in pairs:
         if key not in known:
@@ -117,10 +111,13 @@ def _host(text: str, default: int) -> tuple[str, int]:
     """A host and its port; raises `ValueError`."""
     found = re.fullmatch(r"(?:\[(?P<ip>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]{0,5}))?", text)
     if not found:
-        raise ValueError(f"{text!a} is not host:port; write an IPv6 address in [ ]")
+        raise ValueError(
+            "what follows : in the URL is not a port: write host:port, and a login as user:password@host:port;"
+            " write an IPv6 address in [ ]"
+        )
     port = int(found["port"] or default)
     if not 0 < port < 65_536:
-        raise ValueError(f"the port of {text!a} is not in 1 to 65535")
+        raise ValueError("the port is not in 1 to 65535")
     if found["ip"] is not None:
         return str(ip_address(found["ip"])), port
     if not found["name"]:

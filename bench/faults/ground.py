@@ -53,9 +53,9 @@ class Ground:
     def _make_way(self) -> str:
         """What to do so that a broker of ours is used."""
         product = self.design.product
-        return (
-            "unset its variable" if product and product.variable in os.environ else "stop the one on its default port"
-        )
+        if product and product.variable in os.environ:
+            return "unset its variable"
+        return "stop the one on its default port"
 
     @property
     def through(self) -> str:

@@ -68,6 +68,7 @@ def test_the_password_is_in_no_text() -> None:
         ("kafka://[::1]h", "cannot read"),
         ("kafka://::1", "write an IPv6 address in [ ]"),
         ("amqp://ada:c4n", "what follows : in the URL is not a port"),
+        ("amqp://ada:c4n:1", "what follows : in the URL is not a port"),
         ("kafka://h:1,ada:c4n/x", "what follows : in the URL is not a port"),
         ("kafka://h?token_file=t", "a token for h would cross the network unencrypted"),
         ("kafka://h:0", "is not in 1 to 65535"),
