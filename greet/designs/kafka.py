@@ -32,10 +32,10 @@ What else it takes is in files of its own: `kafka_producer` starts and replaces 
 acknowledgements; `kafka_group` writes where a new group starts, and notices a silent broker; `kafka_topic`
 creates topics; `kafka_dead` keeps the dead letters; `kafka_settings` has the settings and the errors.
 
-This is the plain path; `greet.fast.kafka` sends and receives the same faster. The fast path also
-refuses answers that are too long. Here they are read until the request times out, and unpacked whole.
-It uses the documented API of aiokafka, but for what that does not tell: whether the group still has
-this member, and what the fetcher holds; and to send heartbeats during a rebalance.
+This is the plain path. It uses the documented API of aiokafka, except for what this does not offer:
+whether the group still has this member, what the fetcher holds, and heartbeats during a rebalance.
+`greet.fast.kafka` is faster. It also refuses answers that are too long; here they are read until the
+request times out, and unpacked whole.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from greet.designs.kafka_producer import ProducingLine
 from greet.designs.kafka_settings import DRIVER_ERRORS, RETRY_SECONDS, UNREADABLE, codec, insist, login, settings
 from greet.designs.kafka_topic import committed, start
 from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishUnknown
-from greet.line import Batch, DeadLetter, Guarantee, Poison, State, runs
+from greet.line import Batch, DeadLetter, Guarantee, Poison, runs
 from greet.tasks import beside
 
 ACKS = {Guarantee.AT_MOST_ONCE: 0, Guarantee.AT_LEAST_ONCE: 1, Guarantee.DURABLE: "all"}
@@ -190,20 +190,21 @@ class KafkaLine(ProducingLine):
         return await self._graveyard.resend()
 
 
-class KafkaSubscription(GroupMember):
-    """A member of a consumer group."""
+class KafkaSubscription(GroupMember, ConsumerRebalanceListener):  # type: ignore[misc]
+    """A member of a consumer group. aiokafka tells it when the group rebalances."""
 
     _line: KafkaLine
 
     async def _join(self, deadline: float) -> None:
         self._generation = 0  # counts the rebalances
-        self._starts: dict[TopicPartition, int] = {}  # for each partition, the offset at which this member began,
-        self._positions: dict[TopicPartition, int] = {}  # the one up to which it is settled,
-        self._committed: dict[TopicPartition, int] = {}  # and the one that was committed
+        self._starts: dict[TopicPartition, int] = {}  # the offset at which this member began to read
+        self._positions: dict[TopicPartition, int] = {}  # the offset after the last name that was settled
+        self._committed: dict[TopicPartition, int] = {}  # the offset that the broker has, as far as known
         self._committing = asyncio.Lock()
         self._commits: set[asyncio.Task[None]] = set()  # commits without an answer yet
         self._missed = False  # a handled name can no longer be settled by this member
         self._unread = False  # partitions were assigned, and what is committed for them is not known yet
+        self._parted = False  # this member has settled what it could, and leaves the group
         line = self._line
         async with line._trouble(ConnectFailed, deadline, verb="create"):
             count = await insist(line.address, line._make_topic)
@@ -224,7 +225,7 @@ class KafkaSubscription(GroupMember):
         if await self._is_new():
             await self._write_start()
         self._note_coordinator()
-        self._consumer.subscribe([self._line.topic], listener=_Rebalance(self))
+        self._consumer.subscribe([self._line.topic], listener=self)
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
@@ -333,7 +334,7 @@ class KafkaSubscription(GroupMember):
             news = {one: offset for one, offset in self._unwritten().items() if one in mine}
             if not news:
                 return
-            with suppress(CommitFailedError, IllegalStateError):  # the group rebalances: `assigned` does the rest
+            with suppress(CommitFailedError, IllegalStateError):  # the group rebalances, and then it is committed
                 await self._commit(news)
                 self._committed.update(news)
 
@@ -349,7 +350,7 @@ class KafkaSubscription(GroupMember):
 
     # --------------------------------------------------------------------------------- rebalancing
 
-    async def revoked(self) -> None:
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:  # noqa: ARG002
         """A rebalance begins: wait for the name in hand and settle it; drop names that were not handed out.
 
         Without that wait the next owner of the partition would get the name in hand again.
@@ -366,9 +367,9 @@ class KafkaSubscription(GroupMember):
         with suppress(ConnectionLost):
             await self._commit_settled(self._line._deadline())
 
-    async def assigned(self, partitions: Collection[TopicPartition]) -> None:
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """The rebalance is over: continue where this member was; in new partitions, at the committed offset."""
-        consumer = self._consumer
+        consumer, partitions = self._consumer, assigned
         consumer.pause(*partitions)  # fetch nothing before the offsets are known
         self._unread = True
         consumer._coordinator._start_heartbeat_task()  # aiokafka 0.14 starts it only when this has returned
@@ -411,7 +412,7 @@ class KafkaSubscription(GroupMember):
                     known = await committed(self._line.address, self._id, partitions)
                     if await coordinator._do_heartbeat():  # so nobody else has had the partitions when they were read
                         return known
-            if self._state is State.LEFT or self._consumer is not consumer or coordinator.generation < 0:
+            if self._parted or self._consumer is not consumer or coordinator.generation < 0:
                 return None
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -422,38 +423,22 @@ class KafkaSubscription(GroupMember):
             return
         await self._asking_coordinator.end(0.1)
         try:
-            await self._settle_last(deadline - min(FAREWELL_SECONDS, self._line.timeout / 4), clean)
+            await self._settle_last(deadline - min(FAREWELL_SECONDS, self._line.timeout / 4), clean=clean)
         finally:
+            self._parted = True
             await self._line._stop(self._consumer, deadline, self._commits)
 
-    async def _settle_last(self, deadline: float, clean: bool) -> None:
+    async def _settle_last(self, deadline: float, *, clean: bool) -> None:
         """Commit. At a clean end, also wait for a rebalance: this member may have caused it by its silence."""
-        if self._unread and self._unwritten():  # it cannot be committed before that is known
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    await self._joined.wait()
-        await self._commit_settled(deadline)
-        if not clean:
-            return
         async with self._trouble(ConnectionLost, deadline, what="what was handled could not be settled: "):
-            while self._unwritten() and not self._missed:
+            if self._unread and self._unwritten():  # it cannot be committed before that is known
+                await self._joined.wait()
+            await self._commit_settled(deadline)
+            while clean and self._unwritten() and not self._missed:
                 await asyncio.sleep(RETRY_SECONDS)
                 await self._commit_settled(deadline)
-            if self._missed:
+            if clean and self._missed:
                 raise CommitFailedError
-
-
-class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
-    """aiokafka calls this when the group rebalances."""
-
-    def __init__(self, member: KafkaSubscription) -> None:
-        self._member = member
-
-    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        await self._member.revoked()
-
-    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        await self._member.assigned(assigned)
 
 
 def _sum(results: Sequence[int | BaseException]) -> int:

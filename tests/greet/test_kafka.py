@@ -135,9 +135,9 @@ async def test_a_member_that_comes_back_commits_nothing_older(
         await line.publish_many(MANY[:100])
         assert await take(names, held) == MANY[:held]
         member, place = cast(KafkaSubscription, names), TopicPartition(topic, 0)
-        await member.revoked()
+        await member.on_partitions_revoked([place])
         await member._commit({place: 100})
-        await member.assigned([place])
+        await member.on_partitions_assigned([place])
         await asyncio.sleep(0.5)
         assert await positions(kafka_url, topic, "hello") == [100]
         await member._settle(member._batch, held)  # the name that it had in hand all the time
@@ -158,7 +158,7 @@ async def test_a_rebalance_goes_on_only_when_a_member_that_leaves_has_settled(
     known: list[int | None] = []
 
     async def rebalance(member: KafkaSubscription) -> None:
-        await member.revoked()
+        await member.on_partitions_revoked([TopicPartition(topic, 0)])
         known.append(member._committed.get(TopicPartition(topic, 0)))
 
     async with greet.connect(f"{kafka_url}?path={path}", topic) as line:
@@ -1116,12 +1116,18 @@ async def test_a_member_that_is_put_out_while_it_reads_where_to_go_on_takes_noth
 async def test_who_leaves_while_it_reads_where_to_go_on_does_not_move_the_group_back(
     kafka_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was put out before it could settle, and another member has settled more in the meantime."""
+    """It was put out before it could settle, and another member has settled more in the meantime.
+
+    The first answer is an error: it asks again, also while it leaves, and does not wait until its deadline.
+    """
     committed, reads, go_on = kafka_topic.committed, asyncio.Event(), asyncio.Event()
 
     async def late(*what: Any) -> Any:
+        first_time = not reads.is_set()
         reads.set()
         await go_on.wait()
+        if first_time:
+            raise ConnectionRefusedError
         return await committed(*what)
 
     async with greet.connect(f"{kafka_url}?path={path}", topic) as line:
