@@ -41,7 +41,7 @@ from greet.errors import (
     WrongUse,
 )
 from greet.names import USUAL, arriving, check, check_all, chunks, decode
-from greet.tasks import to_the_end
+from greet.tasks import looked_at, to_the_end
 
 if TYPE_CHECKING:
     from greet.address import Address
@@ -499,6 +499,7 @@ class Subscription(Entered, ABC):
         self._open()
         self._turned = monotonic()
         self._settling = asyncio.create_task(self._keep_settling())
+        self._settling.add_done_callback(looked_at)
         return self
 
     async def __aexit__(

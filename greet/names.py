@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from greet.errors import BadName
+from greet.tasks import looked_at
 
 MAX_BYTES = 65_536
 USUAL = 100  # a usual name has at most so many characters
@@ -173,6 +174,7 @@ async def arriving(names: AsyncIterable[str], size: int) -> AsyncGenerator[list[
             await come.put(_End())
 
     reading = asyncio.create_task(read())
+    reading.add_done_callback(looked_at)
     try:
         while True:
             some = [await come.get()]

@@ -350,7 +350,7 @@ class KafkaSubscription(GroupMember, ConsumerRebalanceListener):  # type: ignore
 
     # --------------------------------------------------------------------------------- rebalancing
 
-    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:  # noqa: ARG002
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """A rebalance begins: wait for the name in hand and settle it; drop names that were not handed out.
 
         Without that wait the next owner of the partition would get the name in hand again.

@@ -42,6 +42,8 @@ class Attempt:
     accepted: int = 0
     handed_over: bool = False
     """Some names may have reached the broker, but are not acknowledged."""
+    error: KafkaError | None = None
+    """Why it was sent again, the last time."""
 
 
 class ProducingLine(Line):
@@ -98,6 +100,7 @@ class ProducingLine(Line):
                 await asyncio.wait([written])  # not `await written`: that would cancel it with the caller
                 written.result()
             except KafkaError as error:
+                attempt.error = error
                 if waiting and isinstance(error, KafkaTimeoutError):
                     continue  # the producer's buffer was full
                 if waiting and isinstance(error, ProducerClosed) and producer is not self._producer:
@@ -111,7 +114,7 @@ class ProducingLine(Line):
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
             else:
-                attempt.handed_over = False
+                attempt.handed_over, attempt.error = False, None
                 return
 
     @asynccontextmanager
@@ -122,7 +125,7 @@ class ProducingLine(Line):
             async with asyncio.timeout_at(deadline):
                 yield attempt
         except (*DRIVER_ERRORS, PublishFailed) as error:  # the latter if the line was left in the meantime
-            why = self._why(error)
+            why = self._why(error, attempt)
             failure: GreetError = PublishFailed(f"{why}: publish it again when that is fixed")
             if attempt.handed_over:
                 failure = PublishUnknown(f"{why}: publish it again if a duplicate does no harm")
@@ -131,11 +134,16 @@ class ProducingLine(Line):
             failure.accepted = attempt.accepted
             raise failure from error
 
-    def _why(self, error: Exception) -> str:
+    def _why(self, error: Exception, attempt: Attempt) -> str:
         if self._state is State.LEFT:
             return "the line was closed"
         if isinstance(error, TimeoutError):
-            return f"{self.address} has not answered for {self.timeout:g} s"
+            if not attempt.error:
+                return (
+                    f"{self.address} has not acknowledged it within {self.timeout:g} s: it does not answer,"
+                    " or a partition has no leader, or too few replicas are in sync"
+                )
+            error = attempt.error
         return words(error, self.address, self.topic)
 
     async def _count(self) -> int:

@@ -110,9 +110,12 @@ def codec(address: Address) -> str | None:
 
 def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
     """Verify the broker's certificate and host name, with the authority in `ca` or those of the system."""
-    context = ssl.create_default_context(cafile=options.get("ca"))
-    if "cert" in options:
-        context.load_cert_chain(options["cert"], options.get("key"))
+    try:
+        context = ssl.create_default_context(cafile=options.get("ca"))
+        if "cert" in options:
+            context.load_cert_chain(options["cert"], options.get("key"))
+    except ssl.SSLError as error:
+        raise BadURL(f"the files ca, cert and key of the URL are not what TLS needs: {one_line(error)}") from error
     return context
 
 

@@ -487,6 +487,22 @@ async def test_what_the_broker_refuses_has_failed_and_the_next_one_is_published(
         assert await take(names, 3) == ["Ada", "Bob", "Cy"]
 
 
+async def test_a_publish_that_was_repeated_to_its_deadline_says_why(
+    kafka_url: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not that the broker did not answer: it did, each time."""
+
+    async def refused(*_: Any, **__: Any) -> asyncio.Future[None]:
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_exception(kafka.NotEnoughReplicasError())
+        return answer
+
+    monkeypatch.setattr(AIOKafkaProducer, "send_batch", refused)
+    async with greet.connect(f"{kafka_url}?timeout=2&path=plain", topic, guarantee=Guarantee.AT_LEAST_ONCE) as line:
+        with pytest.raises(greet.PublishUnknown, match="has too few replicas in sync: start the brokers"):
+            await line.publish_many(["Ada"])
+
+
 async def test_a_cancelled_publish_leaves_the_others_alone(kafka_url: str, topic: str) -> None:
     async with greet.connect(kafka_url, topic) as line, line.subscribe("hello") as names:
         tasks = [asyncio.create_task(line.publish(name)) for name in MANY[:50]]

@@ -134,6 +134,16 @@ async def test_another_authority(guarded: Guarded, tmp_path: Path) -> None:
     assert "certificate" in await refusal(guarded.url(guarded.login, f"ada:{CANARY}", ca=tmp_path / "other.pem"))
 
 
+async def test_a_file_that_is_no_certificate(guarded: Guarded, tmp_path: Path) -> None:
+    """The broker has refused nothing."""
+    (tmp_path / "junk.pem").write_text("junk")
+    for ca in (guarded.ca, tmp_path / "junk.pem"):
+        url = guarded.url(guarded.login, f"ada:{CANARY}", ca=ca, cert=tmp_path / "junk.pem")
+        with pytest.raises(greet.BadURL, match="are not what TLS needs"):
+            async with greet.connect(url):
+                pass
+
+
 async def test_a_wrong_host_name(guarded: Guarded) -> None:
     said = await refusal(guarded.url(guarded.login, f"ada:{CANARY}", "localhost", ca=guarded.ca))
     assert "localhost" in said
