@@ -15,6 +15,11 @@ A message that is not a name is rejected, and the broker moves it to the queue o
     AT_LEAST_ONCE  when the broker confirms it  transient   names that were handled
     DURABLE        when the broker confirms it  persistent  names that were handled
 
+What can come twice, or out of order: when a member loses its connection, the broker delivers what it had not
+acknowledged again, to any member. A name that it had handled, and whose acknowledgement was lost, it recognizes by
+its message id; another member does not know it. If a node of a cluster hangs, RabbitMQ keeps the names of that
+node's consumers back until it gives the node up, after about a minute. Later names are delivered before them.
+
 AT_MOST_ONCE does not use the broker's automatic acknowledgement (`no_ack`), because it ignores the
 prefetch limit. A million waiting names would be pushed into the memory of the first member, and would
 be lost with it. Here it has at most `prefetch` names, and hands them out when the broker knows that
@@ -35,7 +40,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -64,7 +69,7 @@ from greet.designs.rabbitmq_link import (
     why,
     within,
 )
-from greet.designs.rabbitmq_topic import REST, await_leader, binding, declare, exchange, kept, queue, short
+from greet.designs.rabbitmq_topic import REST, await_leader, binding, declare, exchange, exists, kept, queue, short
 from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFailed, PublishUnknown
 from greet.line import CLOSED, DEAD, Batch, DeadLetter, Guarantee, Line, Poison, State, Subscription, runs
 from greet.tasks import Lasting, looked_at
@@ -208,7 +213,10 @@ class RabbitMQLine(Line):
 
     def _usable(self) -> bool:
         """Whether the channel is open, and the broker answered recently: if not, it may have closed the connection."""
-        return self._is_open() and not self._is_mute() and self._time() - self._heard < self._link.heartbeat
+        if not self._is_open() or self._is_mute():
+            return False
+        # Names that wait for a confirm have deadlines of their own. A broker that is short of memory confirms late.
+        return self._flying > 0 or self._time() - self._heard < self._link.heartbeat
 
     def _is_mute(self) -> bool:
         """Whether the broker confirms nothing on this channel.
@@ -287,15 +295,15 @@ class RabbitMQSubscription(Subscription):
         self._lost_before = False
         self._warned = False  # that the queue may not be bound
         self._again = Lasting()  # joins again after the connection was lost
-        self._acked: Any = None  # the last message that was acknowledged
+        self._settled_last: Any = None  # the last message that was acknowledged or rejected
         self._looking: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
         self._noted = Batch([]), 0  # the last batch that was added to `_handled`, and how many of its names
         self._handled: deque[Any] = deque(maxlen=max(REMEMBER, self._line.prefetch))  # the last handled messages
         self._redelivered: set[str | None] = set()  # their ids, after a lost connection: the broker may redeliver them
-        self._acknowledging: asyncio.Task[None] | None = None
+        self._settlement: asyncio.Task[None] | None = None  # writes an acknowledgement or a rejection
         self._proving = Lasting()  # waits until the broker has the acknowledgements
-        self._told_broker = False  # an acknowledgement was written
+        self._told_broker = False  # something was acknowledged or rejected on this channel
         self._behind_broker = False  # an acknowledgement could not be written
 
     async def _join(self, deadline: float) -> None:
@@ -319,7 +327,7 @@ class RabbitMQSubscription(Subscription):
         channel.close_callbacks.add(lambda *_: self._lost(channel))
         underlay.on_consumer_cancel_callbacks.add(lambda _: self._lost(channel))  # as when the queue is deleted
         self._told_broker = self._behind_broker = False
-        self._acknowledging = None
+        self._settlement = None
         self._proving = Lasting()
         self._channel = channel
         await self._consume(channel, queue)
@@ -342,6 +350,7 @@ class RabbitMQSubscription(Subscription):
 
     async def _keep_looking(self) -> None:
         """Declare them regularly: nobody tells a consumer that the exchange was deleted, and no name would come."""
+        topic = self._line.topic
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(LOOK, self._line.timeout / 3)):
@@ -350,7 +359,14 @@ class RabbitMQSubscription(Subscription):
             if channel := self._channel:
                 try:
                     async with within(self._line._deadline()):
+                        there = await exists(self._link, exchange(topic))
                         await self._declare_all()
+                    if not there:
+                        log.warning(
+                            "exchange %s was deleted. It is declared again, and bound for group %s. A group that has no"
+                            " member now gets no names until it subscribes again",
+                            *(topic, self._group),
+                        )
                 except DRIVER:
                     self._lost(channel)
 
@@ -462,38 +478,40 @@ class RabbitMQSubscription(Subscription):
         if not self._behind_broker:
             self._told_broker = True
             last = batch.origins[count - 1]
-            if last is not self._acked:  # else the caller was cancelled while it waited for this
-                self._acked = last
-                # A separate task: if the caller is cancelled while it waits, the acknowledgement is still written.
-                self._acknowledging = asyncio.create_task(last.ack(multiple=True))
-                self._acknowledging.add_done_callback(looked_at)
-            await self._acknowledged(self._line._deadline())
-
-    async def _acknowledged(self, deadline: float) -> None:
-        """Wait until the last acknowledgement is written."""
-        if self._acknowledging:
-            try:
-                async with within(deadline):
-                    await asyncio.shield(self._acknowledging)
-            except DRIVER:
-                self._behind_broker = True
+            self._write_settlement(last, last.ack, multiple=True)
+            await self._settlement_written(self._line._deadline())
 
     async def _bury(self, poison: Poison, deadline: float) -> None:
         """Reject it: the broker moves it to the dead letters."""
         channel = self._channel
         if channel and poison.source is channel:  # else it is redelivered
+            self._told_broker = True
+            self._write_settlement(poison.origin, poison.origin.reject, requeue=False)
+            await self._settlement_written(deadline)
+            if self._behind_broker:
+                self._lost(channel)
+
+    def _write_settlement(self, message: Any, settle: Callable[..., Coroutine[Any, Any, None]], **how: bool) -> None:
+        """Acknowledge or reject `message`, as a task: it is written even if the caller is cancelled."""
+        if message is not self._settled_last:  # else the caller was cancelled before, and does the same again
+            self._settled_last = message
+            self._settlement = asyncio.create_task(settle(**how))
+            self._settlement.add_done_callback(looked_at)
+
+    async def _settlement_written(self, deadline: float) -> None:
+        """Wait until the last acknowledgement or rejection is written."""
+        if self._settlement:
             try:
                 async with within(deadline):
-                    await poison.origin.reject(requeue=False)
-                    self._told_broker = True
+                    await asyncio.shield(self._settlement)
             except DRIVER:
-                self._lost(channel)
+                self._behind_broker = True
 
     async def _part(self, deadline: float, *, clean: bool) -> None:
         self._leaving.set()
         await self._again.end(CLOSING)
         if clean:
-            await self._acknowledged(deadline)
+            await self._settlement_written(deadline)
         channel, self._channel = self._channel, None
         behind = self._behind_broker
         if clean and self._told_broker and not behind:

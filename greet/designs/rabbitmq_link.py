@@ -201,7 +201,7 @@ async def keep_trying(attempt: Callable[[float], Awaitable[T]], deadline: float)
 
 # The replies of RabbitMQ, and what to do then. The first entry whose beginning matches is taken.
 # Each is a reply code of AMQP 0-9-1, or one case of it that needs another action.
-REPLIES = (
+REPLIES: tuple[tuple[str | tuple[str, ...], str], ...] = (
     ("ACCESS_REFUSED - Login was refused", "it refuses this user and password: check them"),
     ("ACCESS_REFUSED", "the user lacks this permission: `rabbitmqctl set_permissions` grants it, or use another user"),
     ("NOT_FOUND - no exchange", "no group has ever read the topic, or its exchange was deleted: subscribe first"),
@@ -209,7 +209,10 @@ REPLIES = (
     ("NOT_FOUND - home node", "the member of the cluster that keeps the queue is down: start it again"),
     ("NOT_FOUND", "it was deleted, or the node that keeps it is down: look into the broker's log"),
     ("RESOURCE_LOCKED", "another client uses the queue exclusively: stop it, or use another topic or group"),
-    ("PRECONDITION_FAILED - message size", "the name is larger than the broker allows: raise its max_message_size"),
+    (
+        ("PRECONDITION_FAILED - message size", "CONTENT_TOO_LARGE"),
+        "the name is larger than the broker allows: raise its max_message_size",
+    ),
     ("PRECONDITION_FAILED - inequivalent arg", "use another topic, or the settings that this one was made with"),
     (
         "PRECONDITION_FAILED - delivery acknowledgement",
@@ -217,18 +220,16 @@ REPLIES = (
     ),
     ("PRECONDITION_FAILED - unknown delivery tag", "a name was acknowledged twice: please report this"),
     ("PRECONDITION_FAILED", "the broker does not allow it: change the setting that it names"),
-    ("CONTENT_TOO_LARGE", "the name is larger than the broker allows: raise its max_message_size"),
     ("CONNECTION_FORCED", "the broker stopped, or its operator closed the connection: connect again"),
     ("INVALID_PATH", "this user may not use the virtual host: check both"),
     ("NOT_ALLOWED", "this user may not use the virtual host: check both, and their limits"),
     ("RESOURCE_ERROR", "the broker lacks the resources: close other connections, or raise its limits"),
     ("INTERNAL_ERROR", "the broker failed: look into its log"),
     ("NOT_IMPLEMENTED", "the broker cannot do that: use a current RabbitMQ"),
-    ("FRAME_ERROR", "it rejects the protocol: check that RabbitMQ listens there, without a proxy between"),
-    ("SYNTAX_ERROR", "it rejects the protocol: check that RabbitMQ listens there, without a proxy between"),
-    ("COMMAND_INVALID", "it rejects the protocol: check that RabbitMQ listens there, without a proxy between"),
-    ("CHANNEL_ERROR", "it rejects the protocol: check that RabbitMQ listens there, without a proxy between"),
-    ("UNEXPECTED_FRAME", "it rejects the protocol: check that RabbitMQ listens there, without a proxy between"),
+    (
+        ("FRAME_ERROR", "SYNTAX_ERROR", "COMMAND_INVALID", "CHANNEL_ERROR", "UNEXPECTED_FRAME"),
+        "it rejects the protocol: check that RabbitMQ listens there, without a proxy between",
+    ),
 )
 _reply = re.compile(r"\b[A-Z]+_[A-Z_]+ - .*", re.DOTALL)
 

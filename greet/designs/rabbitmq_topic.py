@@ -98,12 +98,19 @@ async def declare(link: Link, one: Declared) -> bool:
     return False
 
 
-async def declare_if_missing(link: Link, one: Declared) -> None:
-    """Declare something. If it exists already, its settings stay as they are."""
+async def exists(link: Link, one: Declared) -> bool:
+    """Whether something exists."""
     try:
         async with link.spare() as channel:
             await one.declare(channel, True)
     except ChannelNotFoundEntity:
+        return False
+    return True
+
+
+async def declare_if_missing(link: Link, one: Declared) -> None:
+    """Declare something. If it exists already, its settings stay as they are."""
+    if not await exists(link, one):
         async with link.spare() as channel:
             await one.declare(channel, False)
 

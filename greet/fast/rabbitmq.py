@@ -234,8 +234,8 @@ class FastRabbitMQSubscription(RabbitMQSubscription):
         if not self._behind_broker:
             self._told_broker = True
             last = batch.origins[count - 1]
-            if last is not self._acked:  # else the caller was cancelled while it waited for the broker
-                self._acked = last
+            if last is not self._settled_last:  # else the caller was cancelled while it waited for the broker
+                self._settled_last = last
                 self._inbox.acknowledge(last[0])
 
     async def _bury(self, poison: Poison, deadline: float) -> None:

@@ -1106,6 +1106,22 @@ async def test_a_broker_without_memory(broker: Broker, topic: str) -> None:
         assert await take(names, 2) == [sent[-1], "last"]
 
 
+async def test_a_broker_without_memory_keeps_its_connection(broker: Broker, topic: str) -> None:
+    """The plain path does not close it, because a second publish waits too: the first one may still be accepted."""
+    async with line_to(broker.url, topic, heartbeat=1, path="plain") as line, line.subscribe("hello") as names:
+        try:
+            await ctl(broker, "set_vm_memory_high_watermark", "0.0001")
+            first = asyncio.create_task(line.publish("Ada"))
+            await asyncio.sleep(1.5)  # longer than a heartbeat
+            second = asyncio.create_task(line.publish("Zoë"))
+            await asyncio.sleep(1.5)
+            assert not first.done()
+        finally:
+            await ctl(broker, "set_vm_memory_high_watermark", "0.6")
+        await asyncio.gather(first, second)
+        assert await take(names, 2) == ["Ada", "Zoë"]
+
+
 async def test_a_half_open_connection_is_noticed(broker: Broker, topic: str) -> None:
     """After three missed heartbeats, both ends go over a new connection."""
     login = broker.url.rpartition("@")[0]
@@ -1121,6 +1137,31 @@ async def test_a_half_open_connection_is_noticed(broker: Broker, topic: str) -> 
             await line.publish("second")
         await line.publish("third")
         assert await take(names, 1) == ["third"]
+
+
+async def test_who_is_cancelled_while_it_rejects_a_message_does_not_reject_it_twice(
+    rabbitmq_url: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker would close the channel, and deliver all that is not acknowledged again."""
+    reject, rejected = aio_pika.IncomingMessage.reject, list[aio_pika.abc.AbstractIncomingMessage]()
+
+    async def slow(message: aio_pika.IncomingMessage, requeue: bool = False) -> None:
+        rejected.append(message)
+        await reject(message, requeue=requeue)
+        await asyncio.sleep(0.5)
+
+    monkeypatch.setattr(aio_pika.IncomingMessage, "reject", slow)
+    async with line_to(rabbitmq_url, topic, path="plain") as line, line.subscribe("hello") as names:
+        async with plain_channel(rabbitmq_url) as channel:
+            exchange = await channel.get_exchange(topic)
+            await exchange.publish(aio_pika.Message(b"\xff"), "")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await anext(names)
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+        assert len(rejected) == 1
+        assert [one.body for one in await line.dead_letters()] == [b"\xff"]
 
 
 # What is told of is what is wrong
@@ -1296,7 +1337,10 @@ async def test_a_user_who_may_only_read_or_write(
 
 
 @pytest.mark.parametrize("path", ["fast", "plain"])
-async def test_a_deleted_exchange_is_made_and_bound_again(rabbitmq_url: str, topic: str, path: str) -> None:
+async def test_a_deleted_exchange_is_made_and_bound_again(
+    rabbitmq_url: str, topic: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And it is said that other groups are not bound: nobody can know them."""
     async with (
         line_to(rabbitmq_url, topic, path=path, timeout=6) as line,
         line.subscribe("hello") as names,
@@ -1314,6 +1358,7 @@ async def test_a_deleted_exchange_is_made_and_bound_again(rabbitmq_url: str, top
 
         await until(published, 6)
         assert await take(names, 1) == ["Zoë"]
+    assert f"exchange {topic} was deleted" in caplog.text
 
 
 @pytest.mark.parametrize("path", ["fast", "plain"])
