@@ -465,19 +465,19 @@ class Subscription(Entered, ABC):
 
     def _forget(self) -> None:
         """Reset all state: nothing of an earlier entry remains."""
-        self._batch = Batch([])  # the current batch. The next four count its names:
-        self._taken = 0  # so many were handed out,
-        self._stop = 0  # so many may be handed out before the clock is read again,
-        self._settled = 0  # so many were handled,
-        self._told = 0  # and so many were given to `_settle`
+        self._batch = Batch([])  # the names that are being handed out
+        self._taken = 0  # how many of them were handed out
+        self._stop = 0  # when so many were handed out, the clock is read again
+        self._settled = 0  # how many of them were handled: the next name was asked for
+        self._told = 0  # how many of them were passed to `_settle`
         self._runs: deque[Batch | Poison] = deque()  # the batches that come next
         self._owner: asyncio.Task[Any] | None = None  # the task that reads
         self._asking: asyncio.Task[Any] | None = None  # the task that waits for names
         self._idle = asyncio.Event()  # no name is in hand
         self._idle.set()
-        self._news = asyncio.Event()  # names were handed out, or settled and not confirmed
-        self._unconfirmed = False
-        self._behind = False  # the broker could not be told what was settled
+        self._news = asyncio.Event()  # there is something for the task that settles in the background
+        self._unconfirmed = False  # names were passed to `_settle`, and `_confirm` has not returned since
+        self._behind = False  # the last `_confirm` failed
         self._turned = 0.0  # when the event loop last had a turn, as far as we know
         self._looked = 0.0  # when the clock was read last
         self._alive = 0.0  # the last time at which the event loop was certainly not blocked
@@ -651,8 +651,9 @@ class Subscription(Entered, ABC):
             self._unconfirmed = True
             self._news.set()
             return False
-        mine = not self._early or await self._settle_ahead(run, deadline)
-        if not self._done_with(run) or not mine:
+        settled = not self._early or await self._settle_ahead(run, deadline)
+        still_there = self._done_with(run)  # False if the connection was lost, or a rebalance began, in the meantime
+        if not (settled and still_there):
             return False
         self._batch, self._taken, self._settled = run, 0, 0
         self._told = len(run.names) if self._early else 0

@@ -116,10 +116,6 @@ class AsyncioLine(Line):
                 raise failure(f"a group of {self.topic} was full for {self.timeout:g} s: read it") from None
             failure = PublishUnknown  # from here on, at least one group has the names
 
-    def _group(self, name: str) -> _Group:
-        """The group of that name; it is made on first use."""
-        return self._groups.setdefault(name, _Group(self._maxsize))
-
     def _subscription(self, group: str, *, replay: bool) -> AsyncioSubscription:
         return AsyncioSubscription(self, group, replay=replay)
 
@@ -131,7 +127,7 @@ class AsyncioSubscription(Subscription):
     _shared: _Group
 
     async def _join(self, deadline: float) -> None:
-        self._shared = self._line._group(self._group)
+        self._shared = self._line._groups.setdefault(self._group, _Group(self._line._maxsize))
         self._shared.members += 1
 
     async def _next(self) -> list[Batch | Poison]:

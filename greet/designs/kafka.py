@@ -73,8 +73,9 @@ JOIN_SECONDS = 1.0  # how long entering waits for partitions; a rebalance may ta
 class KafkaLine(ProducingLine):
     """`kafka://host:9092,host:9092?partitions=1&replication=1`, or `kafka+ssl://` for TLS.
 
-    `partitions` and `replication` are used when the topic is created: at the first publish or
-    subscribe. The other keys are `compression=gzip`, snappy, lz4 or zstd; `sasl=PLAIN`,
+    Name several brokers of a cluster: when a group rebalances, or a producer has failed, greet asks
+    those of the URL again. `partitions` and `replication` are used when the topic is created: at the
+    first publish or subscribe. The other keys are `compression=gzip`, snappy, lz4 or zstd; `sasl=PLAIN`,
     `SCRAM-SHA-256` or `SCRAM-SHA-512` for the user and password; `token_file=` for OAUTHBEARER; and
     `ca=`, `cert=` and `key=`, files for TLS.
     """

@@ -86,24 +86,26 @@ class ProducingLine(Line):
     async def _write(self, attempt: Attempt, send: Callable[[AIOKafkaProducer], Awaitable[Any]]) -> None:
         """Call `send`, and return when the broker has acknowledged what it sent.
 
-        With DURABLE, aiokafka retries a batch for ever. So if it is not acknowledged before the
-        deadline, it may still be written later, and nobody can tell. Other batches fail after a while;
-        they are sent again here.
+        If `send` cannot hand it to aiokafka, because the buffer is full or the producer was replaced, this
+        tries again. If the broker refuses it, this raises. After any other error it is sent again, except
+        with DURABLE: an idempotent producer cannot go on after an error, so it is replaced, and this raises.
+        aiokafka itself retries a batch of DURABLE for ever. So if that is not acknowledged before the
+        deadline, it may still be written later.
         """
         while True:
             producer = await self._started()
-            before, waiting = attempt.handed_over, True
+            before, not_sent_yet = attempt.handed_over, True
             try:
                 written = await send(producer)
-                attempt.handed_over, waiting = True, False
+                attempt.handed_over, not_sent_yet = True, False
                 written.add_done_callback(looked_at)
                 await asyncio.wait([written])  # not `await written`: that would cancel it with the caller
                 written.result()
             except KafkaError as error:
                 attempt.error = error
-                if waiting and isinstance(error, KafkaTimeoutError):
+                if not_sent_yet and isinstance(error, KafkaTimeoutError):
                     continue  # the producer's buffer was full
-                if waiting and isinstance(error, ProducerClosed) and producer is not self._producer:
+                if not_sent_yet and isinstance(error, ProducerClosed) and producer is not self._producer:
                     continue  # the batch of another caller failed, and that replaced the producer
                 answered = isinstance(error, BrokerResponseError)
                 if answered and not error.retriable and not _open_ended(error):

@@ -43,6 +43,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import aio_pika
@@ -120,7 +121,7 @@ class RabbitMQLine(Line):
         self._opening = asyncio.Lock()
         self._exchange = None
         self._found = False  # the exchange existed before
-        self._taken = 0  # names of up to so many bytes are sent together; a longer one is sent alone
+        self._safe_size = 0  # names of up to so many bytes are sent together; a longer one is sent alone
         self._flying = 0  # names that were published and are not confirmed yet
         self._blamed = False  # the reason why the broker closed the channel was raised already
         self._heard = 0.0  # when the broker last answered
@@ -144,20 +145,25 @@ class RabbitMQLine(Line):
         bodies = [name.encode() for name in names]
         accepted = 0
         while accepted < len(bodies):
-            # RabbitMQ closes the channel if a message is too large. Then nobody can tell what became of the others
-            # that were sent. So a name that is longer than all accepted before is sent alone.
-            sizes = map(len, bodies[accepted:])
-            count = next((place for place, size in enumerate(sizes) if size > self._taken), len(bodies) - accepted) or 1
-            part = bodies[accepted : accepted + count]
+            part = self._together(bodies[accepted:])
             results = await asyncio.gather(*(self._publish(exchange, body, deadline) for body in part))
             failures = [one for one in results if one]
-            accepted += count - len(failures)
+            accepted += len(part) - len(failures)
             if failures:
                 failure = next((one for one in failures if isinstance(one, PublishUnknown)), failures[0])
                 failure.accepted = accepted
                 raise failure
-            self._taken = max(self._taken, rounded(max(map(len, part))))
+            self._safe_size = max(self._safe_size, rounded(max(map(len, part))))
         return accepted
+
+    def _together(self, bodies: list[bytes]) -> list[bytes]:
+        """The first of `bodies`, as many as may be sent together.
+
+        RabbitMQ closes the channel if a message is too large. Then nobody can tell what became of the others that
+        were sent. So a name that is longer than all accepted before is sent alone.
+        """
+        safe = list(takewhile(lambda body: len(body) <= self._safe_size, bodies))
+        return safe or bodies[:1]
 
     async def _publish(
         self, exchange: AbstractExchange, body: bytes, deadline: float
@@ -229,7 +235,11 @@ class RabbitMQLine(Line):
         return self._exchange is not None and not self._channel.is_closed
 
     async def _find_exchange(self, deadline: float) -> AbstractExchange:
-        """Members declare the exchange, publishers do not: so it exists only if the topic ever had a group."""
+        """The exchange, on an open channel.
+
+        If the broker has not answered for a heartbeat, it is asked first; if it does not answer, this connects again.
+        Members declare the exchange, publishers do not: so it exists only if the topic ever had a group.
+        """
         self._refuse_if_left()
         if self._exchange and self._is_open():
             with suppress(*DRIVER):
@@ -336,6 +346,7 @@ class RabbitMQSubscription(Subscription):
         """Declare exchange, queues and binding, with the settings of the line."""
         topic, link = self._line.topic, self._link
         kind = kept(self._line.queue_type)
+        deleted = self._channel and not await exists(link, exchange(topic))
         # Rejected messages go through the default exchange "" to the queue of this name.
         rejected: FieldTable = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{topic}{DEAD}"}
         for one in (queue(f"{topic}{DEAD}", kind), queue(self._queue, kind | rejected), exchange(topic)):
@@ -347,10 +358,15 @@ class RabbitMQSubscription(Subscription):
                 " if it is not, no name comes; let a user with that right subscribe once",
                 *(self._queue, topic),
             )
+        if deleted:
+            log.warning(
+                "exchange %s was deleted. It is declared again, and bound for group %s. A group that has no member now"
+                " gets no names until it subscribes again",
+                *(topic, self._group),
+            )
 
     async def _keep_looking(self) -> None:
         """Declare them regularly: nobody tells a consumer that the exchange was deleted, and no name would come."""
-        topic = self._line.topic
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(LOOK, self._line.timeout / 3)):
@@ -359,14 +375,7 @@ class RabbitMQSubscription(Subscription):
             if channel := self._channel:
                 try:
                     async with within(self._line._deadline()):
-                        there = await exists(self._link, exchange(topic))
                         await self._declare_all()
-                    if not there:
-                        log.warning(
-                            "exchange %s was deleted. It is declared again, and bound for group %s. A group that has no"
-                            " member now gets no names until it subscribes again",
-                            *(topic, self._group),
-                        )
                 except DRIVER:
                     self._lost(channel)
 
@@ -490,6 +499,10 @@ class RabbitMQSubscription(Subscription):
             await self._settlement_written(deadline)
             if self._behind_broker:
                 self._lost(channel)
+
+    # An acknowledgement has no answer. It is written by a task of its own, so that it is not lost with a caller that is
+    # cancelled. To know that it has arrived, `_prove` asks the broker for something: it handles what comes on a channel
+    # in order. Names of a channel that was lost cannot be acknowledged any more. They are delivered again.
 
     def _write_settlement(self, message: Any, settle: Callable[..., Coroutine[Any, Any, None]], **how: bool) -> None:
         """Acknowledge or reject `message`, as a task: it is written even if the caller is cancelled."""

@@ -1,6 +1,6 @@
-"""Kafka by a faster way: names are written twice and read five times as fast as by `greet.designs.kafka`.
+"""Kafka by a faster way: it publishes twice as fast, and reads five times as fast, as `greet.designs.kafka`.
 
-It also keeps what that cannot keep with what aiokafka documents:
+It also keeps two promises that the documented API of aiokafka cannot keep:
 - Publishers of AT_MOST_ONCE notice that their broker does not answer any more: it is asked now and then.
 - Leaving ends by its deadline, and nothing goes on behind it: connections are cut. Calls that
   still publish fail at once.
@@ -115,8 +115,7 @@ class FastKafkaLine(KafkaLine):
 
     async def _post_first(self, body: bytes) -> None:
         deadline = self._deadline()
-        async with self._publishing(deadline):
-            self._counted = await self._count()
+        await self._prepare()
         await self._outbox(body).post(body, deadline)
 
     def _outbox(self, body: bytes) -> _Outbox:
@@ -154,7 +153,7 @@ class FastKafkaLine(KafkaLine):
         return producer
 
     async def _watch(self) -> None:
-        """Of AT_MOST_ONCE: no broker answers what is sent, so ask now and then whether it is there at all."""
+        """With AT_MOST_ONCE a broker does not answer what is published: ask it now and then whether it is there."""
         while True:
             await asyncio.sleep(self.timeout / 4)
             if (producer := self._producer) and not await answers(producer):
@@ -396,7 +395,7 @@ def _unpack(partition: TopicPartition, result: Any, answers: Answers) -> Fetched
 
 
 def _aborted(records: Any, batch: Any) -> bool:
-    """Whether `batch`, of a transaction, holds nothing that was committed; to be asked of each in their order."""
+    """Whether `batch`, of a transaction, holds nothing that was committed. Call it for each batch, in order."""
     records._consume_aborted_up_to(batch.base_offset)
     if batch.is_control_batch and records._contains_abort_marker(batch):
         records._aborted_producers.discard(batch.producer_id)

@@ -17,8 +17,8 @@ Why it is fast:
   delivery; that costs more than the broker's own work.
 - One acknowledgement settles a batch, one future serves a hundred names of `publish_many`.
 
-AMQP lets the frames of different channels follow each other in any order. What is used of the
-drivers without being in their documentation; no name of it begins with an underscore:
+AMQP lets the frames of different channels follow each other in any order. The following names of
+the drivers are public, but not documented:
 
     name                                       what for                       what would break
     aio_pika.Connection.kwargs                 hands aiormq the Wire          nothing is tapped: `_open_outbox` waits
@@ -563,7 +563,7 @@ class Outbox:
         self._waiting: deque[Parcel] = deque()
         self._pending: dict[int, Parcel] = {}
         self._bytes = 0  # of the parcels that have pending names
-        self._taken = 0  # bytes: no longer name needs to go alone
+        self._safe_size = 0  # bytes: no longer name needs to go alone
         self._alone = 0  # bytes of the name that goes alone now
         self._last = 0  # number of the name that was written last; the broker counts likewise
         self._oldest = 1  # all numbers before it are confirmed
@@ -647,14 +647,14 @@ class Outbox:
             return count
         if self._pending and (
             self._alone
-            or parcel.largest > self._taken
+            or parcel.largest > self._safe_size
             or len(self._pending) + count > WINDOW
             or self._bytes + parcel.size > WINDOW_BYTES
         ):
             return 0
-        if parcel.largest > self._taken:
+        if parcel.largest > self._safe_size:
             sizes = map(len, parcel.bodies[start:])
-            count = next((place for place, size in enumerate(sizes) if size > self._taken), count)
+            count = next((place for place, size in enumerate(sizes) if size > self._safe_size), count)
             if not count:
                 self._alone = len(parcel.bodies[start])
                 return 1
@@ -710,7 +710,7 @@ class Outbox:
         if parcel.settle(failure):
             self._bytes -= parcel.size
         if self._alone and not self._pending:
-            self._taken, self._alone = rounded(self._alone), 0
+            self._safe_size, self._alone = rounded(self._alone), 0
 
     def _take_notice(self, _: int, payload: bytes) -> bool:
         if payload.startswith(self._blocked):

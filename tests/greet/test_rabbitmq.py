@@ -1453,7 +1453,7 @@ async def test_only_a_name_that_is_longer_than_those_before_goes_alone(monkeypat
     assert isinstance(line, RabbitMQLine)
     monkeypatch.setattr(line, "_open_exchange", exchange)
     monkeypatch.setattr(line, "_publish", publish)
-    line._taken = 0
+    line._safe_size = 0
     assert await line._send([*("a" * 10), "x" * 5000, *("b" * 10)], 0) == 21
     assert together == [1, 9, 1, 10]
 
