@@ -15,18 +15,20 @@ A message that is not a name is rejected, and the broker moves it to the queue o
     AT_LEAST_ONCE  when the broker confirms it  transient   names that were handled
     DURABLE        when the broker confirms it  persistent  names that were handled
 
-What can come twice, or out of order: when a member loses its connection, the broker delivers what it had not
-acknowledged again, to any member. A name that it had handled, and whose acknowledgement was lost, it recognizes by
-its message id; another member does not know it. If a node of a cluster hangs, RabbitMQ keeps the names of that
-node's consumers back until it gives the node up, after about a minute. Later names are delivered before them.
+What can come twice, or out of order:
+- When a member loses its connection, the broker delivers what was not acknowledged again, to any member.
+  A member recognizes what it has handled itself by the message id: never give two messages the same one.
+- If a node of a cluster hangs, the names that its consumers held are delivered again when RabbitMQ gives
+  the node up, after about a minute. Later names are delivered before them.
 
 AT_MOST_ONCE does not use the broker's automatic acknowledgement (`no_ack`), because it ignores the
 prefetch limit. A million waiting names would be pushed into the memory of the first member, and would
 be lost with it. Here it has at most `prefetch` names, and hands them out when the broker knows that
 they are acknowledged.
 
-How the connection is opened is in `rabbitmq_link`, how a user without all rights declares in
-`rabbitmq_topic`, and how dead letters are read in `rabbitmq_dead`.
+What else it takes is in files of its own: `rabbitmq_link` opens the connection, and has the errors;
+`rabbitmq_publisher` opens the exchange again after a loss; `rabbitmq_member` joins again after a loss;
+`rabbitmq_topic` declares, also for a user without all rights; `rabbitmq_dead` reads the dead letters.
 
 This is the plain path, which uses only the documented API of aio-pika. `greet.fast.rabbitmq` is
 faster, and can tell two things more: under AT_MOST_ONCE, that no queue got a name, which is not
@@ -39,8 +41,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import takewhile
@@ -48,7 +49,7 @@ from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage, AbstractQueue
-from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity, DeliveryError, PublishError
+from aio_pika.exceptions import ChannelClosed, DeliveryError, PublishError
 from pamqp.common import FieldTable
 
 from greet.address import Address
@@ -59,9 +60,6 @@ from greet.designs.rabbitmq_link import (
     DRIVER,
     MAYBE,
     REFUSED,
-    Link,
-    failed,
-    keep_trying,
     nowhere,
     refused,
     remedy,
@@ -70,19 +68,17 @@ from greet.designs.rabbitmq_link import (
     why,
     within,
 )
-from greet.designs.rabbitmq_topic import REST, await_leader, binding, declare, exchange, exists, kept, queue, short
-from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFailed, PublishUnknown
-from greet.line import CLOSED, DEAD, Batch, DeadLetter, Guarantee, Line, Poison, State, Subscription, runs
+from greet.designs.rabbitmq_member import QueueMember
+from greet.designs.rabbitmq_publisher import PublishingLine
+from greet.designs.rabbitmq_topic import await_leader, binding, declare, exchange, exists, kept, queue, short
+from greet.errors import ConnectionLost, PublishFailed, PublishUnknown
+from greet.line import DEAD, Batch, DeadLetter, Guarantee, Poison, runs
 from greet.tasks import Lasting, looked_at
 
-LOOK = 10.0
-"""The interval in seconds in which a member declares exchange, queues and binding again."""
 log = logging.getLogger("greet")
-REMEMBER = 5000
-"""How many handled names a member remembers at least, so that it can recognize a redelivery."""
 
 
-class RabbitMQLine(Line):
+class RabbitMQLine(PublishingLine):
     """`amqp://user:password@host:port/vhost`, or `amqps://…` over TLS; several hosts are a cluster.
 
     The keys of the query:
@@ -99,46 +95,20 @@ class RabbitMQLine(Line):
     """
 
     ahead = 1
-    _exchange: AbstractExchange | None
-    _channel: AbstractChannel
-    """The channel of the exchange."""
 
     def __init__(self, design: Design, address: Address, topic: str, guarantee: Guarantee | None) -> None:
         super().__init__(design, address, topic, guarantee)
         short("topic", topic)
         self.queue_type = self.address.choice("queue_type", "classic", "quorum")
         self.prefetch = whole(self.address, "prefetch", 500)
-        self._confirms = self.guarantee is not Guarantee.AT_MOST_ONCE
         durable = self.guarantee is Guarantee.DURABLE
         self._mode = aio_pika.DeliveryMode.PERSISTENT if durable else aio_pika.DeliveryMode.NOT_PERSISTENT
-        self._link = self._new_link(f"publisher to {topic}")
-
-    def _new_link(self, name: str) -> Link:
-        return Link(self.address, name)
 
     async def _connect(self, deadline: float) -> None:
-        self._time = asyncio.get_running_loop().time
-        self._opening = asyncio.Lock()
-        self._exchange = None
-        self._found = False  # the exchange existed before
         self._safe_size = 0  # names of up to so many bytes are sent together; a longer one is sent alone
-        self._flying = 0  # names that were published and are not confirmed yet
-        self._blamed = False  # the reason why the broker closed the channel was raised already
-        self._heard = 0.0  # when the broker last answered
-        self._confirmed = 0.0  # when it last confirmed a name
-        self._mute = False  # names wait, and none was confirmed for as long as a publish may take
-        try:
-            await self._link.open(deadline)
-        except DRIVER as error:
-            raise failed(ConnectFailed, "", self.address, error) from error
-
-    async def _disconnect(self, deadline: float, *, clean: bool) -> None:
-        await self._link.close(deadline)
+        await super()._connect(deadline)
 
     # Publishing
-
-    async def _prepare(self) -> None:
-        await self._open_exchange(self._deadline())
 
     async def _send(self, names: list[str], deadline: float) -> int:
         exchange = await self._open_exchange(deadline)
@@ -205,77 +175,6 @@ class RabbitMQLine(Line):
             self._heard = self._confirmed = self._time()
         return None
 
-    async def _open_exchange(self, deadline: float) -> AbstractExchange:
-        """The exchange, on a channel with confirms. If the channel was lost, a new one is opened."""
-        try:
-            async with within(deadline), self._opening:
-                if not self._exchange or not self._usable():
-                    self._exchange = await keep_trying(self._find_exchange, deadline)
-                return self._exchange
-        except ChannelNotFoundEntity as error:
-            raise PublishFailed(nowhere(self.topic)) from error
-        except DRIVER as error:
-            raise failed(PublishFailed, "not sent:", self.address, error) from error
-
-    def _usable(self) -> bool:
-        """Whether the channel is open, and the broker answered recently: if not, it may have closed the connection."""
-        if not self._is_open() or self._is_mute():
-            return False
-        # Names that wait for a confirm have deadlines of their own. A broker that is short of memory confirms late.
-        return self._flying > 0 or self._time() - self._heard < self._link.heartbeat
-
-    def _is_mute(self) -> bool:
-        """Whether the broker confirms nothing on this channel.
-
-        A channel can stay so after a quorum queue had no leader, even when it has one again (seen with 4.3.6).
-        """
-        return self._mute
-
-    def _is_open(self) -> bool:
-        return self._exchange is not None and not self._channel.is_closed
-
-    async def _find_exchange(self, deadline: float) -> AbstractExchange:
-        """The exchange, on an open channel.
-
-        If the broker has not answered for a heartbeat, it is asked first; if it does not answer, this connects again.
-        Members declare the exchange, publishers do not: so it exists only if the topic ever had a group.
-        """
-        self._refuse_if_left()
-        if self._exchange and self._is_open():
-            with suppress(*DRIVER):
-                # On another channel: if this is cancelled, the driver closes the channel, and names wait on ours.
-                async with within(self._time() + self._link.heartbeat), self._link.spare() as channel:
-                    await channel.get_exchange(self.topic)
-                self._heard = self._time()
-                if not self._is_mute():
-                    return self._exchange
-            await self._link.close(deadline)
-        if self._exchange:
-            self._exchange = None
-            if self._link.usable():  # the channel may still be open: a full queue refused a name
-                with suppress(*DRIVER):
-                    async with within(self._time() + self._link.heartbeat):
-                        await self._channel.close()
-            await asyncio.sleep(REST)
-        if not self._link.usable():
-            self._refuse_if_left()  # once more: nobody would close the connection
-            await self._link.open(deadline)
-        channel = await self._link.channel(confirms=self._confirms)
-        try:
-            exchange = await channel.get_exchange(self.topic)
-        except ChannelNotFoundEntity as error:
-            if self._found:  # it was deleted: its members declare it again
-                raise
-            raise PublishFailed(nowhere(self.topic)) from error
-        self._found = True
-        self._heard = self._time()
-        self._channel, self._exchange, self._blamed, self._mute = channel, exchange, False, False
-        return exchange
-
-    def _refuse_if_left(self) -> None:
-        if self._state is State.LEFT:  # in the meantime
-            raise PublishFailed(CLOSED)
-
     # Reading
 
     def _subscription(self, group: str, *, replay: bool) -> RabbitMQSubscription:
@@ -288,41 +187,19 @@ class RabbitMQLine(Line):
         return await graveyard.resend(self)
 
 
-class RabbitMQSubscription(Subscription):
+class RabbitMQSubscription(QueueMember):
     """A member of a group: a consumer of the group's queue, on its own connection."""
 
     _line: RabbitMQLine
-    _channel: AbstractChannel | None
-
-    def __init__(self, line: RabbitMQLine, group: str, *, replay: bool) -> None:
-        super().__init__(line, group, replay=replay)
-        self._queue = f"{line.topic}:{group}"
-        self._link = line._new_link(f"member of {self._queue}")
 
     def _forget(self) -> None:
         super()._forget()
-        self._channel = None  # the consumer's channel; None while the connection is lost
-        self._lost_before = False
         self._warned = False  # that the queue may not be bound
-        self._again = Lasting()  # joins again after the connection was lost
         self._settled_last: Any = None  # the last message that was acknowledged or rejected
-        self._looking: asyncio.Task[None] | None = None
-        self._leaving = asyncio.Event()
-        self._noted = Batch([]), 0  # the last batch that was added to `_handled`, and how many of its names
-        self._handled: deque[Any] = deque(maxlen=max(REMEMBER, self._line.prefetch))  # the last handled messages
-        self._redelivered: set[str | None] = set()  # their ids, after a lost connection: the broker may redeliver them
         self._settlement: asyncio.Task[None] | None = None  # writes an acknowledgement or a rejection
         self._proving = Lasting()  # waits until the broker has the acknowledgements
         self._told_broker = False  # something was acknowledged or rejected on this channel
         self._behind_broker = False  # an acknowledgement could not be written
-
-    async def _join(self, deadline: float) -> None:
-        try:
-            async with within(deadline):
-                await self._begin_to_consume(deadline)
-        except DRIVER as error:
-            raise self._failed(ConnectFailed, "", error) from error
-        self._looking = asyncio.create_task(self._keep_looking())
 
     async def _begin_to_consume(self, deadline: float) -> None:
         """Connect, declare what is missing, and consume: when this returns, the group is live."""
@@ -365,57 +242,6 @@ class RabbitMQSubscription(Subscription):
                 *(topic, self._group),
             )
 
-    async def _keep_looking(self) -> None:
-        """Declare them regularly: nobody tells a consumer that the exchange was deleted, and no name would come."""
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(LOOK, self._line.timeout / 3)):
-                    await self._leaving.wait()
-                    return
-            if channel := self._channel:
-                try:
-                    async with within(self._line._deadline()):
-                        await self._declare_all()
-                except DRIVER:
-                    self._lost(channel)
-
-    async def _rejoin(self) -> None:
-        await self._again.run(self._join_again)
-
-    async def _join_again(self) -> None:
-        """The connection was lost: connect and consume again. The broker redelivers what was not acknowledged."""
-        self._lost_before = True
-        self._redelivered = {self._id(one) for one in self._handled} - {None}
-        deadline = self._line._deadline()
-        await asyncio.sleep(REST)
-        try:
-            await keep_trying(self._begin_to_consume, deadline)
-        except BaseException as error:
-            if self._channel:
-                self._lost(self._channel)  # the consumer has not started: nobody may wait for its messages
-            if not isinstance(error, DRIVER):
-                raise
-            raise self._failed(ConnectionLost, "the line was lost and is not back in time:", error) from error
-
-    def _failed(self, kind: type[GreetError], what: str, error: BaseException) -> GreetError:
-        """As `failed`. A time-out after a successful login has another reason than a broker that does not answer."""
-        if isinstance(error, TimeoutError) and self._link.usable():
-            error = TimeoutError(
-                f"it accepted the login, but did not answer for queue {self._queue} within {self._line.timeout:g} s:"
-                " the queue has no leader, or the broker hangs"
-            )
-        return failed(kind, what, self._line.address, error)
-
-    def _lost(self, channel: AbstractChannel) -> None:
-        """Forget the names that were not handed out: the broker delivers them again, to any member."""
-        if channel is self._channel:
-            self._channel = None
-            self._wake()
-            if self._early:  # the current batch is settled already, so it stays
-                self._runs.clear()
-            else:
-                self._drop()
-
     # What the fast way replaces
 
     async def _consume(self, channel: AbstractChannel, queue: AbstractQueue) -> None:
@@ -445,20 +271,6 @@ class RabbitMQSubscription(Subscription):
             messages = [one for one in come if one]
             if messages and channel and channel is self._channel:  # else the broker delivers them again
                 return runs([one.body for one in messages], messages, channel)
-
-    def _marks(self, messages: Sequence[Any]) -> Iterable[Any]:
-        """What to remember of messages that were handled."""
-        return [one.message_id for one in messages]
-
-    def _id(self, mark: Any) -> str | None:
-        """The id of a message, from what was remembered of it."""
-        return str(mark) if mark else None
-
-    def _note(self, batch: Batch, count: int) -> None:
-        """Remember the handled messages, to recognize them if they are redelivered."""
-        noted, before = self._noted
-        self._handled.extend(self._marks(batch.origins[before if noted is batch else 0 : count]))
-        self._noted = batch, count
 
     async def _settle(self, batch: Batch, count: int) -> None:
         self._note(batch, count)
@@ -496,8 +308,7 @@ class RabbitMQSubscription(Subscription):
         if channel and poison.source is channel:  # else it is redelivered
             self._told_broker = True
             self._write_settlement(poison.origin, poison.origin.reject, requeue=False)
-            await self._settlement_written(deadline)
-            if self._behind_broker:
+            if not await self._settlement_written(deadline):
                 self._lost(channel)
 
     # An acknowledgement has no answer. It is written by a task of its own, so that it is not lost with a caller that is
@@ -511,14 +322,16 @@ class RabbitMQSubscription(Subscription):
             self._settlement = asyncio.create_task(settle(**how))
             self._settlement.add_done_callback(looked_at)
 
-    async def _settlement_written(self, deadline: float) -> None:
-        """Wait until the last acknowledgement or rejection is written."""
+    async def _settlement_written(self, deadline: float) -> bool:
+        """Wait until the last acknowledgement or rejection is written; False if it could not be."""
         if self._settlement:
             try:
                 async with within(deadline):
                     await asyncio.shield(self._settlement)
             except DRIVER:
                 self._behind_broker = True
+                return False
+        return True
 
     async def _part(self, deadline: float, *, clean: bool) -> None:
         self._leaving.set()

@@ -44,6 +44,7 @@ from greet import Guarantee, Subscription
 from greet.brokers import Broker
 from greet.brokers.process import free_ports, listens
 from greet.designs import rabbitmq as designs_rabbitmq
+from greet.designs import rabbitmq_member
 from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription
 from greet.designs.rabbitmq_link import keep_trying, why
 from greet.fast.rabbitmq import METHOD, FastRabbitMQLine, FastRabbitMQSubscription, Inbox, Outbox, Parcel, Wire, _Tap
@@ -643,7 +644,7 @@ async def test_a_quorum_queue_never_gives_a_name_up(rabbitmq_url: str, topic: st
 async def test_leaving_does_not_wait_for_a_look_that_does_not_end(
     rabbitmq_url: str, topic: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(designs_rabbitmq, "LOOK", 0.01)
+    monkeypatch.setattr(rabbitmq_member, "LOOK", 0.01)
     monkeypatch.setattr(designs_rabbitmq, "CLOSING", 0.1)
     looking, over = asyncio.Event(), asyncio.Event()
 
