@@ -187,15 +187,18 @@ def picture(rows: pd.DataFrame) -> Picture:
     own = rows[rows["params.fault"].ne(ACCOUNTANT) & rows["contender"].eq("greet")]
     usual = own["design"].isin(USUAL)
     own = own[usual | (not usual.any())]
-    harm = own.assign(bad=own["lost"].gt(0), again=own["duplicates"].gt(0)).groupby("params.fault")
+    harm = own.assign(bad=~own["lost"].eq(0), again=own["duplicates"].gt(0)).groupby("params.fault")
     cost = harm.agg({"bad": "sum", "again": "sum", "params.gap_s": "max"})
     worst = [*cost.sort_values(["bad", "again", "params.gap_s"], ascending=False).index]
     shown = {fault: what.means for fault, what in FAULTS.items() if fault in worst[: pictures.MOST]}
     others = [fault for fault in FAULTS if fault in worst[pictures.MOST :]]
-    lost = own.groupby("guarantee")["lost"].sum()
+    counted = own[own["lost"].notna()]
+    lost = counted.groupby("guarantee")["lost"].sum()
     said = pictures.listed([f"{one.name} {lost[one.name]:,.0f}" for one in reversed(Guarantee) if one.name in lost])
     return Survival(
-        title=pictures.headline(said and f"Messages lost under {len(worst)} faults: {said}", __doc__),
+        title=pictures.headline(
+            said and f"Messages lost under {counted['params.fault'].nunique()} faults: {said}", __doc__
+        ),
         rows=own,
         faults=shown,
         note=f"These cost less and are in the table: {pictures.listed(others)}." if others else "",

@@ -351,7 +351,7 @@ def survival(what: pictures.Survival) -> Figure:
     small = 8 if len(columns) < 11 else 6
     for (x, (design, guarantee)), (y, kind) in product(enumerate(columns), enumerate(kinds)):
         part = rows[(rows["design"] == design) & (rows["guarantee"] == guarantee) & (rows["params.fault"] == kind)]
-        if part.empty or part["received"].isna().all():
+        if part.empty or part["lost"].isna().any():
             why = "failed" if len(part) else "not\ntried" if (design, guarantee) in what.faults[kind] else "–"
             axes.text(x, y, why, ha="center", va="center", fontsize=small)
             continue

@@ -319,6 +319,23 @@ def test_the_table_and_the_picture_say_what_became_of_the_names() -> None:
     assert said == ["✗ 5\n7.2 s", "–", "2× 2\n0.1 s", "2× 2\n0.1 s"]
 
 
+def test_a_trial_that_failed_is_not_shown_as_one_that_lost_nothing() -> None:
+    """Of a fault that failed and cost nothing else, the picture says so; the title counts what was counted."""
+    fine = Verdict(9, 9, 0, 0, 18, 0, 0, 0, 0, 0, gap_s=0.1)
+    failed = replace(fine, received=7, lost=None, recovered=False, error="TimeoutError: no messages flow")
+    picture = question.picture(
+        rows(
+            (Trial("broker killed", "kafka", DURABLE), failed),
+            (Trial("member killed", "kafka", ALO), replace(fine, lost=3)),
+            (Trial("connection cut", "kafka", ALO), failed),
+            (Trial("connection slow", "kafka", ALO), fine),
+        )
+    )
+    assert picture.title == "Messages lost under 2 faults: AT_LEAST_ONCE 3"
+    said = {text.get_text() for text in plots.draw(picture).axes[0].texts}
+    assert said == {"failed", "✗ 3\n0.1 s", "✓\n0.1 s", "not\ntried"}
+
+
 @pytest.mark.parametrize(("fault", "grade", "lost", "twice", "wrong"), [
     ("broker killed", DURABLE, 1, 0, True), ("broker killed", ALO, 1, 0, False), ("member killed", ALO, 1, 0, True),
     ("connection cut", AMO, 1, 0, False), ("broker killed", AMO, 0, 1, True), ("member killed", ALO, 0, 1, False),
