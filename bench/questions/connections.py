@@ -225,7 +225,10 @@ def figures(sent: Sent, received: Received, looks: list[tuple[int, float, float]
             "messages_per_s": counted.received / elapsed,
             "latency_ms": latencies["intended"],
             "target_rate": RATE,
-            "cpu_s": {"client": (sent.usage.cpu_to - sent.usage.cpu_from) / 1e9, "broker": cpu_s},
+            "cpu_s": {
+                "client": sum(one.usage.cpu_to - one.usage.cpu_from for one in (sent, received)) / 1e9,
+                "broker": cpu_s,
+            },
             "rss_mb": {"client": None, "broker": float(np.median(mb[during])) if during.any() else None},
             "error": strangers,
         },

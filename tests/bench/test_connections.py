@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from bench.contenders import every
+from bench.measure.account import Series
+from bench.measure.loops import Received, Sent, Usage
 from bench.measure.run import session
 from bench.model import Figures, Settings
 from bench.questions import connections
@@ -19,6 +22,15 @@ def test_a_plain_driver_is_asked_or_else_greet() -> None:
     assert [one.contender.name for one in plain] == ["aiormq", "aiokafka"]
     own = connections.cells(Settings(designs, tuple(one for one in every() if one.name == "greet")))
     assert [(one.contender.design, one.contender.name) for one in own] == [("rabbitmq", "greet"), ("kafka", "greet")]
+
+
+def test_the_cpu_time_of_the_clients_is_of_publishers_and_reader() -> None:
+    codes = np.arange(connections.MESSAGES, dtype=np.int64)
+    stamps = codes * 2_500_000
+    series, usage = Series("conn", 0, connections.MESSAGES), Usage(1, 0, int(3e9), 9.0)
+    sent = Sent(series, (connections.MESSAGES,), 0, int(4e9), usage, None, stamps, stamps, stamps)
+    received = Received("g0", codes, 0, int(4e9), Usage(2, int(1e9), int(3e9), 9.0), stamps=stamps + 1)
+    assert connections.figures(sent, received, []).fields["cpu_s"]["client"] == 5.0
 
 
 @pytest.mark.long
