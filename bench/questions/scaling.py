@@ -1,10 +1,10 @@
 """Do two and three brokers carry two and three times as much as one?
 
 Private clusters of one, two and three brokers. Each broker is limited to 20 % of a core, so the brokers are the limit,
-not their clients and not the cores of this machine. The load is the same for each cluster: six publishers and six
-readers of greet, one by one. Kafka has a topic with six partitions, RabbitMQ has six topics, with a queue each. They
-are spread over the brokers. Nothing is replicated. RabbitMQ's clients connect to the broker that has their queue,
-Kafka's drivers do so by themselves.
+not their clients and not the cores of this machine. The load is the same for each broker: two publishers and two
+readers of greet, one by one. Kafka has a topic with two partitions for each broker, RabbitMQ has two topics for each,
+with a queue each. They are spread over the brokers. Nothing is replicated. RabbitMQ's clients connect to the broker
+that has their queue, Kafka's drivers do so by themselves.
 
 Kafka is measured by each way to choose a partition. Each publisher sends to one partition, as RabbitMQ's send to one
 queue. Or each sends to all partitions, by a hash of the message, as greet does: then a publisher sends requests to each

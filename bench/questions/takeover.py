@@ -289,7 +289,7 @@ def picture(rows: pd.DataFrame) -> Picture:
             said and f"If a member is killed, a message of greet waits up to {said}{or_moved}", __doc__
         ),
         rows=tables.in_order(rows.assign(row=rows["design"].map(title_of) + ", " + rows["contender"], hollow=~killed)),
-        unit="ms that the last message waited",
+        unit="ms, the longest wait of a message",
         form="{} ms",
         note="Filled: a member is killed. Hollow: one joins or leaves. Sessions of Kafka's groups: 6 s, by default 45.",
     )
