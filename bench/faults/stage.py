@@ -128,6 +128,8 @@ class Worker:
     orders: Orders = field(default_factory=Orders)
     dismissed: bool = False
     """It was killed or told to end."""
+    leaving: bool = False
+    """It was told to end as it should, and was not killed."""
     ready: int = 0
     left: int = 0
     in_hand: float | None = None
@@ -162,8 +164,11 @@ class Worker:
         return self.hand.process.is_alive() if self.hand else bool(self.task and not self.task.done())
 
     def tell(self, word: Word) -> None:
-        """The word that holds from now on."""
+        """The word that holds from now on. Who is over does not hear it: another one may have its process by now."""
+        if self.over:
+            return
         self.dismissed = self.dismissed or word in ("end", "crash")
+        self.leaving = self.leaving or word == "end"
         if self.hand:
             self.hand.tell(word)
         else:
@@ -171,7 +176,7 @@ class Worker:
 
     async def kill(self) -> None:
         """End it here and now: SIGKILL for a process, for a task its cancellation."""
-        self.dismissed = True
+        self.dismissed, self.leaving = True, False
         if self.hand:
             await asyncio.to_thread(self.hand.kill)
         elif self.task:
@@ -236,6 +241,7 @@ class Stage:
         self.errors: list[str] = []
         self.failed = False
         self._recovered = True
+        self._draining = False
         self._raised: list[str] = []
         self._folder = folder.resolve()
         self._pool = pool
@@ -366,20 +372,24 @@ class Stage:
                 self._ended(worker)
                 if worker.duty.role == "member":
                     self.member(worker.duty.group)
-                else:
+                elif worker.duty.role == "publisher" and not self._draining:
                     self.publisher()
 
     def _ended(self, worker: Worker) -> None:
         """Note that it ended without being told to."""
         worker.dismissed, self._recovered = True, False
+        self._tell(worker, "ended by itself")
+
+    def _tell(self, worker: Worker, what: str) -> None:
         greets = (worker.last_words or "").startswith(tuple(one.__name__ for one in greet.GreetError.__subclasses__()))
-        said = f"a {worker.duty.role} ended by itself: {worker.last_words}"
+        said = f"a {worker.duty.role} {what}: {worker.last_words or 'without an error'}"
         (self._raised if greets else self.errors).append(said)
 
     # The end
 
     async def drain(self) -> None:
         """Publish end markers until each group has handled one, then wait for what is still missing."""
+        self._draining = True  # what another publisher sends from now on would count as lost
         await self.dismiss("publisher")
         number, deadline = 0, time.monotonic() + BACK_S
 
@@ -431,6 +441,8 @@ class Stage:
         for worker in self.workers:
             if worker.over and worker.last_words and not worker.dismissed:
                 self._ended(worker)
+            elif worker.over and worker.last_words and worker.leaving:
+                self._tell(worker, "was told to end, and failed")
         count = book.count(ordered=named(self.trial.design).ordered and not self.fault.shares)
         gaps, publish_gaps = book.gaps(), book.publish_gaps()
         return Verdict(

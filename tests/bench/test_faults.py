@@ -29,7 +29,7 @@ from bench.faults import recount
 from bench.faults.arena import SOONER, Arenas, Campaign, arenas
 from bench.faults.catalogue import CONTROLS, FAULTS, breaches
 from bench.faults.injections import control
-from bench.faults.journal import grown, tampered
+from bench.faults.journal import Journal, grown, tampered
 from bench.faults.stage import STEADY, Pool, Stage, Trial, Verdict
 from bench.model import DESIGNS, Measurement, Settings
 from bench.questions import faults as question
@@ -233,6 +233,51 @@ def test_a_control_that_finds_nothing_is_a_breach() -> None:
     nothing = Verdict(9, 9, 0, 0, 18, 0, 0, 0, 0, 0)
     assert re.search("proves nothing", breaches(CONTROLS[0], nothing)[0])
     assert breaches(replace(CONTROLS[0], guarantee=DURABLE), nothing) == []
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    """Messages that flow over asyncio, without a fault."""
+    trial = Trial("member killed", "asyncio", ALO)
+    url = {"url": "asyncio:", "around": "asyncio:"}
+    stage = Stage(trial, FAULTS["member killed"], tmp_path / "stage", Pool(), **url)
+    await stage.begin()
+    yield stage
+    await stage.close()
+
+
+async def test_no_publisher_takes_the_place_of_one_that_ends_before_the_end(stage: Stage) -> None:
+    """Its messages would come behind the end markers, and count as lost."""
+    (publisher,) = stage.of("publisher")
+    assert publisher.task
+    publisher.task.cancel()
+    await stage.until(lambda: publisher.over, "the publisher did not end")
+    await stage.drain()
+    await stage.dismiss("publisher", "member")
+    assert [one.duty.role for one in stage.workers] == ["member", "member", "publisher"]
+    verdict = stage.verdict()
+    assert (verdict.lost, verdict.error) == (0, "a publisher ended by itself: killed")
+
+
+@pytest.mark.parametrize(("trouble", "error", "raised"), [
+    (ValueError("odd"), "a member was told to end, and failed: ValueError: odd", None),
+    (greet.ConnectionLost("gone"), None, "a member was told to end, and failed: ConnectionLost: gone"),
+])  # fmt: skip
+async def test_an_error_of_who_is_told_to_end_is_told(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, trouble: Exception, error: str | None, raised: str | None
+) -> None:
+    await stage.drain()
+    write = Journal.write
+
+    def fails(journal: Journal, event: str, *more: object, **fields: object) -> None:
+        if event == "left":
+            raise trouble
+        write(journal, event, *more, **fields)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Journal, "write", fails)
+    await stage.dismiss("publisher", "member")
+    verdict = stage.verdict()
+    assert (verdict.lost, verdict.recovered, verdict.error, verdict.raised) == (0, True, error, raised)
 
 
 def test_the_accountant_sees_each_tampering() -> None:
