@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from bench.faults.duty import MOST_FLOOD
 from bench.faults.journal import GROUPS
 from bench.faults.stage import LEAVE_S, STEADY, Fault, Scene, Stage, Worker
 from greet import Guarantee
@@ -171,13 +172,22 @@ async def drop_responses(scene: Scene) -> None:
 
 async def alarm(scene: Scene) -> None:
     """RabbitMQ is told that it has no memory left, so it reads from no publisher, while one pours out messages."""
-    assert scene.broker
-    node = scene.broker.nodes[0]
+    broker = scene.broker
+    assert broker
+    node = broker.nodes[0]
+    before = await control(node, "eval", "vm_memory_monitor:get_vm_memory_high_watermark().")
 
     async def limit(share: str) -> None:
         await control(node, "set_vm_memory_high_watermark", share)
 
-    await _flood(scene, lambda: limit("0.00001"), lambda: limit("0.6"))
+    async def again() -> None:
+        try:
+            await limit(before.strip())
+        except ChildProcessError:
+            await broker.restart()  # which has its own limit then
+            raise
+
+    await _flood(scene, lambda: limit("0.00001"), again)
 
 
 async def full_buffers(scene: Scene) -> None:
@@ -191,30 +201,36 @@ async def _flood(scene: Scene, close: Callable[[], Awaitable[None]], again: Call
     floods = {stage: stage.flood() for stage in scene.alive}
     await scene.each(lambda stage: stage.ready(floods[stage]))
     scene.strike()
-    await close()
     try:
+        await close()
         for flood in floods.values():
             flood.tell("work")
         await asyncio.sleep(scene.pause_s)
         for stage, flood in floods.items():
             stage.look()
             poured = [t for name, t in stage.book.sent.items() if int(name[4:6]) == flood.duty.first_lane]
-            if not poured or time.monotonic() - poured[-1] < CALM_S:
+            if not poured or len(poured) == MOST_FLOOD or time.monotonic() - poured[-1] < CALM_S:
                 stage.errors.append(f"{len(poured):,} messages went out to a broker that takes none, and more would")
     finally:
         for flood in floods.values():
             flood.tell("end")  # what is under way still goes out, and no more
         await again()
-    for stage, flood in floods.items():
-        await stage.until(lambda flood=flood: flood.over, "a publisher that was held back did not go on")  # type: ignore[misc]
+
+    async def over(stage: Stage) -> None:
+        flood = floods[stage]
+        await stage.until(lambda: flood.over, "a publisher that was held back did not go on")
         more = flood.states[-1]["rss_mb"] - flood.states[0]["rss_mb"]
         if more > FLOOD_MB:
             stage.errors.append(f"a publisher that was held back took {more:.0f} MB")
+
+    await scene.each(over)
 
 
 async def control(node: Node, *words: str) -> str:
     """What `rabbitmqctl` says of a node; raises `ChildProcessError` when it fails."""
     tool = Path(node.command[0]).with_name("rabbitmqctl")
+    if not tool.exists():
+        raise ChildProcessError(f"there is no rabbitmqctl beside {node.command[0]}: set GREET_RABBITMQ_SERVER to one")
     process = await asyncio.create_subprocess_exec(
         *(str(tool), "-q", "-n", node.environment["RABBITMQ_NODENAME"], *words),
         env=dict(node.environment) | {"PATH": os.environ["PATH"]},

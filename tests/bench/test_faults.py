@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 import signal
 import subprocess
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
@@ -25,16 +26,17 @@ from common import carried, listening, on_loopback, take
 import greet
 from bench import contenders
 from bench.contenders.cleanup import removed
-from bench.faults import recount
+from bench.faults import duty, injections, recount
 from bench.faults.arena import SOONER, Arenas, Campaign, arenas
 from bench.faults.catalogue import CONTROLS, FAULTS, breaches
 from bench.faults.injections import control
 from bench.faults.journal import Journal, grown, tampered
-from bench.faults.stage import STEADY, Pool, Stage, Trial, Verdict
+from bench.faults.stage import STEADY, Pool, Scene, Stage, Trial, Verdict
 from bench.model import DESIGNS, Measurement, Settings
 from bench.questions import faults as question
 from bench.show import plots
 from greet import Guarantee
+from greet.brokers.process import Node
 from greet.designs import RABBITMQ, named
 from greet.line import Line
 
@@ -235,15 +237,24 @@ def test_a_control_that_finds_nothing_is_a_breach() -> None:
     assert breaches(replace(CONTROLS[0], guarantee=DURABLE), nothing) == []
 
 
+def over_asyncio(folder: Path) -> Stage:
+    trial = Trial("member killed", "asyncio", ALO)
+    url = "asyncio:?maxsize=1"  # so that a flood is held back soon
+    return Stage(trial, FAULTS["member killed"], folder, Pool(), url=url, around=url)
+
+
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     """Messages that flow over asyncio, without a fault."""
-    trial = Trial("member killed", "asyncio", ALO)
-    url = {"url": "asyncio:", "around": "asyncio:"}
-    stage = Stage(trial, FAULTS["member killed"], tmp_path / "stage", Pool(), **url)
+    stage = over_asyncio(tmp_path / "stage")
     await stage.begin()
     yield stage
     await stage.close()
+
+
+@pytest.fixture
+def scene(stage: Stage) -> Scene:
+    return Scene([stage], Pool(), random.Random(0), pause_s=1.5)
 
 
 async def test_no_publisher_takes_the_place_of_one_that_ends_before_the_end(stage: Stage) -> None:
@@ -278,6 +289,73 @@ async def test_an_error_of_who_is_told_to_end_is_told(
     await stage.dismiss("publisher", "member")
     verdict = stage.verdict()
     assert (verdict.lost, verdict.recovered, verdict.error, verdict.raised) == (0, True, error, raised)
+
+
+async def nothing() -> None:
+    """Is done to nobody."""
+
+
+async def test_a_flood_that_is_stuck_is_the_fault_of_its_stage_alone(scene: Scene, tmp_path: Path) -> None:
+    other = over_asyncio(tmp_path / "other")
+    until = other.until
+
+    async def stuck(true: Callable[[], bool], what: str, seconds: float = 9.0) -> None:
+        if "did not go on" in what:
+            raise TimeoutError("stuck")
+        await until(true, what, seconds)
+
+    other.until = stuck  # type: ignore[method-assign]
+    scene.stages.insert(0, other)
+    try:
+        await other.begin()
+        await injections._flood(scene, nothing, nothing)
+        assert [one.failed for one in scene.stages] == [True, False]
+        assert other.errors[-1] == "TimeoutError: stuck"
+    finally:
+        await other.close()
+
+
+async def test_a_flood_that_ends_because_it_is_large_was_not_held_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (duty, injections):
+        monkeypatch.setattr(module, "MOST_FLOOD", 50, raising=False)
+    await injections._flood(scene, nothing, nothing)
+    assert scene.stages[0].errors == ["50 messages went out to a broker that takes none, and more would"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_limit_of_memory_is_what_it_was_before_the_alarm(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Where it cannot be set back, the broker is started again, which has its own limit then."""
+    told: list[str] = []
+
+    async def said(_: object, *words: str) -> str:
+        told.append(words[-1])
+        if fails and len(told) == 3:
+            raise ChildProcessError("rabbitmqctl failed")
+        return "0.4\n"
+
+    class Started:
+        nodes = (None,)
+
+        async def restart(self) -> None:
+            told.append("restart")
+
+    monkeypatch.setattr(injections, "control", said)
+    scene.broker = Started()  # type: ignore[assignment]
+    with pytest.raises(ChildProcessError) if fails else nullcontext():
+        await injections.alarm(scene)
+    assert told[1:] == ["0.00001", "0.4", *(["restart"] if fails else [])]
+
+
+async def test_a_missing_rabbitmqctl_is_told(tmp_path: Path) -> None:
+    """As the file of GREET_RABBITMQ_SERVER may stand alone."""
+    server = str(tmp_path / "rabbitmq-server")
+    node = Node("amqp://", 0, [server], {"RABBITMQ_NODENAME": "greet1@127.0.0.1"}, tmp_path / "log", "beam.smp")
+    with pytest.raises(ChildProcessError, match=f"no rabbitmqctl beside {re.escape(server)}"):
+        await control(node, "status")
 
 
 def test_the_accountant_sees_each_tampering() -> None:
