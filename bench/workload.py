@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bench import contenders, results
-from bench.faults.ground import grounds
+from bench.faults.ground import grounds, repair
 from bench.judge import workload as judge
 from bench.measure import workload as asked
 from bench.measure.surroundings import surroundings
@@ -225,6 +225,9 @@ class Case:
                         if judge.unable(one, ground.design):
                             continue
                         title = f"{place}{ground.design.title}: "
+                        if ground.broker:
+                            with suppress(GreetError):  # what does not come back is told by the trial
+                                await repair(ground.broker)
                         trial = Trial(
                             *(self.writer.run, ground, greets[name, "name"], greets[name, "many"], one, number),
                             samples=self.samples.get(one.samples, ()),

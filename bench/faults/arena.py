@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 import greet
 from bench.faults.catalogue import FAULTS
+from bench.faults.ground import repair
 from bench.faults.proxy import Proxy, proxy
 from bench.faults.stage import TROUBLE, Pool, Scene, Stage, Trial, Verdict
+from bench.measure.loops import said
 from bench.model import with_query
 from greet import brokers
 from greet.brokers import Broker
+from greet.brokers.process import free_ports
 from greet.designs import KAFKA, named
 
 SOONER = {"broker.session.timeout.ms": "4000", "broker.heartbeat.interval.ms": "500"}
@@ -48,15 +48,6 @@ class Arena:
     broker: Broker | None = None
     proxy: Proxy | None = None
 
-    async def mend(self) -> None:
-        """Start again what a failed trial left dead or stopped."""
-        if self.broker:
-            for number, node in enumerate(self.broker.nodes, start=1):
-                try:
-                    node.real().resume()
-                except (greet.GreetError, psutil.Error):
-                    await self.broker.restart(number)
-
     def through(self) -> str:
         """The URL with the proxy in place of host and port."""
         if not self.proxy:
@@ -81,8 +72,10 @@ class Arenas:
         key = design, nodes
         if key not in self._open:
             self._open[key] = await self._start(design, nodes)
-        await self._open[key].mend()
-        return self._open[key]
+        arena = self._open[key]
+        if arena.broker:
+            await repair(arena.broker)
+        return arena
 
     async def _start(self, design: str, nodes: int) -> Arena:
         record = named(design)
@@ -100,8 +93,7 @@ class Arenas:
             broker, port = await self._enter(brokers.private(product)), 0
             inner = broker.nodes[0].port
         else:  # its clients follow the address that the broker tells
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                port = free.getsockname()[1]
+            (port,) = free_ports(1)
             broker = await self._enter(brokers.kafka(config={**SOONER, **self._config}, proxy_port=port))
             inner = int(str(broker.proxied).rpartition(":")[2])
         between = await self._stack.enter_async_context(proxy("127.0.0.1", inner, listen=port))
@@ -122,11 +114,14 @@ class Arenas:
             trials = [trial for trial in campaign.trials if trial.design == name]
             try:  # one after the other, and all of them first: twelve servers that start would disturb who is timed
                 ready.append((trials, await self.at(name, FAULTS[campaign.fault].nodes)))
-            except greet.GreetError as error:
+            except (greet.GreetError, OSError) as error:
                 found.update(dict.fromkeys(trials, f"no broker to be hurt: {error}"))
 
         async def hurt(trials: list[Trial], arena: Arena) -> None:
-            found.update(await self._hurt(campaign, trials, arena, folder))
+            try:
+                found.update(await self._hurt(campaign, trials, arena, folder))
+            except Exception as error:  # noqa: BLE001 - fought again, it would read the journals of the first time
+                found.update(dict.fromkeys(trials, said(error)))
 
         async with asyncio.TaskGroup() as side_by_side:
             for trials, arena in ready:

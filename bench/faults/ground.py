@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import socket
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+
+import psutil
 
 import greet
 from bench.contenders.cleanup import remove
@@ -19,7 +20,17 @@ from bench.measure.workload import Workload
 from bench.model import Used
 from greet import GreetError
 from greet.brokers import PRIVATE, VARIABLES, Broker, by_default, kafka
+from greet.brokers.process import free_ports
 from greet.designs import KAFKA, Design
+
+
+async def repair(broker: Broker) -> None:
+    """Start again, or let go on, what a failed trial left dead or stopped. Raises `ConnectFailed`."""
+    for number, node in enumerate(broker.nodes, start=1):
+        try:
+            node.real().resume()
+        except (GreetError, psutil.Error):
+            await broker.restart(number)
 
 
 @dataclass(frozen=True)
@@ -77,9 +88,11 @@ class Ground:
             await self.broker.restart()
         elif self.proxy:
             self.proxy.hold()
-            self.proxy.drop()
-            await asyncio.sleep(workload.break_for)
-            self.proxy.release()
+            try:
+                self.proxy.drop()
+                await asyncio.sleep(workload.break_for)
+            finally:
+                self.proxy.release()
 
 
 @asynccontextmanager
@@ -127,8 +140,7 @@ async def _ground(design: Design, stack: AsyncExitStack, *, network: bool) -> Gr
             between = await stack.enter_async_context(proxy(host, port))
         return Ground(design, url, None, between)
     if network and led:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        (port,) = free_ports(1)
         broker = await stack.enter_async_context(kafka(proxy_port=port))
         inner = int(str(broker.proxied).rpartition(":")[2])
         between = await stack.enter_async_context(proxy("127.0.0.1", inner, listen=port))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from itertools import count
@@ -32,6 +33,7 @@ from bench.faults.catalogue import CONTROLS, FAULTS, breaches
 from bench.faults.injections import control
 from bench.faults.journal import Journal, grown, tampered
 from bench.faults.stage import STEADY, Pool, Scene, Stage, Trial, Verdict
+from bench.measure.run import session
 from bench.model import DESIGNS, Measurement, Settings
 from bench.questions import faults as question
 from bench.show import plots
@@ -356,6 +358,23 @@ async def test_a_missing_rabbitmqctl_is_told(tmp_path: Path) -> None:
     node = Node("amqp://", 0, [server], {"RABBITMQ_NODENAME": "greet1@127.0.0.1"}, tmp_path / "log", "beam.smp")
     with pytest.raises(ChildProcessError, match=f"no rabbitmqctl beside {re.escape(server)}"):
         await control(node, "status")
+
+
+async def test_a_campaign_that_goes_wrong_is_told_and_not_fought_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second time it would read the journals of the first one too."""
+    fought = []
+
+    async def odd(_: Scene) -> None:
+        fought.append(1)
+        raise ValueError("odd")
+
+    monkeypatch.setitem(FAULTS, "member raises", replace(FAULTS["member raises"], inject=odd))
+    settings = Settings(("asyncio",), tuple(contenders.every()))
+    cells = [cell for cell in question.cells(settings) if cell.rung == "member raises"]
+    assert len(cells) > 1
+    async with session(settings, ThreadPoolExecutor) as opened:
+        found = [figures.fields["error"] for cell in cells for figures in await opened.measured(cell, 0)]
+    assert (found, fought) == (["ValueError: odd"] * len(cells), [1])
 
 
 def test_the_accountant_sees_each_tampering() -> None:

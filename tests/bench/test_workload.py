@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field, replace
 from io import StringIO
 from math import inf
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pandas as pd
@@ -25,19 +27,23 @@ import bench
 import greet
 from bench import contenders
 from bench.faults import ground
+from bench.faults.arena import Arenas
+from bench.faults.proxy import Proxy
+from bench.faults.stage import Pool
 from bench.judge import compare
 from bench.judge import workload as judge
 from bench.judge.workload import Answer
 from bench.measure.account import SHIFT
-from bench.measure.carry import Nothing, Outcome, Run
+from bench.measure.carry import Crew, Nothing, Outcome, Run
 from bench.measure.trial import Ground, Trial, enough, figures, gap, pile
 from bench.measure.workload import Misread, Workload, example, from_file, from_flag, lines_of, meaning, points
 from bench.model import Figures, Place
 from bench.results import MEASUREMENTS, RUN
 from bench.schema import BadRun
 from bench.show import workload as show
-from greet import Guarantee
-from greet.brokers import Broker, rabbitmq
+from greet import Guarantee, brokers
+from greet.brokers import VARIABLES, Broker, rabbitmq
+from greet.brokers.process import PRIVATE_PORTS
 from greet.designs import DESIGNS, Design, named
 
 ROOT = Path(__file__).parents[2]
@@ -987,6 +993,54 @@ def test_a_ctrl_c_in_a_terminal_ends_it_well_also_while_its_processes_start(tmp_
     said, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (130, "")
     assert "interrupted, so INCOMPLETE" in said
+
+
+async def test_a_network_that_was_broken_is_whole_also_after_an_error() -> None:
+    between = Proxy()
+    between.release()
+    (rabbitmq_,) = (one for one in DESIGNS if one.name == "rabbitmq")
+    here = ground.Ground(rabbitmq_, "amqp://", proxy=between)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await here.broken("network", Workload(break_for=9.0), cast("Crew", None))
+    assert between._open.is_set()
+
+
+async def test_a_broker_that_stayed_dead_is_started_again_for_the_next_trial() -> None:
+    class Dead:
+        def real(self) -> None:
+            raise greet.ConnectFailed("it does not run")
+
+    class Kept:
+        nodes = (Dead(), Dead())
+        started: list[int] = []  # noqa: RUF012
+
+        async def restart(self, number: int) -> None:
+            self.started.append(number)
+
+    await ground.repair(cast("Broker", Kept()))
+    assert Kept.started == [1, 2]
+
+
+async def test_the_port_of_a_proxy_is_none_that_a_client_could_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the proxy listens there, minutes may pass in which ends of connections come and go."""
+    asked: list[int] = []
+
+    def started(*, proxy_port: int, **_: object) -> None:
+        asked.append(proxy_port)
+        raise greet.BrokerMissing("enough")
+
+    monkeypatch.delenv(VARIABLES["kafka"], raising=False)
+    monkeypatch.setattr(ground, "by_default", AsyncMock(return_value=None))
+    monkeypatch.setattr(ground, "kafka", started)
+    monkeypatch.setattr(brokers, "kafka", started)
+    async with AsyncExitStack() as stack:
+        with pytest.raises(greet.BrokerMissing):
+            await ground._ground(named("kafka"), stack, network=True)
+        with pytest.raises(greet.BrokerMissing):
+            await Arenas(Pool(), stack, {}).at("kafka", 1)
+    assert len(asked) == 2
+    assert set(asked) <= set(PRIVATE_PORTS)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "workloads").glob("*.toml")), ids=lambda path: path.stem)
