@@ -16,18 +16,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import greet
 from bench.faults.duty import Duty, Orders, Word, one_line, serve, work
 from bench.faults.journal import GROUPS, MARKERS, Book, Journal, Reader, Window
 from bench.faults.proxy import Proxy
+from bench.measure.carry import unhurt
 from bench.model import LINES
 from greet import Guarantee
 from greet.brokers import Broker
 from greet.designs import DESIGNS, Design, named
+
+if TYPE_CHECKING:  # Windows has none
+    from multiprocessing.context import ForkServerProcess
 
 STEADY = 15
 """How many messages that were accepted after a fault each group handles before the next one."""
@@ -102,7 +105,8 @@ class Pool:
         while len(self._idle) < number:
             theirs, ours = context.Pipe()
             process = context.Process(target=serve, args=(theirs,), daemon=True)
-            process.start()
+            with unhurt():
+                process.start()
             theirs.close()
             self._idle.append(Hand(process, ours))
             self._all.append(self._idle[-1])

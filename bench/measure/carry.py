@@ -366,7 +366,7 @@ async def _serve(pipe: Connection) -> None:
 
 
 @contextmanager
-def _unhurt() -> Iterator[None]:
+def unhurt() -> Iterator[None]:
     """A Ctrl-C waits until this has ended: it would also end the server that forks the processes, while it starts."""
     if sys.platform == "win32":
         yield
@@ -389,7 +389,7 @@ class Hand:
             context.set_forkserver_preload(["bench.measure.carry", "bench.contenders.greets", *LINES])
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs,), daemon=True)
-        with _unhurt():
+        with unhurt():
             self._process.start()
         theirs.close()
         self.pid: int = self._process.pid

@@ -21,6 +21,7 @@ cancelled there, or raises.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -43,6 +44,11 @@ from bench.pictures import Picture, Survival
 from greet import Guarantee
 
 ACCOUNTANT = "control: the accountant"
+
+
+def lacking(settings: Settings) -> str:  # noqa: ARG001
+    """Why nothing of this is measured; "" where it is."""
+    return "its processes are forked, which Windows cannot do" if sys.platform == "win32" else ""
 
 
 def cells(settings: Settings) -> list[Cell]:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from itertools import count
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import aio_pika
@@ -375,6 +376,29 @@ async def test_a_campaign_that_goes_wrong_is_told_and_not_fought_again(monkeypat
     async with session(settings, ThreadPoolExecutor) as opened:
         found = [figures.fields["error"] for cell in cells for figures in await opened.measured(cell, 0)]
     assert (found, fought) == (["ValueError: odd"] * len(cells), [1])
+
+
+def test_a_ctrl_c_waits_while_the_server_of_the_processes_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = []
+
+    def start(_: object) -> None:
+        blocked.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+    monkeypatch.setattr(ForkServerProcess, "start", start)
+    Pool().prepare(1)
+    assert blocked == [True]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_on_windows_the_faults_are_left_out_and_the_rest_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no server that forks processes."""
+    without = "import multiprocessing.context as one; del one.ForkServerProcess"
+    command = [sys.executable, "-c", f"{without}; from bench.__main__ import main; main(['list'])"]
+    assert "faults" in subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    settings = Settings(("asyncio",), ())
+    assert question.lacking(settings) == ""
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert "Windows" in question.lacking(settings)
 
 
 def test_the_accountant_sees_each_tampering() -> None:
