@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -274,11 +274,13 @@ async def launched(
     Raises `BrokerMissing` when it does not start.
     """
     for attempt in range(1, STARTS + 1):
-        async with guarded_folder() as folder:
-            broker = build(folder)
+        async with AsyncExitStack() as stack:
+            with _room():
+                broker = build(await stack.enter_async_context(guarded_folder()))
             try:
                 try:
-                    await begin(broker)
+                    with _room():
+                        await begin(broker)
                 except PortTaken:
                     if attempt < STARTS:
                         continue
@@ -289,6 +291,14 @@ async def launched(
                 return
             finally:
                 await together(*(asyncio.to_thread(node.end) for node in broker.nodes))
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BrokerMissing(f"no private broker: {error}: make room, or set TMPDIR to a folder to write in") from error
 
 
 @asynccontextmanager

