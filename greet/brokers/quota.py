@@ -7,11 +7,11 @@ core leave two cores room for their clients.
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import psutil
@@ -22,7 +22,6 @@ PERIOD_US = 20_000
 LEAVE_S = 2.0
 """How long a cgroup may take to be empty."""
 MISSING = "a broker can be limited to a share of a core only where a cgroup can be made: run it as root on Linux"
-_numbers = count(1)
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Control:
 
     def make(self, share: float) -> Path:
         """A new one. Raises `OSError` where that is not allowed."""
-        made = self.parent / f"greet-{os.getpid()}-{next(_numbers)}"
+        made = self.parent / f"greet-{os.getpid()}-{secrets.token_hex(4)}"  # other containers have this number too
         made.mkdir()
         try:
             quota = int(share * PERIOD_US)
@@ -114,16 +113,13 @@ def limited(families: Sequence[Sequence[psutil.Process]], share: float) -> Itera
     control = find()
     if control is None:
         raise OSError(MISSING)
-    made: list[Path] = []
-    try:
+    with ExitStack() as stack:
         for family in families:
-            made.append(control.make(share))
+            made = control.make(share)
+            stack.callback(control.remove, made)
             for process in family:
-                _move(process.pid, made[-1])
+                _move(process.pid, made)
         yield
-    finally:
-        for one in made:
-            control.remove(one)
 
 
 def _move(pid: int, cgroup: Path) -> None:

@@ -91,6 +91,23 @@ def test_a_cgroup_goes_after_an_error_too(error: type[BaseException]) -> None:
     assert not own()
 
 
+def test_each_cgroup_is_removed_also_where_another_one_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def remove(_: quota.Control, made: Path) -> None:
+        tried.append(made)
+        raise OSError("it is busy")
+
+    monkeypatch.setattr(quota, "find", lambda: quota.Control(tmp_path, tmp_path, unified=True))
+    monkeypatch.setattr(quota.Control, "remove", remove)
+    with pytest.raises(OSError, match="it is busy"), quota.limited([[], []], 0.2):
+        pass
+    assert sorted(tried) == sorted(tmp_path.iterdir())
+    assert len(tried) == 2
+
+
 def test_the_second_version_of_cgroups(tmp_path: Path) -> None:
     """The nearest group that gives its children the controller is the parent."""
     home = tmp_path / "user" / "session"
