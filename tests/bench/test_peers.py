@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock, MagicMock, Mock
 
 import aiormq
 import pytest
@@ -23,7 +24,7 @@ from bench.contenders.rabbitmq_peers import CONTENDERS as RABBITMQ
 from bench.measure import run
 from bench.measure.run import session
 from bench.model import JAVA, PERFTEST, Cell, Contender, Figures, Place, Session, Settings
-from greet import Guarantee
+from greet import BrokerMissing, Guarantee
 from greet.brokers import VARIABLES
 from greet.brokers.jars import locked, version
 
@@ -170,6 +171,15 @@ id: t, time 5.000 s, sent: 500 msg/s, confirmed: 400 msg/s, nacked: 0 msg/s, rec
 test stopped (Producer reached message limit, Consumer reached message limit)
 id: t, receiving rate avg: 1 msg/s
 """
+
+
+async def test_perftest_says_where_no_java_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: before its jars are fetched, for which Windows lacks a lock of files."""
+    monkeypatch.setattr(perftest, "_queue", AsyncMock())
+    monkeypatch.setattr(perftest, "cached", AsyncMock(side_effect=NameError("name 'fcntl' is not defined")))
+    monkeypatch.setattr(perftest, "find_java", Mock(side_effect=BrokerMissing("not on Windows")))
+    (row,) = await TOOL.measure(MagicMock(), Cell(TOOL, Guarantee.AT_LEAST_ONCE), 100)
+    assert row.fields["error"] == "PerfTest cannot be had: not on Windows"
 
 
 def test_perftest_is_taken_at_what_arrived_when_it_was_warm() -> None:
