@@ -5,6 +5,8 @@ guarantee through private brokers, while a fault is injected into all of them at
 SIGSTOP, a broken network, no memory; and in a cluster of three brokers, one member after another. At the end
 come end markers, and each group is counted, so the same message can be lost twice. "Lost" was accepted and
 never handled, "twice" was handled again, and the gap is the longest time without a message after the fault.
+When a single broker is killed, the members of one group are away, so that messages wait in the broker. They are
+told to come back when it serves again, so their gap is the time of its start and of their joining.
 
 In the full profile, a single broker and all its clients are killed 20 times. A cluster's leader is killed 5
 times, and each of its members restarted twice, because that takes longer. All other faults are tried 3 times,
