@@ -105,7 +105,8 @@ class Arenas:
     async def fight(self, campaign: Campaign, folder: Path) -> dict[Trial, Verdict | str]:
         """Carry messages in all trials, inject the fault into all of them, let messages flow again, drain, and count.
 
-        What could not be tried at all has a text that says why. The journals are in `folder`.
+        What could not be tried, or failed in a way that no fault explains, has a text that says why. The journals
+        are in `folder`.
         """
         self._pool.prepare(3 * sum(not named(trial.design).in_process for trial in campaign.trials))
         found: dict[Trial, Verdict | str] = {}
