@@ -392,6 +392,7 @@ async def test_a_member_whose_connection_is_cut_while_nobody_asks_and_then_again
         far.subscribe("hello") as names,
     ):
         between.drop()
+        await until(lambda: names._channel is None)  # type: ignore[attr-defined]
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await anext(names)
