@@ -25,6 +25,11 @@ HEADER = 16
 """The first bytes of each message are its number, which is used to count it."""
 MOST = 2_000_000
 """The largest number of messages in one run."""
+LARGER = (
+    "store a larger body elsewhere and send a reference; by default RabbitMQ 4 takes up to 16 MiB (max_message_size), "
+    "Kafka 1 MiB (message.max.bytes)"
+)
+"""What to do with larger messages."""
 SAMPLES = 1_250
 """The number of messages of a run, if its time allows: a p99 needs 1,000, and the first tenth is left out."""
 SHORTEST_S, LONGEST_S = 3.0, 10.0
@@ -90,7 +95,8 @@ def _sizes(value: Value) -> Value:
     except ValueError:
         raise ValueError(f'{value!a} is not a size in bytes: say 800, "200..1000" or "100+4000"') from None
     if not all(HEADER <= size <= MAX_BYTES for size in sizes):
-        raise ValueError(f"{value!a}: a message has {HEADER} to {MAX_BYTES:,} bytes")
+        larger = f": {LARGER}" if max(sizes) > MAX_BYTES else ""
+        raise ValueError(f"{value!a}: a message has {HEADER} to {MAX_BYTES:,} bytes here{larger}")
     if SPAN in str(value) and sizes[0] > sizes[-1]:
         raise ValueError(f"{value!a} goes down: say the smaller size first")
     return value

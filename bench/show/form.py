@@ -1,4 +1,7 @@
-"""A form for a workload: rate, size, readers and needs, and beside them the answer from the figures of a run."""
+"""A form for a workload: rate, size, readers and needs, and beside them the answer from the figures of a run.
+
+What a key may not be is told instead of an answer, in the words of a file's error.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import ipywidgets as widgets
 import pandas as pd
 
 from bench.judge import estimate
+from bench.measure import workload as asked
 from bench.measure.workload import Workload
 from bench.show.page import CODE, COMMAND
 
@@ -29,11 +33,11 @@ ASKED = {
 def form(rows: pd.DataFrame) -> widgets.HBox:
     """The form and its answer, which follows each change."""
     keys: dict[str, Any] = {
-        "rate": widgets.BoundedIntText(min=1, max=10_000_000),
-        "size": widgets.BoundedIntText(min=16, max=65_536),
-        "groups": widgets.BoundedIntText(min=1, max=16),
-        "members": widgets.BoundedIntText(min=1, max=64),
-        "work_ms": widgets.BoundedFloatText(min=0, max=60_000),
+        "rate": widgets.FloatText(),
+        "size": widgets.IntText(),
+        "groups": widgets.IntText(),
+        "members": widgets.IntText(),
+        "work_ms": widgets.FloatText(),
         "survive": widgets.Dropdown(options=["nothing", "consumer", "broker"]),
         "order": widgets.Dropdown(options=["none", "all", "key"]),
         "replay": widgets.Checkbox(indent=False),
@@ -44,18 +48,30 @@ def form(rows: pd.DataFrame) -> widgets.HBox:
     answer, run = widgets.HTML(), estimate.Remembered(rows)
 
     def follow(_: object = None) -> None:
-        workload = Workload(**{name: one.value for name, one in keys.items()})
-        lines = estimate.said(workload, estimate.estimates(run, workload))
+        try:
+            said: dict[str, Any] = {
+                name: asked.checked(name, _plain(one.value), ASKED[name])[0] for name, one in keys.items()
+            }
+        except asked.Misread as error:
+            lines = [str(error)]
+        else:
+            workload = Workload(**said)
+            lines = estimate.said(workload, estimate.estimates(run, workload))
         items = "".join(f"<li>{COMMAND.sub(CODE, escape(line))}</li>" for line in lines)
         answer.value = f'<ul style="margin: 0; padding-left: 1rem; line-height: 1.5">{items}</ul>'
 
-    lines = []
+    fields = []
     for name, one in keys.items():
         one.layout = widgets.Layout(width="9rem")
         one.observe(follow, "value")
-        lines.append(widgets.HBox([widgets.Label(ASKED[name], layout=widgets.Layout(width="12rem")), one]))
+        fields.append(widgets.HBox([widgets.Label(ASKED[name], layout=widgets.Layout(width="12rem")), one]))
     follow()
     answer.layout = widgets.Layout(flex="1 1 20rem", width="auto")
     return widgets.HBox(
-        [widgets.VBox(lines), answer], layout=widgets.Layout(flex_flow="row wrap", grid_gap="1rem 2rem")
+        [widgets.VBox(fields), answer], layout=widgets.Layout(flex_flow="row wrap", grid_gap="1rem 2rem")
     )
+
+
+def _plain(value: Any) -> Any:
+    """A whole number without its decimal point, as the command would write it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -136,6 +136,21 @@ def test_the_form_follows_its_fields(rows: pd.DataFrame) -> None:
     assert "Take RabbitMQ" not in answer.value
 
 
+def test_the_form_says_what_a_key_may_not_be_and_takes_fractions(rows: pd.DataFrame) -> None:
+    fields, answer = form(rows).children
+    keys = {line.children[0].value: line.children[1] for line in fields.children}
+    for label, value in (("bytes of a message", 100_000), ("messages a second", 0), ("readers in a group", 65)):
+        usual, keys[label].value = keys[label].value, value
+        assert f"{label}: " in answer.value
+        assert "Take" not in answer.value
+        keys[label].value = usual
+        assert "Take" in answer.value
+    keys["messages a second"].value = 3.33
+    assert "--rate 3.33 " in answer.value
+    keys["messages a second"].value = 20
+    assert "--rate 20 " in answer.value
+
+
 def test_the_latest_run_is_ones_own_if_there_is_one_that_is_complete(tmp_path: Path) -> None:
     assert bench.latest(tmp_path)[1] == "the published run"
     facts = {"settings": told(Settings((), ())), "questions": ["throughput"], "brokers": {}, "elapsed_s": {}}
