@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bench.judge.claims import ALONE, Figures, Missing, _lightly
-from bench.judge.workload import ENOUGH, handled, more_members, ms, unable, workers
+from bench.judge.workload import ENOUGH, forgets, handled, hands, more_members, ms, unable, workers
 from bench.measure.workload import Workload
 from bench.questions.payload import SIZES
 from bench.stats import short
@@ -44,6 +44,8 @@ class Estimate:
     """The median time of a message at 100 a second, in milliseconds."""
     late: str = ""
     """Why messages are later than they may be, although it carries as many."""
+    evenly: float = 1.0
+    """Which part of what its readers could handle they were measured to handle: a hash fills partitions unevenly."""
 
     @property
     def enough(self) -> bool:
@@ -84,6 +86,7 @@ def _estimate(run: Figures, workload: Workload, design: Design) -> Estimate:
     with suppress(Missing):
         alone = run.median(ALONE, **run.quickest(**_lightly(design.name)))
     limits: dict[str, float] = {}
+    evenly = _evenly(run, workload, design)
     if not reasons:
         with suppress(Missing):
             way, how = ("many", "in lists") if workload.lists else ("name", "one by one")
@@ -91,7 +94,8 @@ def _estimate(run: Figures, workload: Workload, design: Design) -> Estimate:
         with suppress(Missing):
             limits[_sized(workload, design)] = _speed_of_size(run, workload, design)
         if workload.work_ms:
-            limits[workers(workload, design)] = handled(workload, design)
+            uneven = f" ({evenly:.0%} of it: a hash fills their partitions unevenly)" if evenly < 1 else ""
+            limits[workers(workload, design) + uneven] = handled(workload, design) * evenly
         if not design.in_process and workload.mean_size > LARGE and _sized(workload, design) not in limits:
             return Estimate(design, reasons, alone_ms=alone)  # the speed of short messages is not that of long ones
     unmeasured = not any(one.startswith("messages") for one in limits)
@@ -99,7 +103,29 @@ def _estimate(run: Figures, workload: Workload, design: Design) -> Estimate:
         return Estimate(design, reasons, alone_ms=alone)
     limit = min(limits, key=limits.__getitem__)
     room = limits[limit] / max(workload.rates)
-    return Estimate(design, reasons, limits[limit], limit, room, alone, _late(workload, limits[limit], alone))
+    return Estimate(design, reasons, limits[limit], limit, room, alone, _late(workload, limits[limit], alone), evenly)
+
+
+def _evenly(run: Figures, workload: Workload, design: Design) -> float:
+    """Which part of what they could do the readers of partitions do, by *work*; 1 for all others, or without figures.
+
+    Of each number of members the longest work counts, as it leaves the least to the client itself. Between the measured
+    numbers it is interpolated (logarithmic), and above them it is that of the highest.
+    """
+    readers = design.at_work(workload.members, workload.partitions)
+    if not design.partitioned or design.deals_out or readers == 1 or hands(workload, design) < readers:
+        return 1.0
+    parts = {1: 1.0}
+    with suppress(Missing):
+        rows = run.rows("work", design.name)
+        rows = rows[rows["params.members"].eq(rows["params.partitions"]) & rows["params.members"].gt(1)]
+        work_ms = rows["params.rung"].str.removesuffix(" ms").astype(float)
+        for members in map(int, rows["params.members"].unique()):
+            longest = work_ms[rows["params.members"].eq(members)].max()
+            speed = rows.loc[rows["params.members"].eq(members) & work_ms.eq(longest), "messages_per_s"].median()
+            parts[members] = min(1.0, float(speed) * longest / 1000 / members)
+    found = sorted(parts)
+    return float(np.interp(np.log(readers), np.log(found), [parts[one] for one in found]))
 
 
 def _late(workload: Workload, carried: float, alone: float | None) -> str:
@@ -108,7 +134,7 @@ def _late(workload: Workload, carried: float, alone: float | None) -> str:
     if last > workload.p99_ms:
         return f"the last of {workload.burst:,} that come at once wait {ms(last)}; the limit is {workload.p99_ms:g} ms"
     if alone and alone > workload.p99_ms:
-        return f"at 100 messages a second each takes {ms(alone)}; the limit is {workload.p99_ms:g} ms"
+        return f"{_alone(alone)}; the limit is {workload.p99_ms:g} ms"
     return ""
 
 
@@ -181,8 +207,8 @@ def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
     lines = []
     if fitting:
         best, *others = fitting
-        lines.append(f"Take {best.design.title}: {_why(best)}.")
-        lines += [f"{one.design.title} is enough too: {_why(one)}." for one in others]
+        lines.append(f"Take {best.design.title}: {_why(best)}.{_forgets(workload, best)}")
+        lines += [f"{one.design.title} is enough too: {_why(one)}.{_forgets(workload, one)}" for one in others]
     elif all(one.unable or one.room is not None for one in found):
         lines.append("None of them: the reasons are below. Give up one need, or change the workload.")
     for one in found:
@@ -191,10 +217,15 @@ def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
         elif one.room is None:
             lines.append(f"{one.design.title} can do it, but this run has no figures for it.")
         elif not one.enough:
-            more = more_members(workload, one.design)
+            more = more_members(workload, one.design, one.evenly)
             lines.append(f"Not {one.design.title}: {one.late or _why(one)}{f'; have {more}' if more else ''}.")
     lines.append(f"An estimate. `{command(workload)}` measures it.")
     return lines
+
+
+def _forgets(workload: Workload, one: Estimate) -> str:
+    lost = forgets(workload, one.design)
+    return f" {lost[0].upper()}{lost[1:]}." if lost else ""
 
 
 def _rank(one: Estimate) -> tuple[bool, bool, float]:
@@ -205,7 +236,12 @@ def _rank(one: Estimate) -> tuple[bool, bool, float]:
 def _why(one: Estimate) -> str:
     room = "more than 100" if (one.room or 0) > 100 else short(one.room)
     why = f"it can carry {room} times this load, limited by {one.limit}"
-    return why + (f"; at 100 messages a second each takes {short(one.alone_ms)} ms" if one.alone_ms else "")
+    return why + (f"; {_alone(one.alone_ms)}" if one.alone_ms else "")
+
+
+def _alone(milliseconds: float) -> str:
+    """The median of a message that comes alone, with the guarantee that was measured."""
+    return f"at 100 messages a second each takes {ms(milliseconds)}, measured as {Guarantee.AT_LEAST_ONCE.name}"
 
 
 def command(workload: Workload) -> str:

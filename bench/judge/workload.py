@@ -32,6 +32,9 @@ ROOMIER = 1.2
 """A capacity that is not so many times as large as another one is the same."""
 COMFORT = 0.1
 """Waits that are both within this share of the limit are the same."""
+RESERVE = 1.2
+"""Messages are kept for so many times as long as they are needed: reading them takes time too."""
+MORE = f"and {RESERVE - 1:.0%} more, so that a late reader still finds them"
 RULE = (
     "How the design is chosen among those that meet every need: the first of these in which they differ decides. "
     f"No broker to run. A capacity that is {ROOMIER:g} times as large; more than {ENOUGH:g} times the load does not "
@@ -83,18 +86,32 @@ def workers(workload: Workload, design: Design) -> str:
     return f"the work of {at_work} reader{'s' * (at_work > 1)} at a time"
 
 
-def more_members(workload: Workload, design: Design) -> str:
-    """How many members a group needs for its work, in words; "" if it has them, or if more of them do not help."""
-    peak, grown = max(workload.rates), replace(workload, members=workload.members + 1, partitions=0)
+def more_members(workload: Workload, design: Design, evenly: float = 1.0) -> str:
+    """How many members a group needs for its work, in words; "" if it has them, or if more of them do not help.
+
+    `evenly`: which part of what they could handle they do handle.
+    """
+    peak, grown = max(workload.rates) / evenly, replace(workload, members=workload.members + 1, partitions=0)
     if handled(workload, design) > peak or handled(grown, design) <= handled(workload, design):
         return ""
     both = " and partitions" if design.partitioned and workload.partitions else ""
     return f"more than {math.floor(peak * workload.work_ms / 1000):,} members{both}"
 
 
+def forgets(workload: Workload, design: Design) -> str:
+    """What is lost of messages that survive a consumer, in words; "" if nothing is, or if none has to survive."""
+    if workload.guarantee is not Guarantee.AT_LEAST_ONCE:
+        return ""
+    if design.in_process:
+        return "the end of the program loses waiting messages"
+    if not design.forgets_at_restart or workload.queue_type == "quorum":
+        return ""
+    return 'a restart of the broker loses waiting messages: `survive = "broker"` keeps them'
+
+
 def remarks(workload: Workload, design: Design) -> list[str]:
     """Facts about `design` with this workload that no figure shows."""
-    found = []
+    found = list(filter(None, [forgets(workload, design)]))
     if (most := handled(workload, design)) <= (peak := max(workload.rates)):
         found.append(
             f"{workers(workload, design)}, {workload.work_ms:g} ms each, handles at most {short(most)} messages a "
@@ -116,7 +133,7 @@ def remarks(workload: Workload, design: Design) -> list[str]:
             f"{_bytes(held)} of disk for each copy"
         )
         days = design.deletes_after_s / 86400
-        if workload.kept_s >= design.deletes_after_s:
+        if workload.kept_s * RESERVE > design.deletes_after_s:
             found.append(
                 f"by default it deletes them after {days:g} days, read or not: set "
                 "`retention.ms` of the topic and, for groups without members, `offsets.retention.minutes` of the broker"
@@ -155,7 +172,7 @@ def deployment(workload: Workload, design: Design) -> str:
     elif workload.queue_type and "queue_type" in design.keys:
         query.append(f"queue_type={workload.queue_type}")
     if workload.kept_s and design.deletes_after_s < math.inf:
-        topic.append(f"`retention.ms={workload.kept_s * 1000:.0f}`")
+        topic.append(f"`retention.ms={workload.kept_s * RESERVE * 1000:.0f}` ({told_time(workload.keep)} {MORE})")
     if copied and "replication" in design.keys:
         topic.append("`min.insync.replicas=2`")
     url = f"{design.scheme}://HOST:{design.ports[0]}/{'?' * bool(query)}{'&'.join(query)}"

@@ -200,7 +200,9 @@ class Workload:
     survive: str = field(
         default="consumer",
         metadata=_key(
-            _one_of(*GUARANTEES), 'what a message survives: "nothing", a "consumer" or a "broker" killed', "The needs"
+            _one_of(*GUARANTEES),
+            'what a message survives: "nothing", a "consumer" or a "broker" killed (RabbitMQ: only then on disk)',
+            "The needs",
         ),
     )
     replay: bool = field(

@@ -84,6 +84,8 @@ class Design:
     """How often a name is delivered, at most. If it is not settled by then, it is a dead letter. 0: no limit."""
     deletes_after_s: float = inf
     """For how many seconds the broker keeps a name by default, whether it was read or not."""
+    forgets_at_restart: bool = False
+    """With less than `DURABLE` the broker keeps names in memory only, so its restart loses them; not with `quorum`."""
     waits_to_settle_early: bool = False
     """With `AT_MOST_ONCE` a member waits so long for the broker that `AT_LEAST_ONCE` costs less."""
     lends_for: float = 0.0
@@ -187,6 +189,7 @@ DESIGNS = (
         keys=("queue_type", "prefetch", "heartbeat", "ca", "cert", "key"),
         guarantees=ALL,
         product=RABBITMQ,
+        forgets_at_restart=True,
         no_replay="a queue of RabbitMQ keeps no name that was settled, so it cannot replay: use kafka",
         deals_out=True,
         variants=("queue_type=quorum",),

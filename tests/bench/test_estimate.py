@@ -40,23 +40,39 @@ def test_who_cannot_do_it_is_ruled_out_with_the_reason(rows: pd.DataFrame) -> No
 
 def test_the_work_limits_it_and_more_readers_help_as_far_as_there_are_partitions(rows: pd.DataFrame) -> None:
     few, many = (found(rows, members=members, work_ms=100, rate=30) for members in (2, 8))
-    for design in ("rabbitmq", "kafka"):
-        assert few[design].carried == pytest.approx(20)
-        assert many[design].carried == pytest.approx(80)
+    assert few["rabbitmq"].carried == pytest.approx(20)
+    assert many["rabbitmq"].carried == pytest.approx(80)
+    assert 18 < (few["kafka"].carried or 0) < 20
+    assert 60 < (many["kafka"].carried or 0) < 75, "a hash fills eight partitions unevenly"
     bound = found(rows, members=8, work_ms=100, rate=30, partitions=2)
-    assert bound["kafka"].limit == "the work of 2 readers at a time"
+    assert bound["kafka"].limit.startswith("the work of 2 readers at a time (98% of it: a hash fills their partitions")
+    assert bound["kafka"].carried == few["kafka"].carried
     assert bound["rabbitmq"].carried == pytest.approx(80)
+
+
+def test_readers_of_partitions_handle_what_was_measured(rows: pd.DataFrame) -> None:
+    """As many members as partitions, as in the question *work*; of members that share a queue nothing is taken off."""
+    one = found(rows, members=16, work_ms=20, rate=500)
+    assert one["kafka"].carried == pytest.approx(581, rel=0.01)
+    assert one["rabbitmq"].carried == pytest.approx(800)
+    assert one["kafka-share"].carried == pytest.approx(800)
+    keys: dict[str, Any] = {"members": 16, "work_ms": 20, "rate": 700}
+    said = " ".join(estimate.said(Workload(**keys), list(found(rows, **keys).values())))
+    assert "a hash fills their partitions unevenly); at 100" in said
+    assert "; have more than 19 members." in said
+    unmeasured = found(rows[rows["question"].ne("work")], members=16, work_ms=20, rate=500)
+    assert unmeasured["kafka"].carried == pytest.approx(800)
 
 
 def test_readers_that_are_always_busy_are_not_enough(rows: pd.DataFrame) -> None:
     keys: dict[str, Any] = {"rate": 800, "work_ms": 15, "replay": True, "order": "key"}
     busy = found(rows, members=12, **keys)
-    assert busy["kafka"].room == pytest.approx(1)
+    assert 0.7 < (busy["kafka"].room or 0) < 1
     said = " ".join(estimate.said(Workload(members=12, **keys), list(busy.values())))
     assert "None of them" in said
-    assert "have more than 12 members" in said
+    assert "have more than 15 members" in said
     assert "Not RabbitMQ stream: it can carry 0.083" in said, "its one reader is too slow, whatever was measured"
-    assert found(rows, members=16, **keys)["kafka"].enough
+    assert found(rows, members=24, **keys)["kafka"].enough
 
 
 def test_larger_messages_and_more_groups_leave_less_room(rows: pd.DataFrame) -> None:
@@ -108,6 +124,22 @@ def test_the_speed_of_short_messages_is_not_that_of_long_ones(rows: pd.DataFrame
     assert found(short, size=65_536)["rabbitmq"].room is None
     assert found(short, size=100)["rabbitmq"].room is not None
     assert "measured as AT_LEAST_ONCE" in found(rows, size=65_536, survive="broker")["rabbitmq"].limit
+
+
+def test_a_restart_that_loses_messages_is_told(rows: pd.DataFrame) -> None:
+    def told(**keys: Any) -> str:
+        return " ".join(estimate.said(Workload(**keys), list(found(rows, **keys).values())))
+
+    lost = 'A restart of the broker loses waiting messages: `survive = "broker"` keeps them.'
+    assert told(apart=True).count(lost) == 1, "RabbitMQ, with the default"
+    assert "The end of the program loses waiting messages." in told()
+    for keys in ({"survive": "nothing"}, {"survive": "broker"}, {"queue_type": "quorum"}, {"keep": "1 h"}):
+        assert lost not in told(apart=True, **keys)
+
+
+def test_the_latency_names_its_guarantee(rows: pd.DataFrame) -> None:
+    said = estimate.said(Workload(survive="broker"), list(found(rows, survive="broker").values()))
+    assert "each takes 0.554 ms, measured as AT_LEAST_ONCE" in " ".join(said)
 
 
 def test_what_was_not_measured_is_not_guessed(rows: pd.DataFrame) -> None:

@@ -518,9 +518,16 @@ def test_remarks_say_what_no_figure_does() -> None:
     (key,) = judge.remarks(Workload(order="key", members=2), named("kafka"))
     assert "greet's key is the whole message" in key
     for design, said in (("kafka", "replication=3"), ("rabbitmq", "queue_type=quorum")):
-        assert f"in a cluster `{said}`" in judge.remarks(Workload(break_="broker"), named(design))[0]
+        assert f"in a cluster `{said}`" in judge.remarks(Workload(break_="broker"), named(design))[-1]
     assert "never deletes them" in judge.remarks(Workload(keep="3 days"), named("rabbitmq-stream"))[1]
-    assert judge.remarks(Workload(partitions=2), named("asyncio")) == ["it has no partitions: that key changes nothing"]
+    assert judge.remarks(Workload(partitions=2), named("asyncio")) == [
+        "the end of the program loses waiting messages",
+        "it has no partitions: that key changes nothing",
+    ]
+    lost = 'a restart of the broker loses waiting messages: `survive = "broker"` keeps them'
+    assert [one.name for one in DESIGNS if lost in judge.remarks(Workload(), one)] == ["rabbitmq"]
+    assert lost not in judge.remarks(Workload(survive="broker"), named("rabbitmq"))
+    assert "deletes them after 7 days" in judge.remarks(Workload(keep="6 days"), named("kafka"))[1], "no reserve"
 
 
 @pytest.mark.parametrize(
@@ -639,7 +646,8 @@ def test_the_call_for_your_own_broker_is_one_that_greet_takes(design: Design, su
     assert (line.guarantee, line.address.hosts) == (workload.guarantee, (("host", design.ports[0]),))
     assert line.address.options.get("partitions") == ("3" if design.partitioned else None)
     assert (design.quorum in call) == (survive == "broker")
-    assert ("retention.ms=259200000" in said) == (design.deletes_after_s < inf)
+    kept = "`retention.ms=311040000` (3 days and 20% more"
+    assert (kept in said) == (design.deletes_after_s < inf)
 
 
 def test_the_call_for_your_own_broker_is_told_of_the_design_to_take() -> None:
