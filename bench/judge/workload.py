@@ -438,10 +438,12 @@ def advice(workload: Workload, found: Sequence[Answer]) -> Advice:
     if not meeting:
         return Advice(None, tuple(_nobody(workload, found)))
     best, *others = ranked(meeting, workload.p99_ms)
+    how_many = "both meet" if len(meeting) == 2 else f"{len(meeting)} of {len(found)} meet"
     if others and not _told_apart(best, others[0], workload.p99_ms):
-        first = f"Take {best.title} or {others[0].title}: both meet every need, and differ in nothing that counts."
+        these = "differ in nothing that counts" if len(meeting) == 2 else "these two differ in nothing that counts"
+        first = f"Take {best.title} or {others[0].title}: {how_many} every need, and {these}."
     elif others:
-        first = f"Take {best.title}: {_reason(best, others[0], workload.p99_ms)}."
+        first = f"Take {best.title}: {how_many} every need, and {_reason(best, others[0], workload.p99_ms)}."
     elif len(found) > 1:
         first = f"Take {best.title}: it alone of {len(found)} meets every need."
     else:
@@ -492,15 +494,15 @@ def _apart(one: float, other: float) -> bool:
 def _reason(best: Answer, second: Answer, limit_ms: float) -> str:
     _, by = _told_apart(best, second, limit_ms) or (True, "")
     if by == "process":
-        return "it meets every need and is a part of the program, with no broker to run"
+        return "it is a part of the program, with no broker to run"
     if by == "room":
         return f"it can carry {_room(best)} the load, {second.title} {_room(second)}"
     if by == "gap":
         return f"after the fault it was back in {short(best.gap_s)} s, {second.title} in {short(second.gap_s)} s"
     if by == "wait":
-        return f"both meet every need, and its {best.wait} is shorter: {second.title} has {second.wait}"
+        return f"its {best.wait} is shorter: {second.title} has {second.wait}"
     used, more = (sum(part or 0 for part in side.cpu) for side in (best, second))
-    return f"both meet every need, and it uses {used:.0%} of a core, {second.title} {more:.0%}"
+    return f"it uses {used:.0%} of a core, {second.title} {more:.0%}"
 
 
 def _room(one: Answer) -> str:
@@ -530,11 +532,19 @@ def _otherwise(workload: Workload, best: Answer, others: Sequence[Answer], found
         second = others[0]
         changes = [f"if {one}" for one in _changes(workload, best, second)]
         said = " or ".join(changes) or "if you run it already"
-        return f"The runner-up is {second.title} ({second.wait}): take it {said}."
+        behind = [_behind(workload, best, one) for one in others[1:]]
+        return f"The runner-up is {second.title} ({second.wait}): take it {said}.{''.join(behind)}"
     unmet = [f"{one.title}: {'; '.join(one.misses(workload))}" for one in found if one is not best]
     if not unmet:
         return "To compare it with the others, leave out --designs."
     return f"Why not the others: {'. '.join(unmet)}.{_unasked(workload, found)}"
+
+
+def _behind(workload: Workload, best: Answer, other: Answer) -> str:
+    """Why a third design that meets every need is not the one to take; "" if that is only due to the order."""
+    if found := _told_apart(best, other, workload.p99_ms):
+        return f" {best.title} comes before {other.title} too: {_reason(best, other, workload.p99_ms)}." * found[0]
+    return f" {best.title} and {other.title} differ in nothing that counts."
 
 
 def _changes(workload: Workload, best: Answer, second: Answer) -> list[str]:

@@ -596,7 +596,10 @@ def test_where_all_meet_it_the_part_of_the_program_is_taken_and_the_runner_up_is
     found = advised(Workload(), *(row(name) for name in THREE))
     assert found.take
     assert found.take.title == "asyncio"
-    assert "no broker to run" in found.sentences[0]
+    assert found.sentences[0] == (
+        "Take asyncio: 3 of 3 meet every need, and it is a part of the program, with no broker to run."
+    )
+    assert "asyncio comes before Kafka too: it is a part of the program" in found.sentences[2]
     assert "The runner-up is RabbitMQ" in found.sentences[2]
     assert "if messages must survive the program" in found.sentences[2]
     assert len(found.sentences) == 3
@@ -658,8 +661,13 @@ def test_the_call_for_your_own_broker_is_told_of_the_design_to_take() -> None:
 @pytest.mark.parametrize(
     ("rabbitmq", "kafka", "taken", "why"),
     [
-        ({"room": 20.0}, {"room": 1.4}, "RabbitMQ", "it can carry 20.0 times the load, Kafka 1.40 times"),
-        ({"room": 4.0}, {"room": 90.0}, "RabbitMQ", "both meet every need, and differ in nothing"),
+        (
+            {"room": 20.0},
+            {"room": 1.4},
+            "RabbitMQ",
+            "both meet every need, and it can carry 20.0 times the load, Kafka 1",
+        ),
+        ({"room": 4.0}, {"room": 90.0}, "RabbitMQ", "both meet every need, and differ in nothing that counts"),
         ({"latency_ms.p99": 90.0}, {"latency_ms.p99": 40.0}, "Kafka", "p99 40.0 ms is shorter"),
         ({"latency_ms.p99": 50.0}, {"latency_ms.p99": 40.0}, "RabbitMQ", "differ in nothing that counts"),
         ({"latency_ms.p99": 9.0}, {"latency_ms.p99": 4.0}, "RabbitMQ", "differ in nothing that counts"),
@@ -688,6 +696,20 @@ def test_a_runner_up_with_more_room_is_for_a_load_that_grows() -> None:
     rows += [row("kafka"), row("kafka", "room", room=90.0, capped=False)]
     found = advised(Workload(survive="broker", rate=1000), *rows)
     assert "take it if the load grows beyond 4.00k a second" in found.sentences[2]
+
+
+def test_of_three_that_meet_it_each_has_its_reason() -> None:
+    about = {"workload": {"designs": ["kafka", "rabbitmq-stream", "kafka-share"]}}
+    cpu: dict[str, Any] = {"kafka": 1.0, "kafka-share": 2.0, "rabbitmq-stream": 1.0}
+    rows = [row(name, **{"cpu_s.client": used}) for name, used in cpu.items()]
+    rows += [row(name, "room", room=room, capped=False) for name, room in (("kafka", 9.0), ("kafka-share", 9.0))]
+    rows += [row("rabbitmq-stream", "room", room=1.5, capped=False)]
+    one = Workload(survive="broker", replay=True)
+    said = judge.advice(one, judge.answers(one, 0, pd.DataFrame(rows), about)).sentences
+    assert said[0] == "Take Kafka: 3 of 3 meet every need, and it uses 20% of a core, Kafka share group 40%."
+    assert said[2].endswith(
+        " Kafka comes before RabbitMQ stream too: it can carry 9.00 times the load, RabbitMQ stream 1.50 times."
+    )
 
 
 def test_what_is_lost_in_a_break_counts_unless_it_was_allowed() -> None:
