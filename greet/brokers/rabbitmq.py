@@ -173,7 +173,10 @@ def find_server() -> str:
     own, current = shutil.which("rabbitmq-server", path=os.pathsep.join(folders)), prepared()
     found = current if current and (not own or version_of(own) < version_of(current)) else own
     if found is None:
-        raise BrokerMissing(f"rabbitmq-server was not found: get it with `{how_to_get()}`, or set GREET_RABBITMQ_URL")
+        raise BrokerMissing(
+            f"rabbitmq-server was not found: get it with `{how_to_get()}`, or set GREET_RABBITMQ_URL; a broker that is "
+            "stopped or killed is always a private one, which needs it on PATH or in GREET_RABBITMQ_SERVER"
+        )
     return found
 
 

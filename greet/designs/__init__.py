@@ -175,7 +175,7 @@ DESIGNS = (
         ports=(0,),
         keys=("maxsize",),
         guarantees=ALL[:2],
-        no_replay="asyncio keeps no name that was read, so it cannot replay: use kafka",
+        no_replay="asyncio keeps no name that was read, so it cannot replay: use kafka:// or rabbitmq+stream://",
         deals_out=True,
     ),
     Design(
@@ -190,7 +190,8 @@ DESIGNS = (
         guarantees=ALL,
         product=RABBITMQ,
         forgets_at_restart=True,
-        no_replay="a queue of RabbitMQ keeps no name that was settled, so it cannot replay: use kafka",
+        no_replay="a queue of RabbitMQ keeps no name that was settled, so it cannot replay: use kafka:// or "
+        "rabbitmq+stream://",
         deals_out=True,
         variants=("queue_type=quorum",),
         quorum="queue_type=quorum",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import greet
@@ -134,3 +136,10 @@ def test_a_topic_is_a_plain_word(topic: str) -> None:
 def test_one_line_hides_a_password() -> None:
     assert one_line(OSError("cannot reach\n amqp://ada:secret@host/ now")) == "cannot reach amqp://ada:***@host/ now"
     assert one_line(TimeoutError()) == "TimeoutError"
+
+
+def test_a_design_that_cannot_replay_names_one_of_each_broker_that_can() -> None:
+    for one in designs.DESIGNS:
+        named = [designs.with_scheme(scheme) for scheme in re.findall(r"(\S+)://", one.no_replay)]
+        assert all(other and other.replays for other in named), one.name
+        assert one.replays or {other.product for other in named if other} == set(designs.PRODUCTS), one.name

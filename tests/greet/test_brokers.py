@@ -757,7 +757,7 @@ def test_what_is_missing_is_named_with_the_command_that_gets_it(
         monkeypatch.setenv("CONDA_PREFIX", conda)
     monkeypatch.setattr(shutil, "which", lambda name, **_: name if name == found else None)
     monkeypatch.setattr(rabbitmq, "prepared", lambda: None)
-    with pytest.raises(greet.BrokerMissing, match=rf"`(sudo )?{command}`"):
+    with pytest.raises(greet.BrokerMissing, match=rf"`(sudo )?{command}`.* private one.* in GREET_RABBITMQ_SERVER$"):
         rabbitmq.find_server()
 
 
