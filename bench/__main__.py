@@ -187,9 +187,9 @@ def _run_parser(commands: Any) -> None:
         "run",
         help="measure, print the answers and keep them (the default)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Send messages through every available design, count each of them, and measure the time.",
+        description="Send messages through the designs, count each of them, and measure the time.",
         epilog="examples:\n"
-        "  python -m bench                                   the main questions, all designs, under 3 minutes\n"
+        "  python -m bench                                   the main questions, three designs, 3 minutes\n"
         "  python -m bench run --designs kafka --questions latency\n"
         "  python -m bench run --profile full --contenders all\n"
         "  python -m bench run --profile full --questions faults     kills brokers and clients, half an hour\n"
@@ -198,7 +198,12 @@ def _run_parser(commands: Any) -> None:
         "status: 0 success, 1 a message was lost, a repetition failed or the run had to stop, 2 wrong use,\n"
         "        3 a requested broker or worker is not available, 130 interrupted",
     )
-    parser.add_argument("--designs", type=_words(DESIGNS), help=f"some of {','.join(DESIGNS)} (all that are available)")
+    parser.add_argument(
+        "--designs",
+        type=_words(DESIGNS),
+        help=f"some of {','.join(DESIGNS)} ({','.join(USUAL)}; with --questions or --profile full, questions about "
+        "speed are asked of all that are available)",
+    )
     parser.add_argument("--questions", type=_words(questions.NAMES), help="some of the questions that `list` shows")
     parser.add_argument(
         "--profile",
