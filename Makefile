@@ -25,7 +25,7 @@ help:
 	@echo "make test-all  also the long kills, clusters, peers and the browser"
 	@echo "make lab     the notebooks, in JupyterLab"
 	@echo "make check   ruff, mypy --strict, the import rules and the words of the texts"
-	@echo "make reference  all that is published, measured and drawn again: about four hours"
+	@echo "make reference  all that is published, measured and drawn again: over three hours"
 	@echo "make lock    write the locks anew from pyproject.toml        (needs uv)"
 	@echo "make clean   remove .venv and the caches; results/ stays"
 
@@ -71,7 +71,7 @@ READY := $(patsubst workloads/%.toml,workload-%,$(wildcard workloads/*.toml))
 PARTS := $(FULL) faults faults-streams $(READY)
 
 reference: $(STAMP) rabbitmq
-	@echo "reference: $(words $(FULL)) questions (about two hours and a half), faults (30 and 40 minutes), $(words $(READY)) workloads (12 minutes), notebooks (8 minutes)"
+	@echo "reference: $(words $(FULL)) questions (two hours), faults (26 and 30 minutes), $(words $(READY)) workloads (10 minutes), notebooks (8 minutes)"
 	@echo "reference: let the machine do nothing else meanwhile"
 	@$(MAKE) --no-print-directory $(PARTS:%=$(MADE)/%)
 	@rm -rf bench/reference

@@ -396,7 +396,7 @@ def _low_latency(run: Figures) -> Verdict:
             here = there | {"design": "kafka", "load": _load_of(run, run.median("target_rate", **there))}
             compared += [run.times(f"latency_ms.{part}", here, there) for part in ("p50", "p99")]
             evidence += f"; with greet one by one, at {share} of what RabbitMQ carries: RabbitMQ {_waits(run, there)}"
-            evidence += f", Kafka {_waits(run, here)}"
+            evidence += f", Kafka, at the nearest higher rate that was measured for it, {_waits(run, here)}"
     slower = [run.more(one) for one in compared]
     if None in slower and not any(slower):
         return _settled(evidence, None)
@@ -459,7 +459,7 @@ def _more_brokers(run: Figures) -> Verdict:
         return [run.times("messages_per_s", cell | {"rung": rung + spread}, one) for rung in MORE_BROKERS]
 
     def said(found: Sequence[stats.Ratio]) -> str:
-        return " and ".join(_two(one.value) for one in found)
+        return " and ".join(f"{_two(one.value)} ({_two(one.low)} to {_two(one.high)})" for one in found)
 
     def busy(spread: str = "") -> bool:
         """Whether one broker used most of what it may. Else its clients are the limit, and more brokers get more."""
@@ -548,15 +548,13 @@ def _many_publishers(run: Figures) -> Told:
     rows = run.rows("work_sharing", "kafka")
     wrong = int(rows["lost"].sum() + rows["duplicates"].sum())
     publishers, members = (int(rows[f"params.{who}"].max()) for who in ("publishers", "members"))
-    evidence = (
-        f"{publishers} publishers or {members} members at once: of {stats.short(rows['received'].sum())} messages"
-    )
-    evidence += f" {wrong} lost or duplicated"
+    evidence = f"with {publishers} publishers or {members} members at once, {wrong} of"
+    evidence += f" {stats.short(rows['received'].sum())} messages were lost or duplicated"
     shared = {"question": "work_sharing", "design": "kafka", "guarantee": "AT_LEAST_ONCE"}
     slowed = run.times(
         "messages_per_s", shared | {"publishers": publishers, "members": 1}, shared | {"publishers": 1, "members": 1}
     )
-    evidence += f"; {publishers} publishers carry {_times(slowed)} as much as one"
+    evidence += f", and {publishers} publishers together carry {_times(slowed)} as much as one"
     if slowed.high < 1 / 2:
         return evidence, bool(wrong), False
     return evidence, bool(wrong), True if min(publishers, members) >= HIGH else None
@@ -575,14 +573,14 @@ def _many_connections(run: Figures) -> Told:
     wrong = int(rows["lost"].sum() + rows["duplicates"].sum())
     longer = run.times(P99, many, few)
     waits = [_two(run.median(P99, **cell)) for cell in (many, few)]
-    evidence = f"with {CROWD:,} connections, most of them idle, the p99 is {waits[0]} ms, with {FEW} {waits[1]} ms"
-    evidence += f" ({many['contender']}), and {wrong} messages were lost or duplicated"
+    evidence = f"with {CROWD:,} connections, most of them idle, the p99 is {waits[0]} ms, and with {FEW} connections"
+    evidence += f" {waits[1]} ms ({many['contender']}); {wrong} messages were lost or duplicated"
     with suppress(Missing):  # of a broker whose memory was not seen
         sizes = [run.median(BROKERS_MEMORY, **cell) for cell in (many, few)]
-        evidence += "; the broker uses {:.0f} and {:.0f} MB".format(*sizes)
+        evidence += f"; the broker uses {sizes[0]:.0f} MB with {CROWD:,} connections, {sizes[1]:.0f} MB with {FEW}"
     with suppress(Missing):
         theirs = run._client(min, P99, _crowd("rabbitmq", CROWD))
-        evidence += f"; RabbitMQ's p99 with as many is {_two(run.median(P99, **theirs))} ms"
+        evidence += f"; RabbitMQ's p99 with {CROWD:,} connections is {_two(run.median(P99, **theirs))} ms"
     if longer.low < TWICE < longer.high:
         return f"{evidence}; the rounds do not agree whether that is twice as long", bool(wrong), None
     return evidence, bool(wrong), longer.high <= TWICE
@@ -597,20 +595,21 @@ def _tweaks(run: Figures) -> Verdict:
         """Microseconds that it adds to a message."""
         cell = {"question": "tweaking", "design": design, "contender": contender, "guarantee": "AT_LEAST_ONCE"}
         plain, tweaked = (1e6 / run.speed(**cell, rung=rung) for rung in ("bare", tweak))
-        return f"{max(0.0, tweaked - plain):.0f} µs beside {plain:.0f} µs"
+        return f"{max(0.0, tweaked - plain):.0f} µs to the {plain:.0f} µs of a message"
 
-    def said(tweak: str, times: stats.Ratio) -> str:
-        return f"{tweak} {_times(times)} as long" if run.more(times) else f"{tweak} no longer beyond the noise"
-
-    found = {"with ten headers": cost("kafka", "aiokafka", "10 headers"), "as JSON": cost("kafka", "aiokafka", "JSON")}
-    found["compressed by gzip"] = cost("kafka", "aiokafka", "1 KiB, gzip", "1 KiB")
+    found = {"ten headers": cost("kafka", "aiokafka", "10 headers"), "JSON": cost("kafka", "aiokafka", "JSON")}
+    found["gzip"] = cost("kafka", "aiokafka", "1 KiB, gzip", "1 KiB")
     for codec in ("lz4", "snappy", "zstd"):
         with suppress(Missing):  # not all are installed everywhere
-            found[f"compressed by {codec}"] = cost("kafka", "aiokafka", f"1 KiB, {codec}", "1 KiB")
-    evidence = "by aiokafka a message takes " + ", ".join(said(tweak, times) for tweak, times in found.items())
+            found[codec] = cost("kafka", "aiokafka", f"1 KiB, {codec}", "1 KiB")
+    longer = [f"{_times(times)} with {tweak}" for tweak, times in found.items() if run.more(times)]
+    same = [tweak for tweak, times in found.items() if not run.more(times)]
+    parts = [f"how many times as long a message of aiokafka takes: {', '.join(longer)}"] if longer else []
+    parts += [f"no difference beyond the noise with {', '.join(same)}"] if same else []
+    evidence = "; ".join(parts)
     evidence += f"; ten headers add {added('kafka', 'aiokafka', '10 headers')}"
     with suppress(Missing):  # of a run without RabbitMQ
-        evidence += f", over RabbitMQ by aiormq {added('rabbitmq', 'aiormq', '10 headers')}"
+        evidence += f", and with aiormq over RabbitMQ {added('rabbitmq', 'aiormq', '10 headers')}"
     return _settled(evidence, *map(run.more, found.values()), on="the tweak")
 
 
@@ -633,7 +632,8 @@ def _volumes(run: Figures) -> Verdict:
     more = run.times("messages_per_s", ours, theirs)
     reading = [run.speed("backlog", design, phase="consume") for design in ("kafka", "rabbitmq")]
     evidence = (
-        f"while a reader works, Kafka carries {_times(more)} as many short messages a second as RabbitMQ, by greet"
+        f"while a reader works, Kafka carries {_times(more)} as many short messages a second as RabbitMQ, both DURABLE,"
+        " with greet"
     )
     evidence += "; from a backlog, readers get {} a second from Kafka, {} from RabbitMQ".format(
         *map(stats.short, reading)
@@ -647,12 +647,13 @@ def _volumes(run: Figures) -> Verdict:
             )
         times = run.times("messages_per_s", *large)
         settled.append(run.more(times))
-        evidence += f"; of messages of 64 KiB it carries {times} times as many{run.clients(*large)}"
+        evidence += f"; as AT_LEAST_ONCE, which RabbitMQ keeps in memory, Kafka carries {times} times as many messages"
+        evidence += f" of 64 KiB{run.clients(*large)}"
         between = []
-        for size in SIZES[1:-1]:
+        for size in SIZES[:-1]:
             with suppress(Missing):
                 pair = [run.best(**_large(design) | {"size": size}) for design in ("kafka", "rabbitmq")]
-                between.append(f"{_two(run.times('messages_per_s', *pair).value)} times at {size:,} bytes")
+                between.append(f"{_two(run.times('messages_per_s', *pair).value)} times of {size:,} bytes")
         evidence += f"; {', '.join(between)}" if between else ""
     return _settled(evidence, *settled, on="the size of a message")
 
@@ -667,14 +668,17 @@ def _faster(run: Figures) -> Verdict:
     many, one = (run.times("messages_per_s", *pair) for pair in cells)
     alone, _ = _alone(run, "kafka", "rabbitmq")
     slower = run.times(ALONE, *alone)
-    evidence = f"of messages of 18 bytes Kafka carries {_times(many)} as many a second as RabbitMQ in batches"
-    evidence += f"{run.clients(*cells[0])}, {_times(one)} as many one by one{run.clients(*cells[1])}; "
-    evidence += f"at 100 messages a second each takes {_times(slower)} as long"
+    evidence = (
+        f"in batches, Kafka carries {_times(many)} as many messages of 18 bytes a second as RabbitMQ, both DURABLE"
+    )
+    evidence += f"{run.clients(*cells[0])}; one by one, {_times(one)} as many{run.clients(*cells[1])}; "
+    evidence += f"at 100 messages a second, a message takes {_times(slower)} as long with Kafka as with RabbitMQ"
     evidence += run.clients(*alone, column=ALONE)
     with suppress(Missing):  # greet is a library to learn from: the others can be installed
         others = [run.without_greet("messages_per_s", *pair) for pair in cells]
         others.append(run.without_greet(ALONE, *alone))
-        evidence += "; by the best of the other clients {}, {}, and {} as long".format(*others)
+        evidence += "; without greet, by the best of the other clients: in batches {}, one by one {},".format(*others)
+        evidence += f" and a message takes {others[2]} as long"
     return _settled(evidence, run.more(many), run.more(one), run.less(slower), on="what you need")
 
 
@@ -857,7 +861,7 @@ NEEDS = (
         lambda one: one.partitioned and one.orders_by_key,
         "03_kafka",
     ),
-    Need("May any idle consumer take the next message?", lambda one: one.deals_out, "02_rabbitmq"),
+    Need("Must a free consumer get the next message, whichever it is?", lambda one: one.deals_out, "02_rabbitmq"),
     Need("Must consumers choose messages of a topic by a pattern?", lambda one: one.product is RABBITMQ, "02_rabbitmq"),
 )
 
@@ -865,7 +869,8 @@ NEEDS = (
 def guide() -> pd.DataFrame:
     """Each question, with a tick for each design that is left if the answer is yes."""
     lines = [
-        {"if yes …": need.asked} | {one.title: "✓" if need.left(one) else "–" for one in DESIGNS} for need in NEEDS
+        {"if yes, take a design with ✓": need.asked} | {one.title: "✓" if need.left(one) else "–" for one in DESIGNS}
+        for need in NEEDS
     ]
     return pd.DataFrame(lines)
 
