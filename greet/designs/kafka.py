@@ -21,9 +21,9 @@ What can be lost or duplicated:
 - AT_LEAST_ONCE waits for the leader only. A retry after a lost answer may make duplicates.
 - AT_MOST_ONCE does not wait. Offsets are committed before the names are handed out.
 - With the two others, offsets are committed at most 0.1 s after names were handled. If a member is killed, the
-  names of the last 0.1 s come again. If it leaves, or during a rebalance, none come again.
+  names of the last 0.1 s come again, and with `batches()` the list in hand. None do if it leaves, or at a rebalance.
 - During a rebalance, a name that takes longer than 5 s to handle may come again. So may the name in
-  hand of a member whose event loop is blocked for 6 s: the broker takes this member for dead.
+  hand of a member whose event loop is blocked for 6 s: the broker considers this member dead.
 - The topic's retention (by default 7 days) deletes names, read or not. The offsets of a group without
   members are deleted too, after `offsets.retention.minutes` (by default 7 days). Such a group starts
   again at the end of the topic, and the logger "greet" warns how many names it skips.

@@ -23,7 +23,7 @@ What can be lost or duplicated:
   when the broker confirms the name. AT_MOST_ONCE does not wait for a confirm, and writes the group's
   place before names are handed out.
 - Otherwise the place is written at most 0.1 s after names were handled. If a member is killed, the
-  names of the last 0.1 s come again. If it leaves, none come again.
+  names of the last 0.1 s come again, and with `batches()` the list in hand. If it leaves, none come again.
 - The stream's retention deletes names, read or not; the logger "greet" warns of names that a group
   has missed. There is no retention unless a policy sets `max-age` or `max-length-bytes`.
 - Before RabbitMQ 4.3, a member that holds names for longer than the broker's `consumer_timeout` (30
