@@ -442,6 +442,8 @@ def advice(workload: Workload, found: Sequence[Answer]) -> Advice:
     if others and not _told_apart(best, others[0], workload.p99_ms):
         these = "differ in nothing that counts" if len(meeting) == 2 else "these two differ in nothing that counts"
         first = f"Take {best.title} or {others[0].title}: {how_many} every need, and {these}."
+    elif others and best.design.in_process and not others[0].design.in_process:
+        first = f"Take {best.title}: it meets every need and is a part of the program, with no broker to run."
     elif others:
         first = f"Take {best.title}: {how_many} every need, and {_reason(best, others[0], workload.p99_ms)}."
     elif len(found) > 1:
@@ -493,8 +495,6 @@ def _apart(one: float, other: float) -> bool:
 
 def _reason(best: Answer, second: Answer, limit_ms: float) -> str:
     _, by = _told_apart(best, second, limit_ms) or (True, "")
-    if by == "process":
-        return "it is a part of the program, with no broker to run"
     if by == "room":
         return f"it can carry {_room(best)} the load, {second.title} {_room(second)}"
     if by == "gap":
@@ -541,10 +541,13 @@ def _otherwise(workload: Workload, best: Answer, others: Sequence[Answer], found
 
 
 def _behind(workload: Workload, best: Answer, other: Answer) -> str:
-    """Why a third design that meets every need is not the one to take; "" if that is only due to the order."""
-    if found := _told_apart(best, other, workload.p99_ms):
-        return f" {best.title} comes before {other.title} too: {_reason(best, other, workload.p99_ms)}." * found[0]
-    return f" {best.title} and {other.title} differ in nothing that counts."
+    """Why a third design that meets every need is not the one to take; "" if that is said, or only due to the order."""
+    better, by = _told_apart(best, other, workload.p99_ms) or (True, "")
+    if not by:
+        return f" {best.title} and {other.title} differ in nothing that counts."
+    if not better or by == "process":
+        return ""
+    return f" {best.title} comes before {other.title} too: {_reason(best, other, workload.p99_ms)}."
 
 
 def _changes(workload: Workload, best: Answer, second: Answer) -> list[str]:
