@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare two runs cell by cell, each ratio with its interval. With more than two, compare each "
         "with the one before it. Of many figures some differ by chance, so the intervals are widened (Bonferroni, over "
         "all figures of the comparison) until in 95 % of all comparisons all of them hold.",
-        epilog="status: 0 nothing got worse; 1 something got worse beyond the noise, is missing or failed in one run; "
+        epilog="status: 0 nothing got worse; 1 something got worse beyond the noise, is missing in one run, or failed; "
         "2 nothing to compare, or a damaged file",
     )
     compare_.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="two folders or more, the oldest first")
@@ -452,7 +452,7 @@ def _compared(before: Path, after: Path, *, everything: bool) -> int:
         f"The intervals are so wide that in 95 % of all comparisons all {len(found)} of them hold (Bonferroni).",
         compare.could_have_seen(found),
         f"{worse or 'None'} of {len(found)} figures got worse beyond the noise.",
-        f"{len(gaps) or 'None'} of the cells {'is' if len(gaps) == 1 else 'are'} missing or failed in one of the runs.",
+        f"{len(gaps) or 'None'} of the cells {'is' if len(gaps) == 1 else 'are'} missing or failed.",
         sep="\n",
     )
     return WRONG if worse or gaps else WELL

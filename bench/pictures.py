@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from bench import tables
+from bench import stats, tables
 from bench.model import DESIGNS, USUAL, rank, title_of
 from bench.stats import ratio, short
 from greet import Guarantee
@@ -87,9 +87,9 @@ Picture = Dots | Lines | Pace | Survival
 
 
 def measured(rows: pd.DataFrame, value: str = "messages_per_s") -> pd.DataFrame:
-    """The rows that have this figure, as "value", without those that were measured again for the noise."""
+    """The sound rows that have this figure, as "value", without those that were measured again for the noise."""
     found = rows.assign(value=tables.figures(rows, value))
-    return found[found["value"].notna() & found["params.again"].eq(False)]
+    return found[found["value"].notna() & found["params.again"].eq(False) & stats.is_sound(found)]
 
 
 def strongest(rows: pd.DataFrame) -> pd.DataFrame:

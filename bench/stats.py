@@ -21,6 +21,19 @@ UNSTABLE = 0.2
 """The coefficient of variation from which on a cell is called unstable."""
 SURE = 0.95
 """How often an interval covers what it is of."""
+BREACHES = ("lost", "duplicates", "reordered")
+
+
+def broken(rows: pd.DataFrame) -> pd.DataFrame:
+    """What no guarantee allows: a fault may cost messages, and its row says which kinds."""
+    allowed = rows["params.allowed"].fillna("") if "params.allowed" in rows else pd.Series("", rows.index)
+    counts = rows.reindex(columns=[*BREACHES])
+    return pd.DataFrame({what: counts[what].where(~allowed.str.contains(what), 0) for what in BREACHES})
+
+
+def is_sound(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows have figures that count: of a repetition that did not fail, broke no promise, and was no warm-up."""
+    return rows["error"].isna() & ~broken(rows).astype(float).gt(0).any(axis=1) & rows["repetition"].gt(0)
 
 
 def unstable(speeds: Sequence[float]) -> bool:
@@ -162,7 +175,7 @@ def same_twice(rows: pd.DataFrame) -> list[tuple[str, Ratio]]:
     if rows.empty or "params.again" not in rows:
         return []
     params = [name for name in rows if str(name).startswith("params.") and name != "params.again"]
-    good = rows[rows["messages_per_s"].notna() & rows["params.load"].isna()]
+    good = rows[rows["messages_per_s"].notna() & rows["params.load"].isna() & is_sound(rows)]
     found = []
     for values, part in good.groupby(
         ["question", "design", "contender", "guarantee", *params], sort=False, dropna=False

@@ -10,10 +10,8 @@ import pandas as pd
 
 from bench import stats
 from bench.model import BARE, JAVA, PERFTEST, rank
-from bench.stats import short
+from bench.stats import BREACHES, short
 from greet import Guarantee
-
-BREACHES = ("lost", "duplicates", "reordered")
 
 
 def ordered(rows: pd.DataFrame) -> pd.DataFrame:
@@ -49,7 +47,7 @@ def summary(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
     """
     found = []
     for line, part in lines(rows, *keys):
-        speed = part["messages_per_s"].astype(float).dropna()
+        speed = figures(part, "messages_per_s").dropna()
         millions = figures(part, "accepted").replace(0, float("nan")) / 1e6
         used = [figures(part, f"cpu_s.{side}") / millions for side in SIDES]
         line |= {
@@ -111,6 +109,8 @@ def smallest_share(members: pd.Series[Any]) -> str:
 
 
 SIDES = ("client", "broker")
+FIGURES = ("messages_per_s", "elapsed_s", "latency_ms.", "cpu_s.", "rss_mb.", "progress_s", "grown_mb", "disk_mb")
+"""How the columns begin that are no counts."""
 
 
 def steadiness(part: pd.DataFrame) -> str:
@@ -131,8 +131,10 @@ def figures(part: pd.DataFrame, name: str) -> pd.Series[float]:
 
 
 def lines(rows: pd.DataFrame, *keys: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """A line for each guarantee, contender and `keys`, with its repetitions."""
+    """A line for each guarantee, contender and `keys`, with its repetitions; of those that are not sound the counts."""
     rows = ordered(rows[rows["params.again"].eq(False)])
+    sound = stats.is_sound(rows)
+    rows = rows.assign(**{str(one): rows[one].where(sound) for one in rows if str(one).startswith(FIGURES)})
     by = ["guarantee", rows["design"], labelled(rows).rename("contender"), *keys]
     for (guarantee, _, label, *values), part in rows.groupby(by, sort=False, dropna=False):
         given = {key.removeprefix("params."): value for key, value in zip(keys, values, strict=True)}
@@ -151,7 +153,7 @@ def counted(part: pd.DataFrame) -> str:
 
 def is_unstable(part: pd.DataFrame) -> bool:
     """Whether the speeds of its repetitions are (`stats.unstable`)."""
-    return "messages_per_s" in part and stats.unstable([*part["messages_per_s"].astype(float).dropna()])
+    return stats.unstable([*figures(part, "messages_per_s").dropna()])
 
 
 def told_apart(rows: pd.DataFrame) -> pd.Series[bool]:
@@ -163,9 +165,3 @@ def told_apart(rows: pd.DataFrame) -> pd.Series[bool]:
 def starts_anew(rows: pd.DataFrame) -> pd.Series[bool]:
     """Which rows are of a program in Java that starts for each of them."""
     return rows["contender"].isin([JAVA, PERFTEST])
-
-
-def broken(rows: pd.DataFrame) -> pd.DataFrame:
-    """What no guarantee allows: a fault may cost messages, and its row says which kinds."""
-    allowed = rows["params.allowed"].fillna("") if "params.allowed" in rows else pd.Series("", rows.index)
-    return pd.DataFrame({what: rows[what].where(~allowed.str.contains(what), 0) for what in BREACHES})

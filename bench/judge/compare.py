@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench import stats, tables
+from bench import stats
 
 Logs = NDArray[np.float64]
 NOISE = 0.1
@@ -115,20 +115,20 @@ def floors(*runs: pd.DataFrame) -> dict[str, float]:
 
 
 def gaps(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
-    """The cells that only one run has, or that failed or lost messages in one of them: they cannot be compared."""
+    """The cells that only one run has, or that failed or lost messages in one of them or in both."""
     keys, groups = _cells(before, after)
     found = []
     for key in dict.fromkeys(key for group in groups for key in group):
         wrong = [_wrong(group[key]) if key in group else "missing" for group in groups]
-        if bool(wrong[0]) != bool(wrong[1]):
-            side, what = ("before", wrong[0]) if wrong[0] else ("after", wrong[1])
-            found.append(f"{_told(dict(zip(keys, key, strict=True)))}: {what} in the run {side}")
+        said = [f"{what} in the run {side}" for what, side in zip(wrong, ("before", "after"), strict=True) if what]
+        if said:
+            found.append(f"{_told(dict(zip(keys, key, strict=True)))}: {' and '.join(said)}")
     return found
 
 
 def _wrong(rows: pd.DataFrame) -> str:
     failed = int(rows["error"].notna().sum())
-    lost = tables.broken(rows).sum().sum() > 0
+    lost = stats.broken(rows).sum().sum() > 0
     return f"{failed} of {len(rows)} failed" if failed else "messages lost, duplicated or reordered" if lost else ""
 
 
@@ -167,8 +167,8 @@ def _meaning(verdict: str, more_is_better: bool) -> str:
 
 
 def pairs(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[Pair]:
-    """Every measure of every cell that both runs have."""
-    keys, groups = _cells(before, after)
+    """Every measure of every cell of which both runs have sound rows."""
+    keys, groups = _cells(*(run[stats.is_sound(run)] if len(run) else run for run in (before, after)))
     least = floors(before, after)
     for key in (key for key in groups[0] if key in groups[1]):
         cell = dict(zip(keys, key, strict=True))

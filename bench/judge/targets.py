@@ -77,7 +77,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     if rows.empty or "params.way" not in rows:
         return pd.DataFrame()
     rows = rows.assign(**{ALONE: stats.clock(rows, "service")})
-    kept = rows[rows["question"].isin(FIGURES) & rows["error"].isna() & rows["params.again"].ne(True)]
+    kept = rows[rows["question"].isin(FIGURES) & stats.is_sound(rows) & rows["params.again"].ne(True)]
     if "params.load" in kept:  # a load is a share of each client's highest rate, so the rates differ
         kept = kept[kept["params.load"].isna()]
     same = [name for name in SAME if name in kept]

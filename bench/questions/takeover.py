@@ -267,8 +267,8 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for line, part in tables.lines(rows, "params.rung"):
         line["a member"] = line.pop("rung")
-        for what, column in (("longest wait s", "elapsed_s"), ("came twice", "duplicates")):
-            figures = tables.figures(part, column)
+        waits, twice = tables.figures(part, "elapsed_s"), part["duplicates"].astype(float)
+        for what, figures in (("longest wait s", waits), ("came twice", twice)):
             line |= {what: short(figures.median()), f"{what}, worst": short(figures.max())}
         found.append(line | {"count": tables.counted(part)})
     return pd.DataFrame(found)

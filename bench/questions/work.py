@@ -85,7 +85,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Messages a second, how much of their time the members were busy, and the share of the member that got least."""
     found = []
     for line, part in tables.lines(rows, "params.rung", "params.members", "params.partitions"):
-        speed = float(part["messages_per_s"].astype(float).median())
+        speed = float(tables.figures(part, "messages_per_s").median())
         could = line["members"] * 1000 / float(str(line["rung"]).split()[0])
         line["work"] = line.pop("rung")
         line |= {"messages/s": short(speed), "members busy": "–" if pd.isna(speed) else f"{speed / could:.0%}"}

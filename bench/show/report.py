@@ -80,7 +80,7 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
 
 def _arrived(rows: pd.DataFrame) -> list[str]:
     """What happened to the messages of rows without faults; of all rows, if something went wrong."""
-    wrong, failed = tables.broken(rows).sum(), int(rows["error"].notna().sum())
+    wrong, failed = stats.broken(rows).sum(), int(rows["error"].notna().sum())
     if wrong.any() or failed:
         return [f"Not all went well: {_said(wrong) or 'nothing lost'}; {failed} of {len(rows)} repetitions failed."]
     # messages that were published while nobody read are counted when they are read
@@ -96,15 +96,15 @@ def _under_faults(rows: pd.DataFrame) -> list[str]:
     rows = rows[rows["question"].eq("faults") & rows["received"].notna()]
     if rows.empty:
         return []
-    beyond = tables.broken(rows).sum()
-    within = rows[[*tables.BREACHES]].sum() - beyond
+    beyond = stats.broken(rows).sum()
+    within = rows[[*stats.BREACHES]].sum() - beyond
     said = f"With faults injected: {_said(beyond) or '0 lost or duplicated'} beyond what the guarantee allows"
     return [f"{said}; where the guarantee allows it, or in a control: {_said(within) or '0 lost or duplicated'}."]
 
 
 def _said(counts: pd.Series[Any]) -> str:
     """ "13,832 lost, 24 twice": the counts of `BREACHES` that are not 0."""
-    words = zip(("lost", "twice", "out of order"), (int(counts[what]) for what in tables.BREACHES), strict=True)
+    words = zip(("lost", "twice", "out of order"), (int(counts[what]) for what in stats.BREACHES), strict=True)
     return ", ".join(f"{count:,} {word}" for word, count in words if count)
 
 
@@ -128,7 +128,13 @@ def _fastest(rows: pd.DataFrame) -> list[str]:
     ]
     own = own[own["params.again"].eq(False)]
     for (guarantee, way), part in tables.ordered(own).groupby(["guarantee", "params.way"], sort=False):
-        speeds = part.groupby("design", sort=False)["messages_per_s"].median().dropna().sort_values(ascending=False)
+        speeds = (
+            part[stats.is_sound(part)]
+            .groupby("design", sort=False)["messages_per_s"]
+            .median()
+            .dropna()
+            .sort_values(ascending=False)
+        )
         if len(speeds) > 1:
             said = ", ".join(f"{design} {short(speed)}" for design, speed in speeds.items())
             how = "many at a time" if way == "many" else "one by one"

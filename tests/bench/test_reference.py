@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import bench
-from bench import results, tables
+from bench import results, stats
 from bench.judge import answer, claims
 from bench.judge.claims import DEPENDS, FAILS, HOLDS, UNKNOWN, verdicts
 from bench.show import report
@@ -28,7 +28,7 @@ def rows() -> pd.DataFrame:
 def test_they_are_whole_and_all_went_well_but_for_faults_that_are_told(rows: pd.DataFrame) -> None:
     assert all(bench.about(folder)["complete"] for folder in results.published())
     wrong = rows["error"].notna()
-    assert not tables.broken(rows[~wrong]).sum().any()
+    assert not stats.broken(rows[~wrong]).sum().any()
     assert set(rows["design"]) == set(names())
     by_hand = (ROOT / "RESULTS.md").read_text(encoding="utf-8").partition("## The published run")[0]
     for one in rows[wrong].to_dict("records"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,9 @@ import pytest
 from scipy import stats as scipy_stats
 
 import bench
-from bench import stats
+from bench import pictures, stats, tables
 from bench.judge import compare
+from bench.judge.claims import Figures
 from bench.stats import Ratio, floor, percentiles, ratio, tail, verdict
 
 
@@ -190,8 +192,15 @@ def test_each_design_has_the_noise_floor_of_its_own_and_others_the_widest() -> N
     def twice(design: str, by: float) -> list[dict[str, object]]:
         same = {"question": "throughput", "design": design, "contender": "greet", "guarantee": "DURABLE"}
         return [
-            {**same, "params.load": None, "params.again": again, "repetition": k, "messages_per_s": speed}
-            for k in range(5)
+            {
+                **same,
+                "params.load": None,
+                "params.again": again,
+                "repetition": k,
+                "messages_per_s": speed,
+                "error": None,
+            }
+            for k in range(1, 6)
             for again, speed in ((False, 100.0), (True, 100.0 * by))
         ]
 
@@ -273,3 +282,28 @@ def test_the_floor_and_the_verdict() -> None:
     assert verdict(Ratio(1.2, 0.9, 1.5, 5), 0.05) == "no difference"
     assert verdict(Ratio(1.03, 1.02, 1.04, 5), 0.05) == "no difference"
     assert verdict(Ratio(1 / 1.03, 0.96, 0.98, 5), 0.05) == "no difference"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"error": "it failed"}, {"lost": 3}, {"duplicates": 1}, {"reordered": 2}, {"repetition": 0}]
+)
+def test_a_repetition_that_failed_or_broke_a_promise_has_no_figures(wrong: dict[str, Any]) -> None:
+    """Not in a comparison, not in a table, not in a picture, and not for the noise."""
+    source = bench.reference()
+    kafka = source[source["question"].eq("throughput") & source["design"].eq("kafka")]
+    one = kafka[kafka["contender"].eq("greet") & kafka["params.way"].eq("many") & kafka["guarantee"].eq("DURABLE")]
+    one = one[one["params.phase"].eq("together")].reset_index(drop=True)
+    fast = one.loc[[0]].assign(**{"messages_per_s": 9e9, "repetition": 99, **wrong})
+    rows = pd.concat([one, fast], ignore_index=True)
+    assert compare.compare(one, rows) == compare.compare(one, one)
+    speeds = ["messages/s", "min–max"]
+    assert tables.summary(rows)[speeds].equals(tables.summary(one)[speeds])
+    assert pictures.measured(rows)["value"].max() < 9e9
+    assert Figures(rows).speed("throughput", "kafka") == one["messages_per_s"].median()
+    again = pd.concat([rows, one.assign(**{"params.again": True}), fast.assign(**{"params.again": True})])
+    assert [same.rounds for _, same in stats.same_twice(again)] == [len(one)]
+
+
+def test_a_loss_that_a_guarantee_allows_leaves_the_figures() -> None:
+    rows = pd.DataFrame({"error": [None] * 2, "repetition": [1, 1], "lost": [3, 3], "params.allowed": ["lost", ""]})
+    assert stats.is_sound(rows).tolist() == [True, False]
