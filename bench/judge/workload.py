@@ -73,6 +73,12 @@ def hands(workload: Workload, design: Design) -> float:
     return min(at_work, (1 if design.in_process else os.cpu_count() or 1) / workload.groups)
 
 
+def _most(workload: Workload, design: Design) -> float:
+    """How many messages a second the readers of a group handle at most, were there a core for each of them."""
+    at_work = design.at_work(workload.members, workload.partitions)
+    return at_work * 1000 / workload.work_ms if workload.work_ms else math.inf
+
+
 def handled(workload: Workload, design: Design) -> float:
     """How many messages a second the work of a group's readers allows at most."""
     return hands(workload, design) * 1000 / workload.work_ms if workload.work_ms else math.inf
@@ -263,6 +269,10 @@ class Answer:
             found.append(self.error)
         if not self.in_time and (self.late or self.backlog or not self.error):
             found.append(self._slow(workload))
+        elif self.in_time and (most := _most(workload, self.design)) < (rate := workload.mean_rate):
+            found.append(
+                f"its readers handle at most {short(most)} of {short(rate)} messages a second, so they pile up"
+            )
         if self.unread:
             found.append(f"{self.unread:,} of {self.due or 0:,} receipts were still missing when the run ended")
         if self.lost:
@@ -273,6 +283,8 @@ class Answer:
             found.append(f"{self.break_unread:,} receipts were still missing long after the {self.broken} broke")
         if self.break_lost and not self.may_lose:
             found.append(f"{self.break_lost:,} messages were lost when the {self.broken} broke")
+        if self.break_lost is not None and self.gap_s is None:
+            found.append(f"it did not come back after the {self.broken} broke")
         if self.break_error:
             found.append(f"when the {self.broken} broke: {self.break_error}")
         return found

@@ -201,15 +201,23 @@ def _longest(seconds: Iterable[float | None]) -> float | None:
 
 
 def gap(outcome: Outcome) -> float | None:
-    """The longest time without a message handled from the break on, in any group; None where nothing was broken."""
+    """The longest time without a message handled from the break on, in any group.
+
+    None where nothing was broken, or where it has no end: messages were due or accepted later, and none came.
+    """
     if outcome.hurt is None:
         return None
     began = outcome.hurt[0] * 1e9
+    if not (outcome.due > began).any():
+        return 0.0
     found = 0.0
-    for done in outcome.done:
+    for handled, done in zip(outcome.handled, outcome.done, strict=True):
         later = np.sort(done[done > began])
-        found = max(found, float(np.diff([began, *later]).max()) if len(later) else math.inf)
-    return found / 1e9 if found < math.inf else None
+        never = np.maximum(outcome.due, outcome.accepted)[~np.isin(outcome.codes, handled)]
+        if not len(later) or (never > later[-1]).any():
+            return None
+        found = max(found, float(np.diff([began, *later]).max()))
+    return found / 1e9
 
 
 # ------------------------------------------------------------------------------------------------ trial
@@ -326,8 +334,6 @@ class Trial:
             outcome = await run.carried()
         except (GreetError, TimeoutError) as error:
             return Figures({"error": " ".join(str(error).split()) or "publishers or readers did not begin in time"})
-        if not broken and outcome.hurt is None and not len(outcome.codes):
-            return Figures({"error": "nothing was due"})
         found = figures(outcome, self.workload, self.guarantee, lanes, ordered=self.ordered)
         if broken:
             found = replace(found, params={**found.params, "allowed": self._allowed(broken)})

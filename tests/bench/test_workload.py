@@ -314,6 +314,18 @@ def test_the_gap_is_the_longest_time_without_a_message_after_the_break() -> None
     assert gap(replace(good, hurt=(0.25, 0.3))) == pytest.approx(0.001, abs=0.001)
 
 
+def test_a_service_that_handles_one_message_more_and_stops_has_not_come_back() -> None:
+    broken = (0.25, 0.3)
+    assert gap(replace(outcome([MS] * 300 + [-1] * 700), hurt=broken)) is None
+    assert gap(replace(outcome([MS] * 250 + [-1] * 750), hurt=broken)) is None
+    lost = outcome([MS] * 300 + [-1] * 300 + [MS] * 400)
+    assert gap(replace(lost, hurt=broken)) == pytest.approx(0.3, abs=0.01), "a loss, but it came back"
+    refused = replace(outcome([MS] * 300 + [-1] * 700), hurt=broken)
+    refused.accepted[300:] = -1
+    assert gap(refused) is None, "nor is it back where all are refused"
+    assert gap(replace(outcome([MS] * 200), hurt=broken)) == 0.0, "nothing was due any more"
+
+
 # ------------------------------------------------------------------------------------------ the load itself
 
 
@@ -723,6 +735,22 @@ def test_what_still_waits_long_after_a_break_is_no_outage_that_ended() -> None:
     rows = [row("kafka"), row("kafka", "break", broken="broker", lost=None, unread=9)]
     (missed,) = answered(one := Workload(survive="broker"), *rows)[2].misses(one)
     assert missed == "9 receipts were still missing long after the broker broke"
+
+
+@pytest.mark.parametrize("allowed", ["duplicates", "lost, duplicates"])
+def test_what_does_not_come_back_after_a_break_does_not_meet_the_need(allowed: str) -> None:
+    rows = [row("kafka"), row("kafka", "break", broken="broker", lost=7, gap_s=None, allowed=allowed)]
+    missed = answered(one := Workload(survive="broker"), *rows)[2].misses(one)
+    assert missed[-1] == "it did not come back after the broker broke"
+
+
+@pytest.mark.parametrize(("rate", "met"), [(21, False), (20, True), ("1..41..1", False)])
+def test_readers_that_fall_behind_a_little_do_not_meet_the_need(rate: Any, met: bool) -> None:
+    """A run of some seconds is still in time then."""
+    one = Workload(rate=rate, members=3, work_ms=150, p99_ms=2000)
+    missed = answered(one, row("kafka"))[2].misses(one)
+    assert missed == ([] if met else ["its readers handle at most 20.0 of 21.0 messages a second, so they pile up"])
+    assert answered(one, row("kafka", in_time=False, late=0.5))[2].misses(one)[0].startswith("50% of the messages")
 
 
 def test_an_error_is_not_told_as_a_delay() -> None:
