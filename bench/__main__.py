@@ -32,6 +32,7 @@ from bench.measure.loops import said
 from bench.measure.pool import processes
 from bench.measure.surroundings import surroundings
 from bench.model import DESIGNS, LOOP, USUAL, Cell, Contender, Settings
+from bench.schema import MOST
 from bench.show import page, plots, progress, report
 from greet import GreetError, Guarantee
 from greet.brokers import VARIABLES
@@ -223,7 +224,7 @@ def _run_parser(commands: Any) -> None:
         "--seconds", type=_positive(float), help="length of a repetition (full 1, quick 0.5, main questions 0.4)"
     )
     parser.add_argument("--rounds", type=_positive(int), help="repetitions (5; main questions 4)")
-    parser.add_argument("--seed", type=int, default=0, help="seed for the order within the rounds (0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="seed for the order within the rounds (0)")
     parser.add_argument("--loop", choices=(LOOP, "uvloop"), default=LOOP, help=f"event loop of the workers ({LOOP})")
     parser.add_argument(
         "--workers",
@@ -267,6 +268,16 @@ def _positive(kind: Any) -> Any:
         return value
 
     return number
+
+
+def _seed(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = round(MOST)
+    if not -MOST < value < MOST:
+        raise argparse.ArgumentTypeError(f"{text!a} is not a whole number of at most 15 digits")
+    return value
 
 
 def _guarantee(text: str) -> Guarantee:
@@ -448,6 +459,8 @@ def _compared(before: Path, after: Path, *, everything: bool) -> int:
     for gap in gaps:
         print(f"- {gap}")
     worse = sum(one.regression for one in found)
+    if left := compare.left_out(*runs):
+        print(left)
     print(
         f"The intervals are so wide that in 95 % of all comparisons all {len(found)} of them hold (Bonferroni).",
         compare.could_have_seen(found),
@@ -463,7 +476,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     async def look() -> None:
         nonlocal faults
-        async for finding in doctor.examine_broker(options.url) if options.url else doctor.examine():
+        async for finding in doctor.examine() if options.url is None else doctor.examine_broker(options.url):
             faults += bool(finding.fix)
             _tell(console, finding.what, finding.found, "")
             if finding.fix:

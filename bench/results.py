@@ -108,14 +108,19 @@ def load(*paths: str | Path, details: bool = False) -> pd.DataFrame:
 def latest(out: Path | None = None) -> tuple[pd.DataFrame, str]:
     """The newest run of one's own that is complete, as a frame with details, and which it is; else the published runs.
 
+    One that cannot be read is told in a line of standard error, and left out.
+
     Args:
         out: where runs are kept; left out, the folder that BENCH_RESULTS names, or `results` beside this package.
     """
     place = out or Path(os.environ.get("BENCH_RESULTS") or Path(__file__).parents[1] / "results")
     for folder in reversed(_runs(place)):
-        facts = about(folder)
-        if facts.get("complete") and not {"workload", "faults"} & {*facts["questions"]}:
-            return load(folder, details=True), f"your own run {folder.name}"
+        try:
+            facts = about(folder)
+            if facts.get("complete") and not {"workload", "faults"} & {*facts["questions"]}:
+                return load(folder, details=True), f"your own run {folder.name}"
+        except (OSError, schema.BadRun) as error:
+            print(f"bench: left out: {error}", file=sys.stderr)
     return reference(), "the published run"
 
 

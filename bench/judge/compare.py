@@ -183,6 +183,8 @@ def pairs(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[Pair]:
 
 def _says_something(column: str, cell: Mapping[str, str], sides: Sequence[pd.DataFrame]) -> bool:
     """Whether a figure of both runs can be compared."""
+    if cell["question"] == "workload" and cell.get("params.rung") != "asked":
+        return False  # the load that was carried, or what broke, is another one in each run
     if column == "elapsed_s":
         return cell["question"] in TIMED
     if column == "messages_per_s":
@@ -262,6 +264,14 @@ def could_have_seen(found: Sequence[Difference]) -> str:
         f'could not. A slowdown to two thirds could be seen in {thirds} of {len(seen)}, to a half in {half}. "Not '
         'known": not even a slowdown to a half could be seen.'
     )
+
+
+def left_out(*runs: pd.DataFrame) -> str:
+    """What of a workload is not compared; "" if none of it was measured."""
+    rungs = {str(rung) for run in runs if len(run) for rung in run[run["question"].eq("workload")]["params.rung"]}
+    said = {"room": "capacity", "break": "outage"}
+    found = [what for rung, what in said.items() if rung in rungs]
+    return f"Not compared, as a run measures each only once: {' and '.join(found)} of a workload." if found else ""
 
 
 def table(found: list[Difference]) -> pd.DataFrame:

@@ -47,9 +47,10 @@ async def first_greeting(session: Session, cell: Cell, names: int) -> list[Figur
         environment.pop(VARIABLES[design], None)
         if not cell.rung:
             environment[VARIABLES[design]] = session.sites[design].url
+    guarantee = ("--guarantee", cell.guarantee.name.lower().replace("_", "-"))
     began = perf_counter()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "greet", "run", "--via", design, "--topic", topic, "Ada"),
+        *(sys.executable, "-m", "greet", "run", "--via", design, "--topic", topic, *guarantee, "Ada"),
         env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:

@@ -18,7 +18,7 @@ from bench.measure.runner import told
 from bench.measure.surroundings import surroundings
 from bench.measure.workload import Workload
 from bench.model import Settings
-from bench.results import Writer
+from bench.results import RUN, Writer
 from bench.show.form import form
 
 
@@ -183,10 +183,18 @@ def test_the_form_says_what_a_key_may_not_be_and_takes_fractions(rows: pd.DataFr
     assert "--rate 20 " in answer.value
 
 
-def test_the_latest_run_is_ones_own_if_there_is_one_that_is_complete(tmp_path: Path) -> None:
+def test_the_latest_run_is_ones_own_if_there_is_one_that_is_complete(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert bench.latest(tmp_path)[1] == "the published run"
     facts = {"settings": told(Settings((), ())), "questions": ["throughput"], "brokers": {}, "elapsed_s": {}}
     writer = Writer(tmp_path, {**surroundings(), **facts})
     assert bench.latest(tmp_path)[1] == "the published run", "it is not complete"
     writer.note(complete=True)
     assert bench.latest(tmp_path)[1] == f"your own run {writer.run}"
+    assert capsys.readouterr().err == ""
+    newer = tmp_path / "99990101-000000-0000"
+    newer.mkdir()
+    (newer / RUN).write_text("{}")
+    assert bench.latest(tmp_path)[1] == f"your own run {writer.run}"
+    assert capsys.readouterr().err == f"bench: left out: {newer / RUN}: has no run\n"

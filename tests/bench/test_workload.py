@@ -26,6 +26,7 @@ from rich.console import Console
 import bench
 import greet
 from bench import contenders
+from bench.__main__ import main
 from bench.faults import ground
 from bench.faults.arena import Arenas
 from bench.faults.proxy import Proxy
@@ -853,6 +854,18 @@ def test_compare_pairs_a_workload_with_itself_whatever_came_of_it() -> None:
     assert found["p50 ms"] == "no difference"
 
 
+def test_compare_leaves_out_what_of_a_workload_is_measured_once_and_says_so() -> None:
+    def run(p99: float) -> pd.DataFrame:
+        more: dict[str, Any] = {"guarantee": "DURABLE", "messages_per_s": 100.0, "params.load": None}
+        slow: dict[str, Any] = {"latency_ms.p99": p99}
+        rows = [row("kafka", rung, **slow) for rung in ("asked", "room", "break")]
+        return pd.DataFrame(rows).assign(**more)
+
+    assert {one.cell.partition("rung ")[2] for one in compare.compare(run(4.0), run(8.0))} == {"asked"}
+    assert compare.left_out(run(4.0)).endswith(": capacity and outage of a workload.")
+    assert compare.left_out(run(4.0)[:1], bench.reference(), pd.DataFrame()) == ""
+
+
 def test_a_busy_machine_is_told_before_the_answer() -> None:
     about: dict[str, Any] = {"machine": {"load_average": [7.5, 1.0, 1.0], "usable": 2}}
     text = printed([Workload()], *(row(name) for name in THREE), **about)
@@ -887,6 +900,7 @@ def call(*words: object, **environment: str) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
+@pytest.mark.usefixtures("rabbitmq_url", "kafka_url")
 def test_all_designs_carry_a_small_load_and_every_message_is_counted(tmp_path: Path) -> None:
     """All that this machine has meet it."""
     ended = call("--rate", 200, "--seconds", 1, "--groups", 2, "--p99-ms", 2000, "--room", "false", "--out", tmp_path)
@@ -918,6 +932,7 @@ def test_what_no_design_can_needs_no_broker_and_is_status_1(tmp_path: Path) -> N
     assert ended.stderr == ""
 
 
+@pytest.mark.usefixtures("rabbitmq_url", "kafka_url")
 def test_what_one_design_alone_can(tmp_path: Path) -> None:
     words = ("--replay", "--rate", 200, "--seconds", 1, "--p99-ms", 5000, "--room", "false", "--out", tmp_path)
     ended = call(*words, "--designs", "asyncio,rabbitmq,kafka")
@@ -937,6 +952,7 @@ def test_a_load_beyond_all_is_met_by_none_and_ends_in_time(tmp_path: Path) -> No
     assert 0.35 <= rows["params.room"].astype(float)["room"] <= 0.53, "20 ms of work are 50 a second"
 
 
+@pytest.mark.usefixtures("rabbitmq_url")
 def test_a_reader_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     words = ("--rate", 200, "--seconds", 2, "--members", 2, "--work-ms", 2, "--break", "consumer", "--room", "false")
     ended = call(*words, "--p99-ms", 60000, "--designs", "asyncio,rabbitmq", "--out", tmp_path)
@@ -986,12 +1002,20 @@ def test_json_prints_the_rows_and_nothing_else(tmp_path: Path) -> None:
         (("--init", "--rate=5"), "leave out --rate=5, or edit the file"),
     ],
 )
-def test_wrong_use_is_one_line_and_two(words: tuple[str, ...], told_of: str) -> None:
-    ended = call(*words)
-    assert ended.returncode == 2
-    assert told_of in ended.stderr
-    assert ended.stderr.count("\n") == 1
-    assert ended.stdout == ""
+def test_wrong_use_is_one_line_and_two(
+    words: tuple[str, ...], told_of: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["workload", *words]) == 2
+    said = capsys.readouterr()
+    assert told_of in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_wrong_use_of_the_real_command() -> None:
+    ended = call("--sise", "5")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "bench: --sise: there is no key 'sise': do you mean size?\n"
 
 
 def test_init_writes_a_file_that_is_good_and_overwrites_none(tmp_path: Path) -> None:
