@@ -17,6 +17,7 @@ import pytest
 
 import bench
 from bench import results, tables
+from bench.__main__ import main
 from bench.judge import compare
 from bench.measure.runner import told
 from bench.measure.surroundings import surroundings
@@ -137,6 +138,7 @@ def test_list_names_every_question_and_contender() -> None:
         (["run", "--seconds", "0"], "'0' is not a positive number"),
         (["run", "--seconds", "nan"], "'nan' is not a positive number"),
         (["run", "--guarantee", "eternal"], "there is no 'eternal'"),
+        (["run", "--seed", "1000000000000000"], "'1000000000000000' is not a whole number of at most 15 digits"),
         (["run", "--designs", "asyncio", "--guarantee", "durable", "--questions", "throughput"], "nothing to measure"),
         (["run", *SHORT, "--out", "/proc/results"], "/proc/results"),
         (["run", *SHORT, "--out", "/dev/null"], "/dev/null"),
@@ -146,18 +148,29 @@ def test_list_names_every_question_and_contender() -> None:
         (["report", "\x1b[31m\u202e"], "No such file"),
         (["fly"], "invalid choice"),
         (["doctor", "asyncio:"], "asyncio has no broker to look at: give a URL of RabbitMQ or Kafka"),
+        (["doctor", ""], "no design has the scheme ''"),
         (["doctor", "http://h"], "no design has the scheme 'http'"),
         (["doctor", "kafka://127.0.0.1:1?x=y"], "unknown key 'x' in the URL"),
         (["doctor", "amqp://u:Pa55@h/"], "would cross the network unencrypted"),
     ],
 )
-def test_wrong_use_is_one_line_and_two(words: list[str], said: str) -> None:
-    ended = call(*words)
-    assert ended.returncode == 2
-    assert said in ended.stderr.splitlines()[-1]
-    assert "Traceback" not in ended.stderr
-    assert "\x1b" not in ended.stderr
-    assert ended.stdout == ""
+def test_wrong_use_is_one_line_and_two(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status: Any = main(words)
+    except SystemExit as ended:
+        status = ended.code
+    printed = capsys.readouterr()
+    assert status == 2
+    assert said in printed.err.splitlines()[-1]
+    assert "Traceback" not in printed.err
+    assert "\x1b" not in printed.err
+    assert printed.out == ""
+
+
+def test_wrong_use_of_the_real_command() -> None:
+    ended = call("doctor", "asyncio:")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "bench: asyncio has no broker to look at: give a URL of RabbitMQ or Kafka\n"
 
 
 @pytest.mark.parametrize("words", [[], ["run"], ["compare"], ["report"], ["doctor"], ["list"]])
