@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -302,6 +302,18 @@ def breaches(fields: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
     allowed = params.get("allowed") or ""
     counts = {what: fields.get(what) for what in ("lost", "duplicates", "reordered") if what not in allowed}
     return [f"{count} {what}" for what, count in counts.items() if count]
+
+
+def with_error(figures: Figures, what: str) -> Figures:
+    """The same, with `what` before the error that it may have."""
+    error = "; ".join(filter(None, (what, figures.fields.get("error"))))
+    return replace(figures, fields={**figures.fields, "error": error})
+
+
+def thrown_away(figures: Figures) -> Figures:
+    """The same, of a repetition that is thrown away: what it broke becomes its error, so that this at least is told."""
+    broken = ", ".join(breaches(figures.fields, figures.params))
+    return with_error(figures, f"{broken}, in a repetition that was to be thrown away") if broken else figures
 
 
 def failure(text: str) -> Figures:

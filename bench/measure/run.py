@@ -8,7 +8,7 @@ import math
 import random
 import secrets
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import (
@@ -17,7 +17,6 @@ from contextlib import (
     AsyncExitStack,
     ExitStack,
     asynccontextmanager,
-    suppress,
 )
 from dataclasses import dataclass, replace
 from itertools import count
@@ -34,7 +33,19 @@ from bench.measure.loops import NO_STAMPS, Receive, Received, Send, Sent, Stamps
 from bench.measure.pool import processes
 from bench.measure.sites import Site, sites
 from bench.measure.workers import Crew, WorkerDied, WorkersLost
-from bench.model import Cell, Figures, Measurement, Place, Settings, Used, breaches, failure, more
+from bench.model import (
+    Cell,
+    Figures,
+    Measurement,
+    Place,
+    Settings,
+    Used,
+    breaches,
+    failure,
+    more,
+    thrown_away,
+    with_error,
+)
 from greet import Guarantee
 from greet.designs import Product, named
 
@@ -70,6 +81,8 @@ HIGHER, LOWER = 1.15, 0.85
 """The next rate to be tried, beside one that is held or is not."""
 SAMPLES = 1_200
 """A repetition of paced messages has so many at least: enough for a p99, after the first ones are left out."""
+PATIENCE = 2
+"""So many of its repetitions may fail before a cell is left out: one may be spoilt by chance."""
 MARGIN = 1.2
 """How much longer a repetition is planned than it must be: the warm-up finds a speed that is too low."""
 
@@ -95,7 +108,7 @@ class OpenSession:
         self.opened = AsyncExitStack()
         self._kept: dict[str, Any] = {}
         self._seat = seat
-        self._speeds: dict[Cell, float] = {}
+        self._speeds: dict[Cell, float | Figures] = {}
         self._warm: set[Product] = set()
         self._topic = f"bench-{secrets.token_hex(4)}"
         self._tags = (f"{number:04x}" for number in count(secrets.randbelow(4096)))
@@ -156,11 +169,14 @@ class OpenSession:
             return
         self._warm.add(product)
         until = time.monotonic() + product.slow_at_first_s
-        with suppress(Failed):  # what is measured afterwards tells why
+        try:
             while time.monotonic() < until:
                 for one in greets.CONTENDERS:
                     if one.design == design:
                         await self.once(Cell(one, one.guarantees[-1]), one.guess)
+        except Failed as failed:  # what is measured afterwards tells why, unless a promise was broken
+            if failed.broke_a_promise:
+                raise
 
     async def kept(self, key: str, open_it: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         """What a question opens once a run, such as a broker of its own, and what is closed when the run ends."""
@@ -214,7 +230,11 @@ class OpenSession:
         return cell.contender.guess * min(1, 2000 / cell.size) * max(slower, 0.1)
 
     async def maximum(self, cell: Cell) -> float:
-        """Messages a second that `cell` can do, whatever its load: measured once a run, in the loop that it uses."""
+        """Messages a second that `cell` can do, whatever its load: measured once a run, in the loop that it uses.
+
+        Raises:
+            Failed: a warm-up went wrong, or no rate is held: that is found out once a run too.
+        """
         key = replace(cell, load=cell.load and math.inf, again=False, names=None, seconds=None, rounds=None)
         if key not in self._speeds:
             speed = self._guess(cell)
@@ -224,8 +244,13 @@ class OpenSession:
                 before, speed = speed, await self._speed(key, 0.25, speed)
                 if before / 1.5 < speed < before * 1.5:
                     break
-            self._speeds[key] = await self._held(key, speed) if cell.load else speed
-        return self._speeds[key]
+            try:
+                self._speeds[key] = await self._held(key, speed) if cell.load else speed
+            except Failed as failed:
+                self._speeds[key] = failed.figures
+        if isinstance(found := self._speeds[key], Figures):
+            raise Failed(found)
+        return found
 
     async def _held(self, cell: Cell, speed: float) -> float:
         """The highest rate at which 99 of 100 messages take less than `HELD_MS` for two seconds.
@@ -233,32 +258,45 @@ class OpenSession:
         The quick profile takes the rate of half a second, without a look at how long the messages take.
 
         Raises:
-            Failed: none is held, down to a quarter of what half a second carried.
+            Failed: none is held, down to a quarter of what half a second carried; or it cannot be known.
         """
+        if self.settings.full and not self.clock_shared:
+            raise Failed(failure("which rate is held is not known: the clocks of two workers differ"))
         rate = await self._speed(cell, 0.5, speed)
         if not self.settings.full:
             return rate
-        if await self._holds(cell, rate):
+        if not await self._unheld(cell, rate):
             for _ in range(HELD_STEPS):
-                if not await self._holds(cell, rate * HIGHER):
+                if await self._unheld(cell, rate * HIGHER):
                     break
                 rate *= HIGHER
             return rate
+        why = ""
         for _ in range(HELD_STEPS):
             rate *= LOWER
-            if await self._holds(cell, rate):
+            if not (why := await self._unheld(cell, rate)):
                 return rate
-        raise Failed(failure(f"no rate is held: at {rate:,.0f} messages a second 1 in 100 takes over {HELD_MS:.0f} ms"))
+        raise Failed(failure(f"no rate is held: at {rate:,.0f} messages a second {why}"))
 
-    async def _holds(self, cell: Cell, rate: float) -> bool:
-        """Whether `rate` is held, at the second try at the latest: one may be spoilt by other work of the machine."""
+    async def _unheld(self, cell: Cell, rate: float) -> str:
+        """Why `rate` is not held; "" if it is, at the second try at the latest: other work may spoil one.
+
+        Raises:
+            Failed: a promise was broken.
+        """
         paced, names = replace(cell, load=None, rate=rate), min(MOST_NAMES, max(SAMPLES, int(2 * rate)))
+        why = f"1 in 100 takes over {HELD_MS:.0f} ms"
         for _ in range(2):
-            with suppress(Failed):
+            try:
                 found = await self.once(paced, names)
-                if all(((one.fields["latency_ms"] or {}).get("p99") or math.inf) < HELD_MS for one in found):
-                    return True
-        return False
+            except Failed as failed:
+                if failed.broke_a_promise:
+                    raise
+                why = str(failed)
+                continue
+            if all(((one.fields["latency_ms"] or {}).get("p99") or math.inf) < HELD_MS for one in found):
+                return ""
+        return why
 
     async def _speed(self, cell: Cell, seconds: float, speed: float) -> float:
         """Messages a second of a warm-up of so many seconds, if `speed` is right."""
@@ -281,7 +319,7 @@ class OpenSession:
     async def once(self, cell: Cell, names: int) -> list[Figures]:
         """A warm-up. Raises `Failed` when it goes wrong."""
         found = await self.measured(cell, names)
-        for figures in map(_uncounted, found):
+        for figures in map(thrown_away, found):
             if figures.fields["error"]:
                 raise Failed(figures)
         return found
@@ -304,7 +342,7 @@ class OpenSession:
         found = [*map(_started_together, await self.measured(cell, names))]
         if (instead := self.instead(cell, names, found)) <= names:
             return found, names, []
-        wrong = [one for one in map(_uncounted, found) if one.fields["error"]]
+        wrong = [one for one in map(thrown_away, found) if one.fields["error"]]
         return [*map(_started_together, await self.measured(cell, instead))], instead, wrong
 
     async def measured(self, cell: Cell, names: int) -> list[Figures]:
@@ -337,13 +375,7 @@ def _whole(figures: Figures) -> Figures:
     fields = figures.fields
     if fields.get("error") or "elapsed_s" not in fields or fields["elapsed_s"]:
         return figures
-    return _wrong(figures, "no time was measured: nothing came, or all at once")
-
-
-def _wrong(figures: Figures, what: str) -> Figures:
-    """The same, with `what` before the error that it may have."""
-    error = "; ".join(filter(None, (what, figures.fields.get("error"))))
-    return replace(figures, fields={**figures.fields, "error": error})
+    return with_error(figures, "no time was measured: nothing came, or all at once")
 
 
 def _started_together(figures: Figures) -> Figures:
@@ -351,13 +383,7 @@ def _started_together(figures: Figures) -> Figures:
     apart, elapsed = figures.details.get("apart_s", 0.0), figures.fields.get("elapsed_s")
     if not elapsed or apart < TOGETHER * elapsed:
         return figures
-    return _wrong(figures, f"publishers started {apart:.2g} s apart")
-
-
-def _uncounted(figures: Figures) -> Figures:
-    """Of a repetition that is thrown away: what it broke becomes its error, so that this at least is told."""
-    broken = ", ".join(breaches(figures.fields, figures.params))
-    return _wrong(figures, f"{broken}, in a repetition that was to be thrown away") if broken else figures
+    return with_error(figures, f"publishers started {apart:.2g} s apart")
 
 
 class Failed(Exception):
@@ -366,6 +392,11 @@ class Failed(Exception):
     def __init__(self, figures: Figures) -> None:
         super().__init__(figures.fields["error"])
         self.figures = figures
+
+    @property
+    def broke_a_promise(self) -> bool:
+        """Whether messages were lost, duplicated or reordered."""
+        return bool(breaches(self.figures.fields, self.figures.params))
 
 
 class _Seat:
@@ -686,7 +717,7 @@ def _given_up(figures: Figures, left: Sequence[Sent | Received], quiet_s: float)
     if not (number := sum(len(one.codes) for one in left if isinstance(one, Received))):
         return figures
     late = "came only to a reader that was started later: the others had heard nothing for"
-    return _wrong(figures, f"{number} messages {late} {quiet_s:g} s or more")
+    return with_error(figures, f"{number} messages {late} {quiet_s:g} s or more")
 
 
 def _errors(outcomes: Sequence[Sent | Received]) -> str:
@@ -758,7 +789,7 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
     once, a repetition that was too short is repeated with more messages, a cell whose repetitions turn out to
     differ much has as many once more, and before the first round and after each of them the brokers are cleared
     of what was carried.
-    A cell that fails is left out from then on, as is what needs a broker that is lost.
+    A cell that fails a second time is left out from then on, as is what needs a broker that is lost.
     """
 
     def row(cell: Cell, repetition: int, figures: Figures) -> Row:
@@ -783,6 +814,7 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
             yield row(cell, 0, failure(f"the broker is gone: {lost}"))
     await session.clear()
     speeds: dict[Cell, dict[Any, list[float]]] = {cell: defaultdict(list) for cell in names}
+    failures = Counter[Cell]()
 
     def has(cell: Cell, repetition: int) -> bool:
         rounds = session.settings.rounds_of(cell)
@@ -804,7 +836,9 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
                 yield row(cell, 0, figures)
             for figures in found:
                 yield row(cell, repetition, figures)
-                speeds[cell][figures.params.get("phase")].append(figures.fields.get("messages_per_s") or 0)
-                if figures.fields["error"]:
-                    names.pop(cell, None)
+                if not figures.fields["error"]:
+                    speeds[cell][figures.params.get("phase")].append(figures.fields.get("messages_per_s") or 0)
+            failures[cell] += any(figures.fields["error"] for figures in found)
+            if failures[cell] == PATIENCE:
+                del names[cell]
         await session.clear()

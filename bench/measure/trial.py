@@ -15,7 +15,7 @@ from bench import stats
 from bench.measure import account
 from bench.measure.carry import REFUSED, UNKNOWN, Crew, Nothing, Outcome, Run
 from bench.measure.workload import Lines, Workload
-from bench.model import Contender, Figures, Measurement, Place, Used
+from bench.model import Contender, Figures, Measurement, Place, Used, breaches, thrown_away
 from greet import GreetError, Guarantee
 from greet.designs import Design
 
@@ -122,7 +122,8 @@ def figures(outcome: Outcome, workload: Workload, guarantee: Guarantee, lanes: i
     if counted.strangers:
         error = f"{counted.strangers} messages came that nobody had sent; {error}".removesuffix("; ")
     percentiles = enough(stats.percentiles(waits), len(waits))
-    carried = not outcome.stopped and late <= LATE and backlog <= allowed and not refused + unknown and not error
+    whole = not refused + unknown + counted.lost and not error
+    carried = whole and not outcome.stopped and late <= LATE and backlog <= allowed
     return Figures(
         {
             "sent": len(tried),
@@ -270,8 +271,8 @@ class Trial:
         """Every row as it comes. What goes wrong is told in a row."""
         self.tell("warming up")
         warm = await self._warmed()
-        if warm.fields["error"] and not warm.fields.get("sent"):
-            yield self._row("asked", 1, warm)
+        if breaches(warm.fields, warm.params) or (warm.fields["error"] and not warm.fields.get("sent")):
+            yield self._row("asked", 1, Figures({"error": warm.fields["error"]}))
             return
         seconds = self.workload.for_s
         tried: list[Figures] = []
@@ -299,8 +300,10 @@ class Trial:
         product = self.ground.design.product
         if product and product.slow_at_first_s and not self.ground.not_broken("broker"):
             stream = replace(self.workload, rate=FRESH_RATE, burst=1, work_ms=0)
-            await replace(self, workload=stream)._tried(product.slow_at_first_s)
-        return await self._tried(WARM_S)
+            found = await replace(self, workload=stream)._tried(product.slow_at_first_s)
+            if breaches(found.fields, found.params):
+                return thrown_away(found)
+        return thrown_away(await self._tried(WARM_S))
 
     async def _tried(
         self, seconds: float, factor: float = 1.0, *, broken: str = "", behind_s: float | None = None
@@ -390,7 +393,8 @@ class Trial:
         A step counts as carried by the same rule as the load itself. The search ends when it is close enough or
         its time is over; what it could not find out is in the params: "capped" where it went as far as it may, or as
         the load itself could be made. A step that cannot begin, as where the broker is gone, ends it with that error;
-        then no load counts as too much: the broker may have been gone already in the step before.
+        then no load counts as too much: the broker may have been gone already in the step before. So does a step
+        that breaks a promise, with what it broke.
         """
         began, tried = time.monotonic(), list[tuple[float, bool]]()
         most = self._most()
@@ -405,9 +409,10 @@ class Trial:
                 break
             self.tell(f"searching the room: {factor:.2f} times the load")
             found = await self._step(factor)
-            if found.fields["error"] and not found.fields.get("sent"):
+            broken = ", ".join(breaches(found.fields, found.params))
+            if broken or (found.fields["error"] and not found.fields.get("sent")):
                 return Figures(
-                    {"error": found.fields["error"]},
+                    {"error": f"{broken} at {factor:.2f} times the load" if broken else found.fields["error"]},
                     {"room": low or None, "too_much": None, "capped": True, "made": True, "steps": len(tried)},
                     {"search": tried},
                 )
@@ -451,7 +456,9 @@ class Trial:
         """One step of the search; one that was close is tried again: other work may have spoilt it."""
         behind = max(0.3, 2 * min(self.workload.p99_ms / 1000, 0.5))
         found = await self._tried(self._step_s(factor), factor, behind_s=behind)
-        return await self._tried(self._step_s(factor), factor, behind_s=behind) if _doubtful([found]) else found
+        if breaches(found.fields, found.params) or not _doubtful([found]):
+            return found
+        return await self._tried(self._step_s(factor), factor, behind_s=behind)
 
     def _row(self, rung: str, repetition: int, found: Figures) -> Row:
         one, design, who = self.workload, self.ground.design.name, self.contender

@@ -37,7 +37,7 @@ from bench import pictures, stats, tables
 from bench.contenders import confluent_peers
 from bench.measure.carry import Hand, Publish, Read, Stamps, now
 from bench.measure.sites import used
-from bench.model import Cell, Contender, Figures, Place, Publisher, Session, Settings, title_of
+from bench.model import Cell, Contender, Figures, Place, Publisher, Session, Settings, breaches, thrown_away, title_of
 from bench.pictures import Lines, Picture
 from bench.stats import short
 from greet import Guarantee, brokers
@@ -126,7 +126,9 @@ async def carried(session: Session, cell: Cell, names: int) -> list[Figures]:  #
     key = f"scaling {design} {cell.guarantee.name} {size}"
     cluster = await session.kept(key, partial(_cluster, design, size))
     if not cluster.rounds:
-        await _round(session, cell, cluster.broker, WARM * size)
+        warm = await _round(session, cell, cluster.broker, WARM * size)
+        if broken := [thrown_away(one) for one in warm if breaches(one.fields, one.params)]:
+            return broken
     found = await _round(session, cell, cluster.broker, AGAIN * size)
     cluster.rounds += 1
     if cluster.rounds >= session.settings.rounds_of(cell):

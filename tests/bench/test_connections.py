@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,8 +14,9 @@ from bench.contenders import every
 from bench.measure.account import Series
 from bench.measure.loops import Received, Sent, Usage
 from bench.measure.run import session
-from bench.model import Figures, Settings
+from bench.model import Figures, Session, Settings
 from bench.questions import connections
+from greet import brokers
 from greet.brokers import VARIABLES
 
 
@@ -49,6 +53,31 @@ async def test_more_connections_carry_the_same(rabbitmq_url: str, monkeypatch: p
         assert found.fields["latency_ms"]["p99"] > 0
     assert [one.params["publishers"] for one in (few, many)] == [2, 300]
     assert held(many) > held(few)
+
+
+@pytest.mark.parametrize(("loses", "told"), [(0, [3]), (1, [3, 0]), (3, [3, 0])])
+async def test_what_is_lost_in_a_repetition_that_is_thrown_away_is_told(
+    loses: int, told: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the warm-up, or when the fewest connections are measured the first or the second time."""
+    calls = iter(range(4))
+
+    @asynccontextmanager
+    async def private(_: object) -> AsyncIterator[None]:
+        yield
+
+    async def together(*_: object) -> Figures:
+        return Figures({"error": None, "lost": 3 if next(calls) == loses else 0, "rss_mb": {}})
+
+    monkeypatch.setattr(brokers, "private", private)
+    monkeypatch.setattr(connections, "_together", together)
+    monkeypatch.setattr(connections, "LEVELS", (2, 300))
+    moments = iter([0.0, 1.0, connections.WARM_S + 1])
+    monkeypatch.setattr(connections, "monotonic", lambda: next(moments))
+    (cell,) = connections.cells(Settings(("rabbitmq",), tuple(every())))
+    found = await connections.climb(cast("Session", None), cell, 0)
+    assert [one.fields["lost"] for one in found] == told
+    assert found[0].fields["error"] == "3 lost, in a repetition that was to be thrown away"
 
 
 def held(found: Figures) -> float:

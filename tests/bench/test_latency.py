@@ -138,6 +138,38 @@ async def test_a_full_load_is_a_rate_that_is_held(
             assert await opened.maximum(cell) == pytest.approx(held)
 
 
+@pytest.mark.parametrize(
+    ("fields", "shared", "why", "tries"),
+    [
+        ({"error": None, "lost": 3}, True, "3 lost, in a repetition that was to be thrown away", 1),
+        ({"error": "the broker is gone"}, True, "272 messages a second the broker is gone", 18),
+        ({"error": None, "latency_ms": {"p99": 500.0}}, True, "1 in 100 takes over 100 ms", 18),
+        ({"error": None}, False, "the clocks of two workers differ", 0),
+    ],
+)
+async def test_why_no_rate_is_held_is_told_and_found_out_once(
+    fields: dict[str, object], shared: bool, why: str, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    async def speed(*_: object) -> float:
+        return 1_000.0
+
+    async def measured(_: OpenSession, cell: Cell, __: int) -> list[Figures]:
+        tried.append(cell.rate)
+        return [Figures(fields)]
+
+    monkeypatch.setattr(OpenSession, "_speed", speed)
+    monkeypatch.setattr(OpenSession, "measured", measured)
+    one = BY_NAME["asyncio"]
+    async with session(Settings(("asyncio",), (one,), profile="full")) as opened:
+        opened.clock_shared = shared
+        for load in (0.5, 0.9):
+            with pytest.raises(run.Failed, match=why):
+                await opened.maximum(Cell(one, Guarantee.AT_LEAST_ONCE, load=load))
+    assert len(tried) == tries
+
+
 @pytest.mark.parametrize("design", ["rabbitmq", "kafka"])
 async def test_what_comes_when_the_readers_have_given_up_is_not_lost(design: str) -> None:
     """The second message is sent when members that share a group have heard nothing for longer than they wait, 6 s."""

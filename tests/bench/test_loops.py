@@ -342,8 +342,21 @@ async def test_a_cell_whose_repetitions_differ_much_has_as_many_once_more(
         (size, phase): [row.repetition for row in rows if (row.params["size"], row.params["phase"]) == (size, phase)]
         for size, phase in [(20, "together"), (21, "together"), (22, "publish"), (22, "consume"), (23, "consume")]
     }
-    assert [*had.values()] == [[1, 2, 3, 4], uneven, uneven, uneven, [1]]
+    assert [*had.values()] == [[1, 2, 3, 4], uneven, uneven, uneven, [1, 2]]
     assert opened.repeated == 2 * (len(uneven) - 4)
+
+
+async def test_a_cell_that_fails_once_is_measured_on() -> None:
+    failing = iter([True, False, False, True, False])
+
+    async def once(_: Session, __: Cell, ___: int) -> list[Figures]:
+        return [Figures({"error": "for once" if next(failing) else None, "messages_per_s": 1.0})]
+
+    async with session(Settings(("asyncio",), (), rounds=5), threads) as opened:
+        cells = [Cell(OURS[0], Guarantee.AT_LEAST_ONCE, measure=once)]
+        rows = [row async for row, _ in run.rounds(opened, "throughput", cells, "r")]
+    assert [row.repetition for row in rows if row.error] == [1, 4]
+    assert [row.repetition for row in rows] == [1, 2, 3, 4]
 
 
 def _with_harness(names: int) -> None:

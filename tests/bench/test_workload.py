@@ -261,6 +261,12 @@ def test_a_message_that_never_comes_is_late_and_lost() -> None:
     assert found.params["in_time"] is False
 
 
+def test_a_load_of_which_a_message_is_lost_was_not_carried() -> None:
+    found = told(outcome([MS] * 1999 + [-1]))
+    assert found.params["late"] < 0.01
+    assert found.params["in_time"] is False
+
+
 def test_what_was_not_waited_for_is_not_lost() -> None:
     found = told(outcome([MS] * 1900 + [-1] * 100, cut=True))
     assert found.fields["lost"] is None
@@ -433,6 +439,35 @@ async def test_a_search_ends_close_to_what_is_carried_also_where_steps_are_slow(
     assert found["capped"] is False
     unmade = replace(trial, made=False, clock=trial.clock)
     assert (await unmade._room(await unmade._step(1.0))).params["capped"] is (carries != 0.99)
+
+
+@dataclass(frozen=True)
+class Losing(Trial):
+    """A trial that loses three messages of each run of so many seconds or times the load."""
+
+    loses: tuple[float, ...] = ()
+
+    async def _tried(self, seconds: float, factor: float = 1.0, **_: Any) -> Figures:
+        lost = 3 if {seconds, factor} & {*self.loses} else 0
+        return Figures({"error": None, "sent": 1, "lost": lost}, {"in_time": True, "late": 0.0})
+
+
+@pytest.mark.parametrize("loses", [20.0, 1.0])
+async def test_what_is_lost_while_it_warms_up_is_told(loses: float) -> None:
+    there = ground.Ground(named("kafka"), "", cast("Broker", object()))
+    nobody = Nothing("kafka", "name", 0, "")
+    trial = Losing("r", there, nobody, nobody, Workload(rate=7, seconds=3, room=False), loses=(loses,))
+    ((found, _),) = [row async for row in trial.measured()]
+    assert found.error == "3 lost, in a repetition that was to be thrown away"
+
+
+async def test_a_search_in_which_messages_are_lost_says_so() -> None:
+    there = ground.Ground(named("asyncio"), "", None)
+    nobody = Nothing("asyncio", "name", 0, "")
+    trial = Losing("r", there, nobody, nobody, Workload(rate=100, seconds=3), loses=(16.0,))
+    rows = [row async for row, _ in trial.measured()]
+    assert [row.error for row in rows] == [None, "3 lost at 16.00 times the load"]
+    assert (rows[1].params["room"], rows[1].params["too_much"]) == (4.0, None)
 
 
 @dataclass(frozen=True)
