@@ -25,7 +25,7 @@ from bench.measure import workload as asked
 from bench.measure.surroundings import surroundings
 from bench.measure.trial import Row, Trial
 from bench.measure.workload import Misread, Value, Workload
-from bench.model import USUAL
+from bench.model import USUAL, breaches
 from bench.show import workload as show
 from greet import GreetError
 from greet.brokers import on_interrupt
@@ -35,6 +35,7 @@ WELL, WRONG, USE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 WIDTH = 80
 """The width of output that does not go to a terminal."""
 FILE = Path("workload.toml")
+RUNGS = {"asked": "the load as it is", "room": "the search for its capacity", "break": "what breaks"}
 Complain = Callable[[str, int], int]
 
 
@@ -55,8 +56,8 @@ def parser() -> argparse.ArgumentParser:
         "  python -m bench workload workload.toml\n"
         "  python -m bench workload workloads/orders.toml --members 1,3\n"
         "  python -m bench workload --rate 300 --size 800 --survive broker --break broker\n"
-        "status: 0 for each workload there is a design, 1 for one there is none, or a message was lost, or a\n"
-        "        measurement failed, 2 wrong use, 3 a requested broker is not available, 130 interrupted",
+        "status: 0 for each workload there is a design, 1 for one there is none, or a promise was broken or a\n"
+        "        measurement failed (a line each), 2 wrong use, 3 a requested broker is not available, 130 interrupted",
     )
     found.add_argument("file", nargs="?", type=Path, metavar="FILE.toml", help="keys and values; flags override it")
     found.add_argument("--init", action="store_true", help=f"only write every key, commented, to FILE ({FILE})")
@@ -166,7 +167,7 @@ class Case:
         self.writer = writer
         self.json_lines = json_lines
         self.missing: dict[str, str] = {}
-        self.wrong = False
+        self.wrong: list[str] = []
         self.aside = Console(stderr=True)
 
     def main(self, required: Sequence[str], complain: Complain) -> int:
@@ -193,6 +194,8 @@ class Case:
             show.terminal(paper, rows, about)
             why = {INTERRUPTED: ": interrupted, so INCOMPLETE", WRONG: ": stopped by an error, so INCOMPLETE"}
             print(f"kept in {self.writer.folder}{why.get(status, '')}")
+        for what in self.wrong:
+            complain(what, WRONG)
         for name, why_not in self.missing.items():
             complain(f"{name} is left out: {why_not}", MISSING)
         if status != WELL:
@@ -239,7 +242,10 @@ class Case:
     def _keep(self, row: Row) -> None:
         measurement, details = row
         self.writer.append(measurement, details)
-        self.wrong |= measurement.wrong
+        if measurement.wrong:
+            what = measurement.error or ", ".join(breaches(vars(measurement), measurement.params))
+            rung = RUNGS[str(measurement.params["rung"])]
+            self.wrong.append(f"{named(measurement.design).title}, {rung}: {what}")
         if self.json_lines:
             print(json.dumps(asdict(measurement)), flush=True)
 

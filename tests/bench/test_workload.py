@@ -959,6 +959,30 @@ def test_all_designs_carry_a_small_load_and_every_message_is_counted(tmp_path: P
         assert "What people say" not in again.stdout, "nothing of it was measured"
 
 
+@pytest.mark.parametrize(
+    ("fields", "wrong"), [({"duplicates": 3}, "3 duplicates"), ({"error": "it broke"}, "it broke"), ({}, "")]
+)
+def test_what_makes_the_status_1_is_told(
+    fields: dict[str, Any],
+    wrong: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def tried(*_: object, **__: object) -> Figures:
+        good: Figures = told(outcome([MS] * 2000))
+        return replace(good, fields={**good.fields, **fields})
+
+    async def warmed(_: Trial) -> Figures:
+        return Figures({"error": None})
+
+    monkeypatch.setattr(Trial, "_tried", tried)
+    monkeypatch.setattr(Trial, "_warmed", warmed)
+    status = main(["workload", "--designs", "asyncio", "--room", "false", "--out", str(tmp_path)])
+    said = f"bench: asyncio, the load as it is: {wrong}\n" if wrong else ""
+    assert (status, capsys.readouterr().err) == (int(bool(wrong)), said)
+
+
 def test_what_no_design_can_needs_no_broker_and_is_status_1(tmp_path: Path) -> None:
     words = ("--order", "all", "--members", 2, "--designs", "asyncio,rabbitmq,kafka", "--out", tmp_path)
     ended = call(*words, GREET_KAFKA_URL="kafka://127.0.0.1:1?timeout=1")
