@@ -146,6 +146,7 @@ def counted(part: pd.DataFrame) -> str:
     wrong = [f"{int(part[what].sum())} {what}" for what in BREACHES if part[what].sum() > 0]
     failed = part["error"].notna().sum()
     every = "all" if told_apart(part).all() else "all, only counted"
+    every = "not counted" if part["received"].isna().all() else every
     if is_unstable(part):
         every += ", unstable"
     return ", ".join([*wrong, f"{failed} failed"] if failed else wrong) or f"{len(part)} × {every}"

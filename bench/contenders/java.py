@@ -33,6 +33,8 @@ BYTES = 1_500_000_000
 """So many of either in a repetition, at most."""
 WARM_UP = 0.4
 """The share of them that its producer leaves out."""
+JAVAS_OWN = "Java"
+"""What their rows say of the event loop."""
 LIMIT_S = 120.0
 """Seconds that a tool has, at most."""
 
@@ -95,7 +97,7 @@ class Performance(Contender):
                     "cpu_s": {"client": cpu, "broker": more(then[0], now[0])},
                     "rss_mb": {"client": None, "broker": now[1]},
                 },
-                {"phase": phase},
+                {"phase": phase, "loop": JAVAS_OWN},
             )
             for phase, each, cpu, then, now in (
                 ("publish", rate, cpu_sent, before, middle),

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from bench.contenders import access
-from bench.contenders.java import LIMIT_S, WARM_UP, run_tool
+from bench.contenders.java import JAVAS_OWN, LIMIT_S, WARM_UP, run_tool
 from bench.contenders.rabbitmq_peers import ACK_EVERY, connected, kind, prefetch
 from bench.model import PERFTEST, Cell, Contender, Figures, Place, Publisher, Session, failure, more
 from greet import BrokerMissing, Guarantee
@@ -64,7 +64,7 @@ class PerfTest(Contender):
                 fields = paced(output, cell.rate) if cell.rate else counted(output, phase, names, left)
                 fields |= {"cpu_s": {"client": cpu, "broker": more(before[0], after[0])}, "error": None}
                 fields |= {"rss_mb": {"client": None, "broker": after[1]}, "survives": cell.guarantee.value}
-                rows.append(Figures(fields, {} if phase == "together" else {"phase": phase}))
+                rows.append(Figures(fields, {"loop": JAVAS_OWN} | ({} if phase == "together" else {"phase": phase})))
         except BrokerMissing as error:
             return [failure(f"PerfTest cannot be had: {error}")]
         except (LookupError, ValueError, ZeroDivisionError, TimeoutError, OSError) as error:
@@ -82,7 +82,7 @@ async def _perftest(place: Place, queue: str, phase: str, cell: Cell, names: int
     if cell.guarantee is Guarantee.AT_MOST_ONCE:
         words.append("-a")
     else:
-        words += ["-c", str(cell.window or 500), "-A", str(ACK_EVERY)]
+        words += ["-c", str(place.window), "-A", str(ACK_EVERY)]
     if cell.guarantee is Guarantee.DURABLE:
         words += ["-f", "persistent"]
     if cell.rate:
@@ -140,15 +140,14 @@ def _column(name: str, report: str) -> re.Match[str] | None:
 
 
 def paced(output: str, rate: float) -> dict[str, Any]:
-    """The fields of a row: what its second report says, counted from the actual send."""
+    """The fields of a row: what its second report says, counted from the actual send. It tells no counts."""
     (_, _), (_, said) = REPORT.findall(output)[:2]
     found, got = PERCENTILES.search(said), _column("received", said)
     if not found or not got:
         raise ValueError("no latency in its report")
     p50, p99 = (int(one) / 1000 for one in found.groups())
-    names = int(got[1]) * LOOK_S
-    counts = {"sent": names, "accepted": names, "received": names, "lost": 0, "target_rate": rate}
-    return counts | {"messages_per_s": int(got[1]), "elapsed_s": LOOK_S, "latency_ms": {"p50": p50, "p99": p99}}
+    figures = {"messages_per_s": int(got[1]), "elapsed_s": LOOK_S, "latency_ms": {"p50": p50, "p99": p99}}
+    return {**figures, "target_rate": rate}
 
 
 async def _queue(place: Place) -> str:
@@ -177,7 +176,7 @@ async def _left(place: Place, queue: str) -> int:
 
 CONTENDERS: list[Contender] = [
     PerfTest(
-        *("rabbitmq", "many", 60_000, "500 unconfirmed, prefetch 500, acknowledged by 50, a warm JVM"),
+        *("rabbitmq", "many", 60_000, "500 unconfirmed, prefetch 500, acknowledged by 50, a warm JVM", 500),
         name=PERFTEST,
         only_full=True,
     )

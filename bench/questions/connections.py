@@ -138,7 +138,15 @@ def cells(settings: Settings) -> list[Cell]:
         clients = settings.of(design=design, way="name")
         plain = [one for one in clients if one.name in PLAIN]
         found += [
-            Cell(one, guarantee, publishers=LEVELS[-1], rate=RATE, rounds=min(ROUNDS, settings.rounds), measure=climb)
+            Cell(
+                one,
+                guarantee,
+                publishers=LEVELS[-1],
+                rate=RATE,
+                rounds=min(ROUNDS, settings.rounds),
+                loop=LOOP,
+                measure=climb,
+            )
             for one in plain or [one for one in clients if one.name == "greet"]
             for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
         ]
@@ -215,9 +223,9 @@ def figures(sent: Sent, received: Received, looks: list[tuple[int, float, float]
     numbers = numbers[numbers >= SETTLING]
     clocks = {"intended": stamps - sent.intended[numbers], "service": stamps - sent.actual[numbers]}
     latencies = {what: stats.percentiles(samples) for what, samples in clocks.items()}
-    elapsed = (sent.ended_ns - sent.started_ns) / 1e9
+    ends = [sent.started_ns, received.last_ns if len(received.codes) else sent.ended_ns]
+    elapsed = (ends[1] - ends[0]) / 1e9
     moments, cpu, mb = np.array(looks, float).reshape(-1, 3).T
-    ends = [sent.started_ns, sent.ended_ns]
     during = (moments >= ends[0]) & (moments <= ends[1])
     cpu_s = float(np.diff(np.interp(ends, moments, cpu))[0]) if during.any() else None
     strangers = f"{counted.strangers} messages came that nobody had sent" if counted.strangers else None

@@ -92,6 +92,7 @@ def cells(settings: Settings) -> list[Cell]:
             partitions=LANES * size if named(one.design).partitioned else 1,
             window=WINDOW,
             rung=rung,
+            loop="select",
             rounds=min(ROUNDS, settings.rounds),
             measure=carried,
         )

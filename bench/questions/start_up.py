@@ -11,12 +11,13 @@ import os
 import secrets
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from time import perf_counter
 
 import pandas as pd
 
 from bench import pictures, tables
-from bench.model import Cell, Figures, Session, Settings, failure, title_of
+from bench.model import LOOP, Cell, Figures, Session, Settings, failure, title_of
 from bench.pictures import Dots, Picture
 from greet.brokers import VARIABLES, by_default
 from greet.designs import named
@@ -29,9 +30,10 @@ def cells(settings: Settings) -> list[Cell]:
     found = []
     for one in settings.of(name="greet", way="name"):
         for guarantee in settings.guarantees(one, one.guarantees[-1]):
-            found.append(Cell(one, guarantee, names=1, rung="", measure=first_greeting))
+            up = Cell(one, guarantee, names=1, loop=LOOP, measure=first_greeting)
+            found.append(up)
             if settings.full and not named(one.design).in_process:
-                found.append(Cell(one, guarantee, names=1, rung="with its broker", rounds=3, measure=first_greeting))
+                found.append(replace(up, rung="with its broker", rounds=3))
     return found
 
 

@@ -71,6 +71,7 @@ def cells(settings: Settings) -> list[Cell]:
             partitions=2 if named(one.design).partitioned else 1,
             rate=RATE,
             rung=KILLED,
+            loop="select",
             rounds=min(ROUNDS, settings.rounds) if settings.full else 1,
             measure=lived,
         )

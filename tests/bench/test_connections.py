@@ -37,6 +37,15 @@ def test_the_cpu_time_of_the_clients_is_of_publishers_and_reader() -> None:
     assert connections.figures(sent, received, []).fields["cpu_s"]["client"] == 5.0
 
 
+def test_the_clock_stops_at_the_last_receipt() -> None:
+    usage = Usage(0, 0, 10**9, 1.0)
+    stamps = np.arange(connections.MESSAGES, dtype=np.int64) * 10**6
+    series = Series("abcd", 0, connections.MESSAGES)
+    sent = Sent(series, (connections.MESSAGES,), 0, 2 * 10**9, usage, intended=stamps, actual=stamps)
+    received = Received("g0", np.arange(connections.MESSAGES), 0, 5 * 10**9, usage, stamps=stamps + 10**6)
+    assert connections.figures(sent, received, []).fields["elapsed_s"] == 5.0
+
+
 @pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_more_connections_carry_the_same(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,17 +14,19 @@ from typing import Any
 from unittest.mock import AsyncMock, MagicMock, Mock
 
 import aiormq
+import pandas as pd
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from bench import tables
 from bench.contenders import every, java, kafka_peers, perftest, rabbitmq_peers
 from bench.contenders.confluent_peers import CONTENDERS as CONFLUENT
 from bench.contenders.kafka_peers import CONTENDERS as KAFKA
 from bench.contenders.rabbitmq_peers import CONTENDERS as RABBITMQ
 from bench.measure import run
 from bench.measure.run import session
-from bench.model import JAVA, PERFTEST, Cell, Contender, Figures, Place, Session, Settings
+from bench.model import JAVA, PERFTEST, Cell, Contender, Figures, Measurement, Place, Session, Settings
 from greet import BrokerMissing, Guarantee
 from greet.brokers import VARIABLES
 from greet.brokers.jars import locked, version
@@ -215,6 +218,21 @@ def test_perftest_gets_the_virtual_host_as_java_reads_it(url: str, uri: str) -> 
     assert perftest.uri(url) == uri
 
 
+PACED = """\
+id: t, time 4.000 s, sent: 400 msg/s, received: 401 msg/s, min/median/75th/95th/99th consumer latency: 1/2/3/4/5 µs
+id: t, time 8.000 s, sent: 500 msg/s, received: 499 msg/s, min/median/75th/95th/99th consumer latency: 1/700/3/4/9000 µs
+"""
+
+
+def test_perftest_at_a_rate_tells_no_counts_so_there_are_none() -> None:
+    found = perftest.paced(PACED, 500.0)
+    assert found == {
+        "messages_per_s": 499, "elapsed_s": 4, "latency_ms": {"p50": 0.7, "p99": 9.0}, "target_rate": 500.0
+    }  # fmt: skip
+    row = asdict(Measurement("r", "latency", "rabbitmq", "PerfTest", "DURABLE", {"rung": ""}, 1, **found))
+    assert tables.counted(pd.json_normalize([row], max_level=1)) == "1 × not counted"
+
+
 @pytest.mark.timeout(360)
 async def test_perftest_runs(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLES["rabbitmq"], rabbitmq_url)
@@ -226,6 +244,8 @@ async def test_perftest_runs(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch)
     assert [one.params.get("phase") for one in found] == [None, "publish", "consume", None]
     assert [(one.fields["sent"], one.fields["received"]) for one in found[:3]] == [(30_000, 30_000)] * 3
     assert 0 < found[3].fields["latency_ms"]["p50"] <= found[3].fields["latency_ms"]["p99"]
+    assert {one.params["loop"] for one in found} == {"Java"}
+    assert Cell(TOOL, Guarantee.DURABLE).params["window"] == 500
 
 
 def test_the_quick_profile_is_no_longer_for_the_peers() -> None:

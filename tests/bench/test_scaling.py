@@ -246,3 +246,11 @@ async def test_two_brokers_are_measured(rabbitmq_url: str, monkeypatch: pytest.M
     assert found.fields["messages_per_s"] > 100
     assert found.fields["cpu_s"]["broker"] / 1.5 < 2 * scaling.SHARE * 1.3
     assert not own()
+
+
+@pytest.mark.parametrize("question", ["scaling", "takeover", "connections", "start_up"])
+def test_a_row_names_the_loop_that_it_ran_on(question: str) -> None:
+    """Whatever loop the run asks for: these have workers of their own."""
+    settings = replace(FULL, contenders=tuple(every()), loop="uvloop")
+    loops = {cell.loop for cell in questions.question(question).cells(settings)}
+    assert loops == {"select" if question in ("scaling", "takeover") else "asyncio"}
