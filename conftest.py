@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 from uuid import uuid4
+from zlib import crc32
 
 import pytest
 
 from greet.designs import PRODUCTS, Product
 
+CONTRACT = "test_contract.py"
 _processes: list[subprocess.Popen[str]] = []
 
 
@@ -57,6 +59,25 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
     """A picture as SVG is compared as little as one as PNG: by its words, which are the output's text."""
     if type(collector).__name__ == "IPyNbFile":
         collector.skip_compare = (*collector.skip_compare, "image/svg+xml")  # type: ignore[attr-defined]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The contract comes last: its parts are small, and fill up the workers while the last long files end."""
+    items.sort(key=lambda item: item.path.name == CONTRACT)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """A file goes to one worker, as its fixtures may start brokers; the contract, which has none, goes to all."""
+    from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return f"{file} {crc32(nodeid.encode()) % 16}" if file.endswith(CONTRACT) else file
+
+    config.option.loadscopereorder = False  # it would begin with what has the most tests, and end with what takes long
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(tryfirst=True)
