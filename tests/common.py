@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
@@ -22,6 +24,19 @@ async def take(names: Subscription, count: int, *, many: bool = False, seconds: 
             while len(taken) < count:
                 taken += await anext(names.batches()) if many else [await anext(names)]
     return taken
+
+
+@asynccontextmanager
+async def started(*command: str) -> AsyncIterator[Process]:
+    """A process that is gone afterwards, also if the test fails before its end."""
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    try:
+        async with asyncio.timeout(60):
+            yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
 
 
 async def carried(url: str, name: str, topic: str = "carried") -> str:

@@ -10,23 +10,27 @@ import signal
 import subprocess
 import sys
 import time
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import aio_pika
 import pytest
+from common import started, take
 
+import greet as kit
 from bench.faults.proxy import proxy
 from greet.__main__ import _parser
-from greet.designs import named, of_url
+from greet.designs import DESIGNS, Design, named, of_url
 
+GREET = (sys.executable, "-m", "greet")
 NAMES = ["Ada", "José", "Zoë", "O'Brien", "Nguyễn Thị Minh", "李小龙", "Владимир", "محمد", "שָׂרָה", "नेहा"]
 
 
 def greet(*arguments: str | bytes, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "greet", *arguments]
+    command = [*GREET, *arguments]
     env = os.environ | environment
     return subprocess.run(command, input=stdin, capture_output=True, timeout=60, env=env, check=False)
 
@@ -47,18 +51,30 @@ def failed(result: subprocess.CompletedProcess[bytes], status: int, says: str) -
     assert message.removesuffix("\n").isprintable()
 
 
-@pytest.fixture(params=["asyncio", "rabbitmq", "kafka"])
-def where(request: pytest.FixtureRequest, topic: str) -> list[str]:
+def options(design: Design, request: pytest.FixtureRequest) -> list[str]:
+    """The options for a design, and for a topic of this test's own."""
+    topic = request.getfixturevalue("topic")
+    if design.product is None:
+        return ["--via", design.name, "--topic", topic]
+    return ["--url", design.url(request.getfixturevalue(f"{design.product.name}_url")), "--topic", topic]
+
+
+@pytest.fixture(params=DESIGNS, ids=lambda design: design.name)
+def where(request: pytest.FixtureRequest) -> list[str]:
     """The options for one of the designs."""
-    if request.param == "asyncio":
-        return ["--via", "asyncio", "--topic", topic]
-    return ["--url", request.getfixturevalue(f"{request.param}_url"), "--topic", topic]
+    return options(request.param, request)
 
 
-@pytest.fixture(params=["rabbitmq", "kafka"])
-def apart(request: pytest.FixtureRequest, topic: str) -> list[str]:
+@pytest.fixture(params=[one for one in DESIGNS if one.product], ids=lambda design: design.name)
+def apart(request: pytest.FixtureRequest) -> list[str]:
     """The options for one of the designs whose processes can be apart."""
-    return ["--url", request.getfixturevalue(f"{request.param}_url"), "--topic", topic]
+    return options(request.param, request)
+
+
+@pytest.fixture(params=[one for one in DESIGNS if one.product and one.usual], ids=lambda design: design.name)
+def usual(request: pytest.FixtureRequest) -> list[str]:
+    """The options for one design of each product, where it is not the design that matters."""
+    return options(request.param, request)
 
 
 def test_run_greets_every_name_twice(where: list[str]) -> None:
@@ -91,24 +107,9 @@ def test_bad_lines_are_reported_and_the_others_go_on() -> None:
 
 
 @asynccontextmanager
-async def started(*arguments: str) -> AsyncIterator[Process]:
-    """The command as a process of its own, which is gone afterwards."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "greet", *arguments, stdout=PIPE, stderr=PIPE, stdin=PIPE
-    )
-    try:
-        async with asyncio.timeout(60):
-            yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
-@asynccontextmanager
 async def listening(*arguments: str) -> AsyncIterator[Process]:
     """A consumer that has said that it listens."""
-    async with started("consume", *arguments) as process:
+    async with started(*GREET, "consume", *arguments) as process:
         assert process.stderr is not None
         assert b"listening as" in await process.stderr.readline()
         yield process
@@ -123,7 +124,9 @@ async def test_three_terminals(apart: list[str], number: signal.Signals) -> None
         for process, word in ((hello, "hello"), (goodbye, "goodbye")):
             assert process.stdout is not None
             got = [(await process.stdout.readline()).decode() for _ in NAMES]
-            assert got == [f"{word} {name}\n" for name in NAMES]
+            assert sorted(got) == sorted(f"{word} {name}\n" for name in NAMES)
+            if of_url(apart[1]).ordered:
+                assert got == [f"{word} {name}\n" for name in NAMES]
             process.send_signal(number)
             rest, errors = await process.communicate()
             assert (process.returncode, rest, errors) == (0, b"", b"")
@@ -136,14 +139,50 @@ async def test_a_consumer_can_be_waited_for(apart: list[str], tmp_path: Path) ->
             await asyncio.sleep(0.01)
         await asyncio.to_thread(greet, "send", *apart, "Ada", "Zoë", "José")
         output, _ = await process.communicate()
-        assert (process.returncode, output.decode()) == (0, "hello Ada\nhello Zoë\n")
-    async with listening(*apart, "--as", "hello", "--count", "1") as process:  # José was not settled
+        assert process.returncode == 0
+        first = output.decode().splitlines()
+    async with listening(*apart, "--as", "hello", "--count", "1") as process:  # the third was not settled
         output, _ = await process.communicate()
-        assert output.decode() == "hello José\n"
+        got = [*first, *output.decode().splitlines()]
+    wanted = ["hello Ada", "hello Zoë", "hello José"]
+    assert len(first) == 2
+    assert sorted(got) == sorted(wanted)
+    if of_url(apart[1]).ordered:
+        assert got == wanted
+
+
+async def test_a_consumer_of_a_new_group_can_begin_at_the_oldest_name(apart: list[str]) -> None:
+    if not of_url(apart[1]).replays:
+        failed(greet("consume", *apart, "--as", "hello", "--replay"), 2, "cannot replay: use kafka")
+        return
+    assert greet("send", *apart, "Ada", "Zoë").returncode == 0  # nobody has read the topic
+    result = greet("consume", *apart, "--as", "hello", "--replay", "--count", "2")
+    assert (result.returncode, lines(result.stdout)) == (0, ["hello Ada", "hello Zoë"])
+
+
+async def test_dead_letters_are_shown_and_sent_again(rabbitmq_url: str, topic: str) -> None:
+    """Without what would control a terminal."""
+    where = ("--url", rabbitmq_url, "--topic", topic)
+    async with kit.connect(rabbitmq_url, topic) as line, line.subscribe("hello") as names:
+        async with await aio_pika.connect(rabbitmq_url) as connection, await connection.channel() as channel:
+            await (await channel.get_exchange(topic)).publish(aio_pika.Message(b"\x1b[31m"), "")
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+        async with asyncio.timeout(10):
+            while not await line.dead_letters():
+                await asyncio.sleep(0.05)
+        result = await asyncio.to_thread(greet, "dead", *where)
+        assert (result.returncode, result.stderr) == (0, b"")
+        (shown,) = result.stdout.decode().splitlines()
+        origin, group, reason, body = shown.split("\t")
+        assert (origin, group, body) == (f"queue {topic}:hello", "hello", r"b'\x1b[31m'")
+        assert "U+001B" in reason
+        result = await asyncio.to_thread(greet, "dead", *where, "--resend")
+        assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"greet: 1 sent again\n")
 
 
 async def test_run_when_interrupted_greets_what_it_took(where: list[str]) -> None:
-    async with started("run", *where, "-") as process:
+    async with started(*GREET, "run", *where, "-") as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(b"Ada\n")
@@ -230,10 +269,7 @@ async def silence() -> AsyncIterator[tuple[int, asyncio.Event]]:
 async def test_it_can_be_interrupted_before_a_broker_answers(scheme: str, number: signal.Signals) -> None:
     async with silence() as (port, asked):
         url = f"{scheme}://127.0.0.1:{port}?timeout=100"
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "greet", "send", "--url", url, "Ada"), stdout=PIPE, stderr=PIPE
-        )
-        async with asyncio.timeout(30):
+        async with started(*GREET, "send", "--url", url, "Ada") as process:
             await asked.wait()
             process.send_signal(number)
             said, complained = await process.communicate()
@@ -245,7 +281,7 @@ async def test_it_can_be_interrupted_while_a_consumer_joins(rabbitmq_url: str, t
     parts = urlsplit(rabbitmq_url)
     async with proxy("127.0.0.1", parts.port or 5672, delay_s=0.1) as between:
         url = rabbitmq_url.replace(f":{parts.port}", f":{between.port}") + "?timeout=100"
-        async with started("consume", "--url", url, "--topic", topic, "--as", "hello") as process:
+        async with started(*GREET, "consume", "--url", url, "--topic", topic, "--as", "hello") as process:
             while len(between._links) < 2:
                 await asyncio.sleep(0.01)
             between.hold()
@@ -256,7 +292,7 @@ async def test_it_can_be_interrupted_while_a_consumer_joins(rabbitmq_url: str, t
 
 async def test_run_when_interrupted_does_not_wait_for_what_others_took(rabbitmq_url: str, topic: str) -> None:
     where = ["--url", f"{rabbitmq_url}?timeout=100", "--topic", topic]
-    async with listening(*where, "--as", "goodbye") as other, started("run", *where, "Ada", "Zoë") as process:
+    async with listening(*where, "--as", "goodbye") as other, started(*GREET, "run", *where, "Ada", "Zoë") as process:
         assert other.stdout is not None
         assert process.stdout is not None
         assert (await other.stdout.readline()).startswith(b"goodbye")
@@ -374,8 +410,8 @@ def test_a_broken_stream_gets_one_line(command: str, status: int, says: str) -> 
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "2>/dev/full"])
-def test_a_stream_that_is_not_needed_may_be_closed(apart: list[str], closed: str) -> None:
-    where = shlex.join(apart)
+def test_a_stream_that_is_not_needed_may_be_closed(usual: list[str], closed: str) -> None:
+    where = shlex.join(usual)
     assert lines(shell(f"GREET run {where} Zoë {closed}")[1].encode()) == greetings(["Zoë"])
     assert shell(f"GREET send {where} Ada >&- {closed}")[:2] == (0, "")
     assert shell(f"GREET consume {where} --as hello --count 1 {closed}")[:2] == (0, "hello Ada\n")
@@ -384,8 +420,8 @@ def test_a_stream_that_is_not_needed_may_be_closed(apart: list[str], closed: str
 @pytest.mark.parametrize(
     ("end", "says"), [(">&-", "standard output is closed"), (">/dev/full", FULL), ("| true", GONE)]
 )
-def test_a_name_whose_greeting_was_not_written_comes_again(apart: list[str], end: str, says: str) -> None:
-    where = shlex.join(apart)
+def test_a_name_whose_greeting_was_not_written_comes_again(usual: list[str], end: str, says: str) -> None:
+    where = shlex.join(usual)
     assert shell(f"GREET run {where} Zoë")[0] == 0  # makes the groups
     assert shell(f"GREET send {where} Ada")[0] == 0
     code, said, complained = shell(f"GREET consume {where} --as hello {end}")
@@ -405,31 +441,29 @@ def test_dead_letters_that_nobody_can_read(rabbitmq_url: str, topic: str) -> Non
 
 async def test_run_waits_for_a_slow_reader_of_its_greetings() -> None:
     """Its pipe and its queue are full for longer than its deadline."""
-    command = [sys.executable, "-m", "greet", "run", "--url", "asyncio:?timeout=1&maxsize=5", "-"]
     names = "".join(f"{'x' * 70} {number}\n" for number in range(3000)).encode()
-    pipe = subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
-    transport = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
-    transport.pause_reading()
-    assert process.stdin is not None
-    process.stdin.write(names)
-    process.stdin.close()
-    await asyncio.sleep(4)
-    transport.resume_reading()
-    said, errors = await process.communicate()
+    async with started(*GREET, "run", "--url", "asyncio:?timeout=1&maxsize=5", "-") as process:
+        transport = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
+        transport.pause_reading()
+        assert process.stdin is not None
+        process.stdin.write(names)
+        process.stdin.close()
+        await asyncio.sleep(4)
+        transport.resume_reading()
+        said, errors = await process.communicate()
     assert (process.returncode, said.count(b"\n"), errors) == (0, 6000, b"")
 
 
 async def test_a_slow_reader_of_the_greetings_keeps_the_connection(rabbitmq_url: str, topic: str) -> None:
     """Its pipe is full for longer than two heartbeats: every greeting comes once, in order, and all are settled."""
-    url = f"{rabbitmq_url}?heartbeat=2"
+    url = f"{rabbitmq_url}?heartbeat=1"
     names = [f"{'x' * 500} {number}" for number in range(600)]  # far more than a pipe holds
     async with listening("--url", url, "--topic", topic, "--as", "hello") as process:
         assert process.stdout is not None
         transport = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
         transport.pause_reading()
         await asyncio.to_thread(greet, "send", "--url", url, "--topic", topic, "-", stdin="\n".join(names).encode())
-        await asyncio.sleep(8)
+        await asyncio.sleep(4)
         transport.resume_reading()
         got = [(await process.stdout.readline()).decode() for _ in names]
         assert got == [f"hello {name}\n" for name in names]
