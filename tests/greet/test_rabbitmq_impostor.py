@@ -155,11 +155,11 @@ async def test_one_that_confirms_nothing(path: str, many: bool) -> None:
         """Say nothing."""
 
     impostor = Impostor(on_publish=silence)
-    async with running(impostor), greet.connect(f"{impostor.url}?timeout=1&path={path}") as line:
+    async with running(impostor), greet.connect(f"{impostor.url}?timeout=2&path={path}") as line:
         start = monotonic()
-        with pytest.raises(greet.PublishUnknown, match="no confirm within 1 s"):
+        with pytest.raises(greet.PublishUnknown, match="no confirm within 2 s"):
             await (line.publish_many(["Ada"] * 10) if many else line.publish("Ada"))
-        assert monotonic() - start < 2
+        assert monotonic() - start < 4  # two deadlines
 
 
 @WAYS
