@@ -450,7 +450,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+@pytest.mark.parametrize("locale", ["C", pytest.param("C.UTF-8", marks=pytest.mark.long)])
 def test_a_temporary_folder_of_any_name_has_all_of_it_and_nobody_else_reads_it(
     design: str, locale: str, tmp_path: Path
 ) -> None:
