@@ -90,14 +90,16 @@ async def test_tls_alone(guarded: Guarded, topic: str) -> None:
 
 async def test_leaving_a_silent_broker_over_tls(guarded: Guarded, topic: str) -> None:
     """It does not answer the farewell of TLS either: that is given up, and nothing is raised for it."""
-    async with greet.connect(guarded.url(guarded.tls, ca=guarded.ca, timeout=2), topic) as line:
-        async with line.subscribe("hello") as names:
-            await line.publish("Ada")
-            assert await anext(names) == "Ada"
-        await guarded.broker.pause()
-        started = time.monotonic()
-    await guarded.broker.resume()
-    assert time.monotonic() - started < 8
+    try:
+        async with greet.connect(guarded.url(guarded.tls, ca=guarded.ca, timeout=2), topic) as line:
+            async with line.subscribe("hello") as names:
+                await line.publish("Ada")
+                assert await anext(names) == "Ada"
+            await guarded.broker.pause()
+            started = time.monotonic()
+        assert time.monotonic() - started < 8
+    finally:
+        await guarded.broker.resume()
 
 
 # Who is not
