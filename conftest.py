@@ -17,6 +17,13 @@ import pytest
 from greet.designs import PRODUCTS, Product
 
 CONTRACT = "test_contract.py"
+MAY_BE_SKIPPED = (
+    *("no other system tells", "this system has no ", "psutil has no memory maps on this system"),
+    *("no disk can be mounted here", "a small disk can be made by root alone", "a broker can be limited to a share"),
+    *("no time namespaces here", "no hosts of their own here", "no Prometheus here"),
+    "the broker that is here is not ours to stop",
+)
+"""Reasons to skip a test where all is required: what a machine cannot do or lend, whatever is installed."""
 _processes: list[subprocess.Popen[str]] = []
 
 
@@ -46,6 +53,19 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where all is required, a test that was skipped for want of something has failed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("GREET_REQUIRE") != "all" or not reporter:  # a worker of xdist has none
+        return
+    reasons = {one.longrepr[2].removeprefix("Skipped: ") for one in reporter.stats.get("skipped", ())}
+    if wanting := sorted(one for one in reasons if not one.startswith(MAY_BE_SKIPPED)):
+        reporter.write_line("")
+        for one in wanting:
+            reporter.write_line(f"GREET_REQUIRE=all, and a test was skipped: {one}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_unconfigure() -> None:

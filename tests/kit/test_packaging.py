@@ -294,3 +294,25 @@ def test_conda_takes_conda_forge_alone() -> None:
     (pip,) = (d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
     assert pip == ["-e .[dev,peers,workers]"]
     assert {"dev", "peers", "workers"} <= PROJECT["optional-dependencies"].keys()
+
+
+@pytest.mark.parametrize(
+    ("reason", "required", "status"),
+    [
+        ("no disk can be mounted here", "all", 0),
+        ("could not import 'that'", "all", 1),
+        ("could not import 'that'", "", 0),
+    ],
+)
+def test_where_all_is_required_a_skip_is_a_failure(reason: str, required: str, status: int, tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(f'import pytest\ndef test_it():\n    pytest.skip("{reason}")\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "conftest", "--rootdir", tmp_path, tmp_path],
+        cwd=ROOT,
+        env=os.environ | {"GREET_REQUIRE": required, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": "-o addopts="},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == status, done.stdout
+    assert (f"a test was skipped: {reason}" in done.stdout) == bool(status)
