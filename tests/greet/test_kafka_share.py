@@ -9,7 +9,6 @@ import socket
 import sys
 import threading
 import traceback
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from itertools import count
@@ -17,12 +16,12 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from common import carried, take
+from common import carried, started, take
 
 pytest.importorskip("confluent_kafka", reason="kafka+share needs it: pip install -e '.[share]'")
 
 from confluent_kafka import Consumer, IllegalStateException, KafkaError, KafkaException, Producer, ShareConsumer
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
 import greet
 from bench.faults.proxy import proxy
@@ -76,10 +75,16 @@ async def nothing_is_left() -> AsyncIterator[None]:
     """No task and no thread outlives what started it."""
     tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
     yield
-    await asyncio.sleep(0.05)
+
+    def ours() -> list[threading.Thread]:
+        return [one for one in set(threading.enumerate()) - threads if one.name.startswith("greet")]
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(5):
+            while ours() or not asyncio.all_tasks() - tasks <= {asyncio.current_task()}:
+                await asyncio.sleep(0.05)
     assert asyncio.all_tasks() - tasks <= {asyncio.current_task()}
-    left = [one for one in set(threading.enumerate()) - threads if one.name.startswith("greet")]
-    where = sys._current_frames()
+    left, where = ours(), sys._current_frames()
     assert not ["".join(traceback.format_stack(where.get(one.ident or 0))) for one in left]
 
 
@@ -122,12 +127,14 @@ async def test_a_member_that_waits_for_a_leader_leaves_time_to_others(broker: Br
     async with greet.connect(SHARE.url(broker.url), topic) as line:
         await line.publish("Ada")  # so it knows the leader
         await broker.kill()
-        before = computed()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(3):
-                await line._bounds(topic)  # type: ignore[attr-defined]
-        assert computed() - before < 1
-        await broker.restart()
+        try:
+            before = computed()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(3):
+                    await line._bounds(topic)  # type: ignore[attr-defined]
+            assert computed() - before < 1
+        finally:
+            await broker.restart()
 
 
 async def test_a_member_joins_although_the_first_brokers_are_silent(url: str, topic: str) -> None:
@@ -238,6 +245,20 @@ def test_texts_of_the_protocol(size: int) -> None:
     assert Answer(text("x" * size)).text() == b"x" * size
 
 
+async def test_what_is_too_large_for_the_topic_has_failed(url: str, topic: str) -> None:
+    """And what shared its batch."""
+    admin = AdminClient({"bootstrap.servers": url.partition("//")[2], "log_level": 0})
+    made = admin.create_topics([NewTopic(topic, 1, 1, config={"max.message.bytes": "1000"})])
+    await asyncio.to_thread(made[topic].result, 10)
+    async with greet.connect(url, topic) as line, line.subscribe("hello") as names:
+        for publishing in (line.publish("x" * 5000), line.publish_many(["a", "x" * 5000, "b"])):
+            with pytest.raises(greet.PublishFailed, match="too large") as failure:
+                await publishing
+            assert failure.value.accepted == 0
+            await line.publish("Ada")
+            assert await take(names, 1) == ["Ada"]
+
+
 # Dealing out
 
 
@@ -290,16 +311,15 @@ async def test_the_names_of_a_killed_member_come_again(url: str, topic: str) -> 
         async with line.subscribe("hello"):
             pass
         await line.publish_many(NAMES[:10])
-        holder = await asyncio.create_subprocess_exec(sys.executable, "-c", HOLDER, url, topic, stdout=PIPE)
-        assert holder.stdout
-        held = (await holder.stdout.readline()).decode().strip()
-        assert held in NAMES
-        async with line.subscribe("hello") as names:
-            holder.kill()
-            killed = monotonic()
-            assert sorted(await take(names, 10)) == sorted(NAMES[:10])
-            assert monotonic() - killed < 5
-        await holder.wait()
+        async with started(sys.executable, "-c", HOLDER, url, topic) as holder:
+            assert holder.stdout
+            held = (await holder.stdout.readline()).decode().strip()
+            assert held in NAMES
+            async with line.subscribe("hello") as names:
+                holder.kill()
+                killed = monotonic()
+                assert sorted(await take(names, 10)) == sorted(NAMES[:10])
+                assert monotonic() - killed < 5
 
 
 async def test_the_record_says_how_often_and_how_long(url: str, topic: str) -> None:
@@ -439,13 +459,15 @@ async def test_a_silent_broker_is_told_and_then_it_goes_on(
             start = monotonic()
             with pytest.raises(greet.ConnectionLost, match="has not answered in time"):
                 await anext(names)
-            assert monotonic() - start < 5.5
+            assert monotonic() - start < 8  # two deadlines
             with pytest.raises(greet.PublishUnknown, match="has not answered in time"):
                 await line.publish("Bob")
         finally:
             await broker.resume()
-        await line.publish("Zoe")
-        assert "Zoe" in await take(names, 2)
+        async with asyncio.timeout(60):  # a broker that was stopped for so long registers anew with its controller
+            while "Zoe" not in await take(names, 1, seconds=0.5):
+                with suppress(greet.PublishUnknown):
+                    await line.publish("Zoe")
     assert capfd.readouterr() == ("", "")
 
 
