@@ -72,7 +72,8 @@ async def nothing_is_left() -> AsyncIterator[None]:
     """No task outlives what started it."""
     before = asyncio.all_tasks()
     yield
-    await asyncio.sleep(0.01)
+    with suppress(TimeoutError):
+        await until(lambda: asyncio.all_tasks() - before <= {asyncio.current_task()}, 2)
     assert asyncio.all_tasks() - before <= {asyncio.current_task()}
 
 
