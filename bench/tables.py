@@ -55,10 +55,20 @@ def summary(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
             "min–max": f"{short(speed.min())}–{short(speed.max())}" if len(speed) else "",
             "CPU s/M, client + broker": "–" if starts_anew(part).any() else _both(used),
             "MB, client + broker": _both(figures(part, f"rss_mb.{side}") for side in SIDES),
-            "count": counted(part),
+            "count": counted(part) + _short(part),
         }
         found.append(line)
     return pd.DataFrame(found)
+
+
+SHORT_S = 0.25
+"""The seconds below which a table says how long a repetition was: its messages are limited by memory."""
+
+
+def _short(part: pd.DataFrame) -> str:
+    """ ", 0.0475 s each" where repetitions are short."""
+    seconds = figures(part, "elapsed_s").median()
+    return f", {short(seconds)} s each" if seconds < SHORT_S else ""
 
 
 def latencies(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:

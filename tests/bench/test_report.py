@@ -203,3 +203,11 @@ def test_where_output_is_not_utf_8_it_is_still_printed() -> None:
     assert ended.stderr == b""
     ended = subprocess.run([*command, "--html", folder], env=plain, capture_output=True, timeout=60, check=True)
     assert "× all".encode() in ended.stdout, "a page says of itself that it is UTF-8"
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.0475, "5 × all, 0.0475 s each"), (0.3, "5 × all")])
+def test_a_table_says_how_long_its_repetitions_were_where_they_are_short(seconds: float, said: str) -> None:
+    rows = bench.reference()
+    one = rows[rows["question"].eq("throughput") & rows["contender"].eq("greet") & rows["design"].eq("asyncio")]
+    found = tables.summary(one[one["params.way"].eq("many")].assign(elapsed_s=seconds))
+    assert set(found["count"]) == {said}
