@@ -27,8 +27,6 @@ are not in order.
   name to the dead letters. If handlers are slow or die often, use `?deal=1`: otherwise the names that
   follow in the batch are delivered again each time too.
 - If a broker is killed, names that were settled but not confirmed come again, as in the other designs.
-- A member that leaves within some tenths of a second, before its first heartbeat is answered, does not say so
-  (librdkafka 2.16). If the broker had assigned it a partition, names there wait for the session time-out (45 s).
 
 DURABLE waits for all in-sync replicas, and its producer is idempotent. AT_LEAST_ONCE waits for the
 leader only. AT_MOST_ONCE does not wait, and settles a batch before it is handed out.
@@ -37,8 +35,10 @@ The driver's consumer blocks and belongs to one thread. So each member has its o
 for 0.1 s at a time, and gets the settlements through a queue. It holds the names of one poll at most.
 
 No Python client can set the start of a share group. By default, a share group starts at the end of the
-topic when its first member has joined, which takes some seconds. So `kafka_share_wire` makes two calls
-of Kafka's protocol itself. For that reason the only login here is PLAIN.
+topic when its first member has joined, which takes some seconds. And a consumer of librdkafka 2.16 that is
+closed soon after it joined may stay in its group: names of its partitions would wait for its session time-out,
+45 s. So `kafka_share_wire` makes some calls of Kafka's protocol itself. For that reason the only login here is
+PLAIN.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ from contextlib import asynccontextmanager, suppress
 from math import inf
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from greet.address import Address
 from greet.designs import Design
@@ -99,6 +100,7 @@ ACKS = {Guarantee.AT_MOST_ONCE: "0", Guarantee.AT_LEAST_ONCE: "1", Guarantee.DUR
 POLL_SECONDS = 0.1  # a member's thread notices within this time that it must end
 WORD_SECONDS = 1.0  # how long a thread waits for an answer of the broker
 RETRY_SECONDS = 0.1
+YOUNG_SECONDS = 5.0  # a member that leaves sooner may stay in the group
 LARGEST_BODY = 2**26  # a message that is not a name may be larger than any name, and is kept unchanged
 MOST_DEALT = 1_000_000  # what the driver accepts as the size of a batch
 LEND_FOR = 0.75  # after this part of the acquisition lock, names that were not handed out are given back
@@ -418,6 +420,8 @@ class KafkaShareSubscription(Subscription):
     async def _join(self, deadline: float) -> None:
         line = self._line
         self._id = f"{line.topic}:{self._group}:share"  # topics and groups have no colon, so ids are unique
+        self._client = f"greet-{uuid4().hex}"  # by this the group knows the consumer
+        self._entered = get_running_loop().time()
         self._orders: SimpleQueue[tuple[Any, int, Sequence[int]] | None] = SimpleQueue()  # to the thread
         self._come: deque[Sequence[Batch | Poison]] = deque()  # from the thread
         self._failed: Exception | None = None  # an error in the thread
@@ -504,6 +508,7 @@ class KafkaShareSubscription(Subscription):
         topic = self._line.topic
         given = {
             "group.id": self._id,
+            "client.id": self._client,
             "share.acknowledgement.mode": "explicit",
             "max.poll.records": self._line._deal,
             "max.poll.interval.ms": 86_400_000,  # a slow handler is not a dead member: the lock limits its time
@@ -733,6 +738,8 @@ class KafkaShareSubscription(Subscription):
         await ended([self._thread], deadline)
         if not self._thread.done():
             log.warning("group %s: this member has not left: names that it holds may come late", self._group)
+        elif get_running_loop().time() - self._entered < YOUNG_SECONDS:
+            await self._sign_off()
         if self._back:
             self._back.cancel()
         if clean and (lost := self._unanswered | self._missed):
@@ -740,6 +747,18 @@ class KafkaShareSubscription(Subscription):
             if late := [offset for partition, offset in lost if offset >= starts.get(partition, -1)]:
                 why = self._why or f"{self._line.address} has not answered for {self._line.timeout:g} s"
                 raise ConnectionLost(f"{len(late):,} handled names could not be settled, and come again: {why}")
+
+    async def _sign_off(self) -> None:
+        """Leave the group, if the consumer has not: librdkafka 2.16 may forget it on a busy machine."""
+
+        async def leave(wire: Wire) -> None:
+            for client, member in await wire.members(self._id):
+                if client == self._client:
+                    await wire.leave(self._id, member)
+
+        with suppress(*FAILURES):
+            async with asyncio.timeout(WORD_SECONDS):
+                await self._line._asked(self._id, leave)
 
 
 async def _broker(wire: Wire) -> int:

@@ -1,4 +1,5 @@
-"""Two calls of Kafka's protocol that no Python client offers: read and set the start offsets of a share group.
+"""Calls of Kafka's protocol that no Python client offers: read and set the start offsets of a share group, and take a
+member out of it.
 
 And what they need: a connection, a login, and the search for the group's coordinator. Strings and
 arrays are "compact" in these calls: their length plus one comes first, as a varint, seven bits a byte.
@@ -16,6 +17,8 @@ from contextlib import asynccontextmanager
 from greet.address import Address
 
 FIND_COORDINATOR, SASL_HANDSHAKE, SASL_AUTHENTICATE, DESCRIBE_OFFSETS, ALTER_OFFSETS = 10, 17, 36, 90, 91
+HEARTBEAT, DESCRIBE_GROUP = 76, 77  # of a share group
+LEAVES = -1  # instead of the epoch of a member
 HAS_MEMBERS = 68  # Kafka's error code NON_EMPTY_GROUP: the offsets cannot be changed
 PASSING = (3, 5, 6, 9, 14, 15, 16, 74, 75, 78)
 """Errors that pass: the topic, its leader or the coordinator is new, or moves to another broker."""
@@ -159,6 +162,42 @@ class Wire:
                 codes.append(found.failure())
             found.take(1)
         refuse(*codes)
+
+    async def members(self, group: str) -> list[tuple[str, str]]:
+        """The members of `group`: the client id and the member id of each."""
+        found = await self._ask(DESCRIBE_GROUP, 1, length(1) + text(group) + END * 2)
+        found.number(4)  # the throttle time
+        members = []
+        for _ in range(found.length()):
+            refuse(found.number(2))
+            for _ in range(3):
+                found.text()  # an error message, the group, its state
+            found.take(8)  # its epochs
+            found.text()  # the assignor
+            for _ in range(found.length()):
+                member = found.text()
+                found.text()  # its rack
+                found.number(4)  # its epoch
+                client = found.text()
+                found.text()  # its host
+                for _ in range(found.length()):
+                    found.text()  # a topic
+                for _ in range(found.length()):
+                    found.take(16)  # the id of a topic
+                    found.text()
+                    found.take(4 * found.length() + 1)  # its partitions
+                found.take(2)
+                members.append((client.decode(), member.decode()))
+            found.take(5)
+        return members
+
+    async def leave(self, group: str, member: str) -> None:
+        """Take a member out of `group`."""
+        nothing_new = b"\0\0"  # neither a rack nor topics
+        body = text(group) + text(member) + struct.pack(">i", LEAVES) + nothing_new + END
+        found = await self._ask(HEARTBEAT, 1, body)
+        found.number(4)
+        refuse(found.number(2))
 
     async def _log_in(self, address: Address) -> None:
         for api, version, body in (

@@ -262,6 +262,7 @@ def test_kill_leaves_neither_worker_nor_broker(tmp_path: Path, design: str) -> N
     assert bench.about(folder)["complete"] is False
 
 
+@pytest.mark.long
 def test_a_broker_killed_in_mid_run_is_an_error_and_the_rest_goes_on(tmp_path: Path) -> None:
     words = ("--designs", "rabbitmq,asyncio", "--guarantee", "at_least_once", "--rounds", "10", "--seconds", "0.2")
     process, family = start(tmp_path, *words)
@@ -339,6 +340,7 @@ def test_a_disk_that_fills_up_ends_a_run_and_what_was_measured_is_printed(tmp_pa
     stopped(ended, folder, "No space left on device")
 
 
+@pytest.mark.long
 def test_a_file_that_may_not_grow_ends_a_run_and_what_was_measured_is_printed(tmp_path: Path) -> None:
     ended = subprocess.run(
         command(*LONG, "--out", tmp_path),

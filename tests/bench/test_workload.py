@@ -487,6 +487,7 @@ class Dying(Trial):
         return found
 
 
+@pytest.mark.long
 async def test_a_search_whose_broker_dies_says_why_there_is_no_figure() -> None:
     """It keeps what was carried before, calls no load too much, and the run is not a good one."""
     greets = {one.way: one for one in contenders.every() if one.name == "greet" and one.design == "rabbitmq"}

@@ -58,11 +58,6 @@ CASES = [
     *(Case(design, design.guarantees[-1], query) for design in DESIGNS for query in design.variants),
     *(Case(design, guarantee, "path=plain") for design in DESIGNS if design.fast for guarantee in design.guarantees),
 ]
-# A member of a share group that leaves while it joins stays in the group for 45 s, as Kafka sees it: with several
-# partitions those that it was given wait for so long.
-AT_ONCE = [case for case in CASES if not (case.design.lends_for and "partitions" in case.query)]
-AGAIN = pytest.mark.parametrize("case", AT_ONCE, ids=str)
-KEEPING_AGAIN = pytest.mark.parametrize("case", [case for case in AT_ONCE if case.guarantee is not AMO], ids=str)
 KEEPING = pytest.mark.parametrize("case", [case for case in CASES if case.guarantee is not AMO], ids=str)
 QUEUED = pytest.mark.parametrize(
     "case",
@@ -180,7 +175,6 @@ class Crash(Exception):
     """What a member dies of."""
 
 
-@AGAIN
 @pytest.mark.parametrize("many", [False, True], ids=["each", "batches"])
 async def test_what_a_member_did_not_handle_comes_again(line: Line, case: Case, many: bool) -> None:
     async with line.subscribe("hello"):
@@ -202,7 +196,7 @@ async def test_what_a_member_did_not_handle_comes_again(line: Line, case: Case, 
             await nothing_comes(line, names, case)
 
 
-@KEEPING_AGAIN
+@KEEPING
 async def test_asking_for_the_next_list_settles_the_whole_one_before(line: Line, case: Case) -> None:
     async with line.subscribe("hello"):
         pass
@@ -330,7 +324,6 @@ async def test_what_was_not_handed_out_stays(line: Line, case: Case) -> None:
         await nothing_comes(line, names, case)
 
 
-@AGAIN
 async def test_entering_again_begins_anew(line: Line, case: Case) -> None:
     """What an earlier entry of the same subscription had in hand comes again, and is not settled by the later one."""
     names = line.subscribe("hello")

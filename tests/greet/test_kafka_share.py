@@ -31,7 +31,7 @@ from greet.brokers.kafka import kafka
 from greet.brokers.process import free_ports
 from greet.designs import kafka_share, named
 from greet.designs.kafka_share import TO_BURY, KafkaShareSubscription
-from greet.designs.kafka_share_wire import Answer, Wire, length, text
+from greet.designs.kafka_share_wire import Answer, Wire, coordinator, length, text
 
 SHARE = named("kafka-share")
 NAMES = [f"name-{number}" for number in range(300)]
@@ -117,6 +117,7 @@ async def test_a_member_joins_while_the_broker_does_not_know_the_leader_yet(
     assert len(asked) > 1
 
 
+@pytest.mark.long
 async def test_a_member_that_waits_for_a_leader_leaves_time_to_others(broker: Broker, topic: str) -> None:
     """The driver's `list_offsets` answers -1001 while the leader is down, or computes more than a second a second."""
 
@@ -145,6 +146,27 @@ async def test_a_member_joins_although_the_first_brokers_are_silent(url: str, to
         async with greet.connect(both, topic) as line, line.subscribe("hello") as names:
             await line.publish("Ada")
             assert await take(names, 1) == ["Ada"]
+
+
+async def test_who_leaves_soon_is_no_member_any_more(url: str, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, the driver may be closed so soon that it does not leave: names would wait for 45 s."""
+    left, group = [], f"{topic}:hello:share"
+
+    class Staying(ShareConsumer):  # type: ignore[misc]
+        def unsubscribe(self) -> None: ...
+
+        def close(self) -> None:
+            left.append(super().close)
+
+    monkeypatch.setattr(kafka_share, "ShareConsumer", Staying)
+    async with greet.connect(url, topic) as line:
+        async with line.subscribe("hello"), coordinator(line.address, group) as wire, asyncio.timeout(20):
+            while not await wire.members(group):
+                await asyncio.sleep(0.01)
+        async with coordinator(line.address, group) as wire:
+            assert await wire.members(group) == []
+    for close in left:
+        await asyncio.to_thread(close)
 
 
 async def test_a_publisher_that_wants_no_answer_notices_a_silent_connection(topic: str) -> None:
