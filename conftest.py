@@ -21,7 +21,6 @@ MAY_BE_SKIPPED = (
     *("no other system tells", "this system has no ", "psutil has no memory maps on this system"),
     *("no disk can be mounted here", "a small disk can be made by root alone", "a broker can be limited to a share"),
     *("no time namespaces here", "no hosts of their own here", "no Prometheus here"),
-    "the broker that is here is not ours to stop",
 )
 """Reasons to skip a test where all is required: what a machine cannot do or lend, whatever is installed."""
 _processes: list[subprocess.Popen[str]] = []

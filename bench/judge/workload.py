@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.measure.workload import GUARANTEES, Workload, told_time
+from bench.measure.workload import GUARANTEES, LATE, Workload, told_time
 from bench.schema import BadRun
 from bench.stats import PERCENTILES, short
 from greet import Guarantee
@@ -133,10 +133,12 @@ def remarks(workload: Workload, design: Design) -> list[str]:
     if workload.queue_type and "queue_type" not in design.keys:
         found.append("it has no queue types: that key changes nothing")
     if workload.kept_s and not design.in_process:
-        held = workload.kept_s * workload.mean_rate * workload.mean_size
+        reserve = RESERVE if design.deletes_after_s < math.inf else 1
+        held = workload.kept_s * reserve * workload.mean_rate * workload.mean_size
+        kept = f"{told_time(workload.keep)}{f' and {reserve - 1:.0%} more' * (reserve > 1)}"
         found.append(
-            f"{short(workload.mean_rate)} messages a second, kept for {told_time(workload.keep)}, take at least "
-            f"{_bytes(held)} of disk for each copy"
+            f"{short(workload.mean_rate)} messages a second, kept for {kept}, take at least {_bytes(held)} of disk for "
+            "each copy"
         )
         days = design.deletes_after_s / 86400
         if workload.kept_s * RESERVE > design.deletes_after_s:
@@ -145,7 +147,7 @@ def remarks(workload: Workload, design: Design) -> list[str]:
                 "`retention.ms` of the topic and, for groups without members, `offsets.retention.minutes` of the broker"
             )
         elif days < math.inf:
-            longer = held / workload.kept_s * design.deletes_after_s
+            longer = held / (workload.kept_s * reserve) * design.deletes_after_s
             found.append(
                 f"by default it keeps them for {days:g} days, which takes {_bytes(longer)}: set `retention.ms` of the "
                 "topic to keep less"
@@ -267,7 +269,7 @@ class Answer:
             return [self.error or self.missing or "it was not measured"]
         if self.error:
             found.append(self.error)
-        if not self.in_time and (self.late or self.backlog or not self.error):
+        if not self.in_time and (self.late or self.backlog or not self.error) and not self._only_lost:
             found.append(self._slow(workload))
         elif self.in_time and (most := _most(workload, self.design)) < (rate := workload.mean_rate):
             found.append(
@@ -289,12 +291,18 @@ class Answer:
             found.append(f"when the {self.broken} broke: {self.break_error}")
         return found
 
+    @property
+    def _only_lost(self) -> bool:
+        """Whether it was not carried because messages were lost, and for nothing else."""
+        slow = (self.late or 0) > LATE or (self.backlog or 0) > (self.lost or 0)
+        return bool(self.lost) and not slow and not self.refused
+
     def _slow(self, workload: Workload) -> str:
         if self.refused:
             return f"{self.refused:,} messages were not accepted"
         if not self.made:
             return "not known: this machine cannot create such a load in time, even without any design"
-        if self.late and self.late > 0.01:
+        if self.late and self.late > LATE:
             said = f"{self.late:.0%} of the messages were later than {workload.p99_ms:g} ms"
             return said if not self.backlog else f"{said}, and {self.backlog:,} waited at the end of the load"
         return f"{self.backlog or 0:,} messages waited at the end of the load: it was too slow"
@@ -450,7 +458,7 @@ def advice(workload: Workload, found: Sequence[Answer]) -> Advice:
     if not meeting:
         return Advice(None, tuple(_nobody(workload, found)))
     best, *others = ranked(meeting, workload.p99_ms)
-    how_many = "both meet" if len(meeting) == 2 else f"{len(meeting)} of {len(found)} meet"
+    how_many = "both meet" if len(meeting) == len(found) == 2 else f"{len(meeting)} of {len(found)} meet"
     if others and not _told_apart(best, others[0], workload.p99_ms):
         these = "differ in nothing that counts" if len(meeting) == 2 else "these two differ in nothing that counts"
         first = f"Take {best.title} or {others[0].title}: {how_many} every need, and {these}."
@@ -595,13 +603,15 @@ def _nobody(workload: Workload, found: Sequence[Answer]) -> list[str]:
     near = [one for one in found if one.measured and not one.unable]
     if near and any(one.room for one in near):
         best = max(near, key=lambda one: one.room or 0)
-        rate = short((best.room or 0) * workload.mean_rate)
+        rate = short(min((best.room or 0) * workload.mean_rate, _most(workload, best.design)))
         said.append(f"The nearest is {best.title}: it carries {rate} messages a second in time.")
     elif near:
         best = min(near, key=lambda one: one.late or 0)
         helps = best.design.deals_out or best.design.partitioned
-        more = f", or have {more_members(workload, best.design) or 'more members'}" if helps else ""
-        said.append(f"The nearest is {best.title}: allow more than {workload.p99_ms:g} ms{more}.")
+        ways = [f"have {more_members(workload, best.design) or 'more members'}"] if helps else []
+        if _most(workload, best.design) >= workload.mean_rate:  # else the messages pile up, whatever is allowed
+            ways.insert(0, f"allow more than {workload.p99_ms:g} ms")
+        said.append(f"The nearest is {best.title}: {', or '.join(ways) or 'let fewer come, or handle them faster'}.")
     elif unknown:
         pass
     elif alike:

@@ -14,7 +14,7 @@ import numpy as np
 from bench import stats
 from bench.measure import account
 from bench.measure.carry import REFUSED, UNKNOWN, Crew, Nothing, Outcome, Run
-from bench.measure.workload import Lines, Workload
+from bench.measure.workload import LATE, Lines, Workload
 from bench.model import Contender, Figures, Measurement, Place, Used, breaches, thrown_away
 from greet import GreetError, Guarantee
 from greet.designs import Design
@@ -29,8 +29,6 @@ MAJORITY = 3
 """How often a load is tried that was late at first, so that most of its runs decide."""
 UNTOLD = {"about", "samples", "room", "rounds"}
 """Keys that do not change what is measured."""
-LATE = 0.01
-"""The share of messages that may be later than the p99 that is asked for."""
 WARM_S = 1.0
 FRESH_RATE = 1000.0
 """Messages a second that a broker which was just started carries first, for as long as its product is slower then.

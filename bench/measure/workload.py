@@ -30,6 +30,8 @@ LARGER = (
     "Kafka 1 MiB (message.max.bytes)"
 )
 """What to do with larger messages."""
+LATE = 0.01
+"""The share of messages that may be later than the p99 that is asked for."""
 SAMPLES = 1_250
 """The number of messages of a run, if its time allows: a p99 needs 1,000, and the first tenth is left out."""
 SHORTEST_S, LONGEST_S = 3.0, 10.0

@@ -208,7 +208,8 @@ def notes(workload: Workload, found: Sequence[Answer]) -> list[str]:
         if one.not_broken:
             said.setdefault(f"the {one.broken} was not broken: {one.not_broken}", []).append(one.title)
         if one.not_searched:
-            known = "so it may carry more" if one.room else "so it is not known"
+            broken = "because a promise was broken" if "times the load" in one.not_searched else ""
+            known = broken or ("so it may carry more" if one.room else "so it is not known")
             said.setdefault(f"the search for its capacity stopped early, {known}: {one.not_searched}", []).append(
                 one.title
             )

@@ -117,7 +117,9 @@ async def start_once(java: Sequence[str], cache: Path) -> None:
             assert server
             server.terminate()
             await asyncio.to_thread(server.wait, RECORD_SECONDS)
-    except (BrokerMissing, subprocess.SubprocessError):
+    except (BrokerMissing, subprocess.SubprocessError) as error:
+        if isinstance(error.__cause__, OSError):  # a full disk, which may have room the next time
+            return
         partial.write_bytes(b"")
     partial.replace(cache)
 

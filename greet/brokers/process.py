@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import secrets
@@ -28,6 +29,7 @@ READY_SECONDS = 120.0  # a start takes 3 to 6 s on two cores; a cluster on a bus
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 0.25
 PROBE_SECONDS = 10
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT)  # no folder to write in
 STARTS = 3  # tries, each on new ports, while others take the ports that were free
 RESTARTS = 3  # of a server whose start failed in a way that another start puts right
 PRIVATE_PORTS = range(20_000, 32_000)  # below the systems' ephemeral ports: no client's own end can take one
@@ -298,7 +300,8 @@ def _room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BrokerMissing(f"no private broker: {error}: make room, or set TMPDIR to a folder to write in") from error
+        todo = ": make room, or set TMPDIR to a folder to write in" if error.errno in NO_ROOM else ""
+        raise BrokerMissing(f"no private broker: {error}{todo}") from error
 
 
 @asynccontextmanager

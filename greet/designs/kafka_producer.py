@@ -43,7 +43,7 @@ class Attempt:
     handed_over: bool = False
     """Some names may have reached the broker, but are not acknowledged."""
     error: KafkaError | None = None
-    """Why it was sent again, the last time."""
+    """What the broker answered, the last time that it was sent."""
 
 
 class ProducingLine(Line):
@@ -102,12 +102,12 @@ class ProducingLine(Line):
                 await asyncio.wait([written])  # not `await written`: that would cancel it with the caller
                 written.result()
             except KafkaError as error:
-                attempt.error = error
                 if not_sent_yet and isinstance(error, KafkaTimeoutError):
                     continue  # the producer's buffer was full
                 if not_sent_yet and isinstance(error, ProducerClosed) and producer is not self._producer:
                     continue  # the batch of another caller failed, and that replaced the producer
                 answered = isinstance(error, BrokerResponseError)
+                attempt.error = error if answered else None
                 if answered and not error.retriable and not _open_ended(error):
                     attempt.handed_over = before  # this time it was certainly not written
                 if self._durable or not (answered or error.retriable):

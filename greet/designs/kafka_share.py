@@ -421,7 +421,7 @@ class KafkaShareSubscription(Subscription):
         line = self._line
         self._id = f"{line.topic}:{self._group}:share"  # topics and groups have no colon, so ids are unique
         self._client = f"greet-{uuid4().hex}"  # by this the group knows the consumer
-        self._entered = get_running_loop().time()
+        self._entered = -inf  # when the consumer was made
         self._orders: SimpleQueue[tuple[Any, int, Sequence[int]] | None] = SimpleQueue()  # to the thread
         self._come: deque[Sequence[Batch | Poison]] = deque()  # from the thread
         self._failed: Exception | None = None  # an error in the thread
@@ -441,6 +441,7 @@ class KafkaShareSubscription(Subscription):
             await line._make(line.topic)
             await self._found_group()
         loop = get_running_loop()
+        self._entered = loop.time()
         self._thread = in_thread(lambda: self._work(loop))
 
     async def _found_group(self) -> None:
@@ -733,13 +734,14 @@ class KafkaShareSubscription(Subscription):
     async def _part(self, deadline: float, *, clean: bool) -> None:
         if self._thread is None:
             return
+        young = get_running_loop().time() - self._entered < YOUNG_SECONDS
         await self._asking_coordinator.end(RETRY_SECONDS)
         self._orders.put(None)
         await ended([self._thread], deadline)
         if not self._thread.done():
             log.warning("group %s: this member has not left: names that it holds may come late", self._group)
-        elif get_running_loop().time() - self._entered < YOUNG_SECONDS:
-            await self._sign_off()
+        elif young:
+            await self._sign_off(deadline)
         if self._back:
             self._back.cancel()
         if clean and (lost := self._unanswered | self._missed):
@@ -748,7 +750,7 @@ class KafkaShareSubscription(Subscription):
                 why = self._why or f"{self._line.address} has not answered for {self._line.timeout:g} s"
                 raise ConnectionLost(f"{len(late):,} handled names could not be settled, and come again: {why}")
 
-    async def _sign_off(self) -> None:
+    async def _sign_off(self, deadline: float) -> None:
         """Leave the group, if the consumer has not: librdkafka 2.16 may forget it on a busy machine."""
 
         async def leave(wire: Wire) -> None:
@@ -757,7 +759,7 @@ class KafkaShareSubscription(Subscription):
                     await wire.leave(self._id, member)
 
         with suppress(*FAILURES):
-            async with asyncio.timeout(WORD_SECONDS):
+            async with asyncio.timeout(min(WORD_SECONDS, left(deadline))):
                 await self._line._asked(self._id, leave)
 
 

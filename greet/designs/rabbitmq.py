@@ -68,7 +68,7 @@ from greet.designs.rabbitmq_link import (
     why,
     within,
 )
-from greet.designs.rabbitmq_member import QueueMember
+from greet.designs.rabbitmq_member import LOOK, QueueMember
 from greet.designs.rabbitmq_publisher import PublishingLine
 from greet.designs.rabbitmq_topic import await_leader, binding, declare, exchange, exists, kept, queue, short
 from greet.errors import ConnectionLost, PublishFailed, PublishUnknown
@@ -223,7 +223,7 @@ class RabbitMQSubscription(QueueMember):
         """Declare exchange, queues and binding, with the settings of the line."""
         topic, link = self._line.topic, self._link
         kind = kept(self._line.queue_type)
-        deleted = self._channel and not await exists(link, exchange(topic))
+        deleted = (self._channel or self._lost_before) and not await exists(link, exchange(topic))
         # Rejected messages go through the default exchange "" to the queue of this name.
         rejected: FieldTable = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{topic}{DEAD}"}
         for one in (queue(f"{topic}{DEAD}", kind), queue(self._queue, kind | rejected), exchange(topic)):
@@ -237,9 +237,9 @@ class RabbitMQSubscription(QueueMember):
             )
         if deleted:
             log.warning(
-                "exchange %s was deleted. It is declared again, and bound for group %s. A group that has no member now"
-                " gets no names until it subscribes again",
-                *(topic, self._group),
+                "exchange %s was deleted. It is declared again, and bound for group %s. Other groups get no names until"
+                " a member of theirs looks, within %g s, or subscribes",
+                *(topic, self._group, LOOK),
             )
 
     # What the fast way replaces
@@ -306,9 +306,11 @@ class RabbitMQSubscription(QueueMember):
         """Reject it: the broker moves it to the dead letters."""
         channel = self._channel
         if channel and poison.source is channel:  # else it is redelivered
-            self._told_broker = True
             self._write_settlement(poison.origin, poison.origin.reject, requeue=False)
-            if not await self._settlement_written(deadline):
+            if await self._settlement_written(deadline):
+                self._told_broker = True
+            else:
+                self._behind_broker = False  # no handled name comes again for that
                 self._lost(channel)
 
     # An acknowledgement has no answer. It is written by a task of its own, so that it is not lost with a caller that is

@@ -73,8 +73,9 @@ class PublishingLine(Line):
         """Whether the channel is open, and the broker answered recently: if not, it may have closed the connection."""
         if not self._is_open() or self._is_mute():
             return False
-        # Names that wait for a confirm have deadlines of their own. A broker that is short of memory confirms late.
-        return self._flying > 0 or self._time() - self._heard < self._link.heartbeat
+        if self._confirms and self._flying:  # they have deadlines: a broker that is short of memory confirms late
+            return True
+        return self._time() - self._heard < self._link.heartbeat
 
     def _is_mute(self) -> bool:
         """Whether the broker confirms nothing on this channel.

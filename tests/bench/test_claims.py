@@ -185,7 +185,7 @@ def waiting(kafka: float, rabbitmq: float, lost: int = 0) -> list[Row]:
 
 def large(design: str, speed: float, greet: float = 1.0) -> list[Row]:
     """A client of the design, and greet, which carries `greet` times as much."""
-    cell = {"question": "payload", "design": design, "params.size": 65_536}
+    cell = {"question": "payload", "design": design, "guarantee": "AT_LEAST_ONCE", "params.size": 65_536}
     return [cell | {"messages_per_s": speed * greet}, cell | {"messages_per_s": speed, "contender": "another"}]
 
 

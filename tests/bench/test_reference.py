@@ -13,6 +13,7 @@ import bench
 from bench import results, stats
 from bench.judge import answer, claims
 from bench.judge.claims import DEPENDS, FAILS, HOLDS, UNKNOWN, verdicts
+from bench.model import JAVA, PERFTEST
 from bench.show import report
 from bench.show.plots import GLANCE
 from greet.designs import names
@@ -40,6 +41,18 @@ def test_every_ready_workload_is_answered() -> None:
     said = [bench.about(folder) for folder in results.published()]
     answered = [about["workload"]["file"] for about in said if "workload" in about]
     assert sorted(answered) == sorted(path.name for path in (ROOT / "workloads").glob("*.toml"))
+
+
+def test_rows_of_before_say_what_is_true() -> None:
+    """As new ones do: else `compare` would find no cell in common."""
+    rows = bench.reference()
+    tools = rows["contender"].isin((JAVA, PERFTEST))
+    assert set(rows[tools]["params.loop"]) == {"Java"}
+    assert set(rows[rows["question"].isin(("scaling", "takeover")) & ~tools]["params.loop"]) == {"select"}
+    assert set(rows[rows["contender"].eq(PERFTEST)]["params.window"]) == {500}
+    paced = rows[rows["contender"].eq(PERFTEST) & rows["target_rate"].notna()]
+    assert len(paced) >= 5
+    assert paced[["sent", "accepted", "received", "lost"]].isna().all(axis=None), "it tells no counts at a rate"
 
 
 def test_the_results_say_what_they_say() -> None:

@@ -545,7 +545,7 @@ async def test_the_loop_has_turns_while_a_handler_never_awaits(line: Line) -> No
             await anext(names)
         noting.cancel()
     longest = max(later - before for before, later in pairwise([*turns, handled]))
-    assert longest <= 9, "that many names without a turn: eight, and the one in hand"
+    assert longest <= 12, "so many names without a turn: eight, and those around them"
 
 
 # 4. Order
@@ -619,8 +619,8 @@ async def test_publish_many_of_one_str_is_refused(line: Line, case: Case) -> Non
 
 @BROKERS
 async def test_a_slow_group_never_fills_memory(line: Line) -> None:
-    """20 MB wait for a reader that takes one name: they stay on the broker. (A driver in C is not looked into.)"""
-    count, size = 2000, 10_000
+    """40 MB wait for a reader that takes one name: they stay on the broker. (A driver in C is not looked into.)"""
+    count, size = 4000, 10_000
     async with line.subscribe("hello"):
         pass
     assert await line.publish_many(f"{number:0{size}}" for number in range(count)) == count
@@ -632,7 +632,7 @@ async def test_a_slow_group_never_fills_memory(line: Line) -> None:
             held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < 12_000_000
+    assert held < 20_000_000
 
 
 @QUEUED
@@ -721,16 +721,19 @@ async def test_without_replay_a_new_group_starts_now(line: Line, case: Case) -> 
 async def test_a_new_group_behind_names_that_are_kept_is_told_of(
     line: Line, case: Case, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def told() -> list[str]:
+        return [one.getMessage() for one in caplog.records if one.name == "greet"]
+
     await line.publish_many(NAMES)
     with caplog.at_level(logging.WARNING, logger="greet"):
         async with line.subscribe("early", replay=True) as names:
-            assert not caplog.messages
+            assert not told()
             assert same(case, await take(names, len(NAMES)), NAMES)
         async with line.subscribe("late"):
-            (told,) = caplog.messages
+            (warning,) = told()
         async with line.subscribe("late"):
-            assert len(caplog.messages) == 1
-    skipped = re.search(r"group late is new to topic .* skips? (\d+) names that are kept; .* replay=True", told)
+            assert len(told()) == 1
+    skipped = re.search(r"group late is new to topic .* skips? (\d+) names that are kept; .* replay=True", warning)
     assert skipped
     assert int(skipped[1]) >= len(NAMES)  # a stream counts its marks too
 

@@ -1027,17 +1027,17 @@ async def test_making_the_topic_of_the_dead_letters_has_the_same_deadline(
     async with (
         proxy(host, int(inner), listen=port) as between,
         greet.connect(broker.url, topic) as other,
-        greet.connect(f"kafka://127.0.0.1:{port}?path={path}&timeout=2", topic) as line,
+        greet.connect(f"kafka://127.0.0.1:{port}?path={path}&timeout=4", topic) as line,
         line.subscribe("hello") as names,
     ):
         assert isinstance(other, KafkaLine)
         await other._send_bodies([b"Ada", b"\xff", b"Bob"], other._deadline())
         assert await take(names, 1) == ["Ada"]
-        between.delay_s = 0.4
+        between.delay_s = 0.45
         start = monotonic()
         with pytest.raises(greet.PublishFailed, match="could not be kept"):
             await anext(names)
-        assert monotonic() - start < 4  # two deadlines
+        assert 4 <= monotonic() - start < 8, "one deadline, and not two"
         between.delay_s = 0.0
         async with asyncio.timeout(20):
             while True:

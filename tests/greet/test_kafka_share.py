@@ -159,6 +159,7 @@ async def test_who_leaves_soon_is_no_member_any_more(url: str, topic: str, monke
             left.append(super().close)
 
     monkeypatch.setattr(kafka_share, "ShareConsumer", Staying)
+    monkeypatch.setattr(kafka_share, "YOUNG_SECONDS", 60.0)
     async with greet.connect(url, topic) as line:
         async with line.subscribe("hello"), coordinator(line.address, group) as wire, asyncio.timeout(20):
             while not await wire.members(group):
