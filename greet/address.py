@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote
 
-from greet.errors import BadURL
+from greet.errors import BadURL, one_line
 
 if TYPE_CHECKING:
     from greet.designs import Design
@@ -52,6 +53,21 @@ class Address:
         if value not in known:
             raise BadURL(f"{key}={value} in the URL is unknown: use {' or '.join(known)}")
         return value
+
+    def tls_context(self) -> ssl.SSLContext:
+        """How to encrypt. The broker's certificate and host name are always verified, by `ca` or by the system's.
+
+        Raises:
+            BadURL: one of the files `ca`, `cert` and `key` is not what TLS needs.
+            OSError: one of them cannot be read.
+        """
+        try:
+            context = ssl.create_default_context(cafile=self.options.get("ca"))
+            if "cert" in self.options:
+                context.load_cert_chain(self.options["cert"], self.options.get("key"))
+        except ssl.SSLError as error:
+            raise BadURL(f"the files ca, cert and key of the URL are not what TLS needs: {one_line(error)}") from error
+        return context
 
     def __str__(self) -> str:
         login = f"{quote(self.user)}:***@" if self.password else f"{quote(self.user)}@" if self.user else ""

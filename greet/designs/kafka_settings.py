@@ -18,7 +18,7 @@ import ssl
 import time
 import warnings
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -80,7 +80,7 @@ def settings(address: Address) -> dict[str, Any]:
         "security_protocol": "SSL" if address.tls else "PLAINTEXT",
     }
     if address.tls:
-        found["ssl_context"] = _tls(options)
+        found["ssl_context"] = address.tls_context()
     if mechanism := login(address):
         found["security_protocol"] = "SASL_SSL" if address.tls else "SASL_PLAINTEXT"
         found["sasl_mechanism"] = mechanism
@@ -106,17 +106,6 @@ def codec(address: Address) -> str | None:
     """The compression of batches."""
     name = address.choice("compression", "none", "gzip", "snappy", "lz4", "zstd")
     return None if name == "none" else name
-
-
-def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
-    """Verify the broker's certificate and host name, with the authority in `ca` or those of the system."""
-    try:
-        context = ssl.create_default_context(cafile=options.get("ca"))
-        if "cert" in options:
-            context.load_cert_chain(options["cert"], options.get("key"))
-    except ssl.SSLError as error:
-        raise BadURL(f"the files ca, cert and key of the URL are not what TLS needs: {one_line(error)}") from error
-    return context
 
 
 class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]

@@ -421,7 +421,6 @@ class KafkaShareSubscription(Subscription):
         line = self._line
         self._id = f"{line.topic}:{self._group}:share"  # topics and groups have no colon, so ids are unique
         self._client = f"greet-{uuid4().hex}"  # by this the group knows the consumer
-        self._entered = -inf  # when the consumer was made
         self._orders: SimpleQueue[tuple[Any, int, Sequence[int]] | None] = SimpleQueue()  # to the thread
         self._come: deque[Sequence[Batch | Poison]] = deque()  # from the thread
         self._failed: Exception | None = None  # an error in the thread
@@ -441,7 +440,7 @@ class KafkaShareSubscription(Subscription):
             await line._make(line.topic)
             await self._found_group()
         loop = get_running_loop()
-        self._entered = loop.time()
+        self._entered = loop.time()  # when the consumer was made
         self._thread = in_thread(lambda: self._work(loop))
 
     async def _found_group(self) -> None:

@@ -9,7 +9,6 @@ A zero byte ends each structure: it has no tagged fields.
 from __future__ import annotations
 
 import asyncio
-import ssl
 import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -100,7 +99,7 @@ class Wire:
     @classmethod
     async def opened(cls, address: Address, host: str, port: int) -> Wire:
         """Connect, with TLS and a login if the address says so."""
-        wire = cls(*await asyncio.open_connection(host, port, ssl=tls(address) if address.tls else None))
+        wire = cls(*await asyncio.open_connection(host, port, ssl=address.tls_context() if address.tls else None))
         try:
             if address.user:
                 await wire._log_in(address)
@@ -275,11 +274,3 @@ def short(value: str) -> bytes:
 def sized(data: bytes) -> bytes:
     """A message, preceded by its size."""
     return struct.pack(">i", len(data)) + data
-
-
-def tls(address: Address) -> ssl.SSLContext:
-    """Verify the broker's certificate and host name, with the authority in `ca` or those of the system."""
-    context = ssl.create_default_context(cafile=address.options.get("ca"))
-    if "cert" in address.options:
-        context.load_cert_chain(address.options["cert"], address.options.get("key"))
-    return context

@@ -298,17 +298,11 @@ def rounded(size: int) -> int:
 
 
 def tls(address: Address) -> ssl.SSLContext | None:
-    """How to encrypt. The broker's certificate and host name are always verified."""
-    if not address.tls:
-        return None
-    files = address.options
+    """How to encrypt, if the URL says so."""
     try:
-        context = ssl.create_default_context(cafile=files.get("ca"))
-        if "cert" in files:
-            context.load_cert_chain(files["cert"], files.get("key"))
+        return address.tls_context() if address.tls else None
     except OSError as error:
         raise BadURL(f"cannot read the files ca, cert and key of the URL: {one_line(error)}") from error
-    return context
 
 
 def whole(address: Address, key: str, default: int) -> int:
