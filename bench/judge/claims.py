@@ -90,7 +90,8 @@ class Figures:
     """
 
     def __init__(self, rows: pd.DataFrame) -> None:
-        rows = rows.assign(**{ALONE: stats.clock(rows, "service")}) if len(rows) else rows
+        if len(rows):
+            rows = rows.assign(**{ALONE: stats.clock(rows, "service")}).assign(**{SOUND: stats.is_sound(rows)})
         parts = rows.groupby(["question", "design", "contender"], sort=False) if len(rows) else ()
         self._cells = {(str(question), str(design), str(who)): part for (question, design, who), part in parts}
         self._none = rows[:0]
@@ -130,7 +131,7 @@ class Figures:
         """A column of a cell, a value for each row, and the round of each row."""
         rows = self.rows(question, design, *contender, **params)
         if question != "faults":  # there a trial that broke a promise has its figures too
-            rows = rows[stats.is_sound(rows)]
+            rows = rows[rows[SOUND]]
         values = rows[column].astype(float).dropna() if column in rows else pd.Series(dtype=float)
         if values.empty:
             what = "memory of the broker (known only of a private one)" if column == BROKERS_MEMORY else column
@@ -278,6 +279,8 @@ def _many(design: str, way: str = "many") -> dict[str, Any]:
     return {"question": "throughput", "design": design, "way": way, "guarantee": "DURABLE", "phase": "together"}
 
 
+SOUND = "sound"
+"""Whether a row's figures count."""
 ALONE = "service_p50"
 """The clock for a message that comes alone: from its actual send. That a publisher woke late does not count."""
 
@@ -474,7 +477,7 @@ def _more_brokers(run: Figures) -> Verdict:
     def busy(spread: str = "") -> bool:
         """Whether one broker used most of what it may. Else its clients are the limit, and more brokers get more."""
         rows = run.rows("scaling", "kafka", rung=f"1 broker{spread}")
-        rows = rows[stats.is_sound(rows)]
+        rows = rows[rows[SOUND]]
         return bool((rows["cpu_s.broker"] / rows["elapsed_s"]).median() > MOSTLY * scaling.SHARE)
 
     def word(found: Sequence[stats.Ratio], spread: str = "") -> str:
