@@ -377,3 +377,14 @@ async def test_tools_that_cannot_be_had_are_a_failed_row(tmp_path: Path, monkeyp
         (row,) = [row async for row, _ in run.rounds(opened, "throughput", [cell], "r")]
     assert row.error is not None
     assert row.error.startswith("Kafka's tools cannot be had: refused ")
+
+
+def test_javas_consumer_counts_once_it_is_warm() -> None:
+    """Cold, 400 records in 0.2 s; after that 600 in 0.1 s. What was consumed in all stands in its metrics."""
+    line = "2026-11-29 21:12:{}, 0, 0.0, 0.0, {}, 1.5, 0, 98, 0.0, 10.2"
+    reports = ["time, threadId, ...", line.format("41:900", 1), line.format("42:100", 400), line.format("42:200", 1000)]
+    output = "\n".join([*reports, "consumer-fetch-manager-metrics:records-consumed-total:{client-id=a}   : 1000.000"])
+    assert java.warm_rate(output, 1000) == pytest.approx(6000)
+    assert java.CONSUMED.findall(output) == ["1000"]
+    with pytest.raises(ValueError, match="read too soon"):
+        java.warm_rate("\n".join(reports[:-1]), 1000)
