@@ -153,26 +153,29 @@ def _speed(run: Figures, workload: Workload, design: Design, way: str) -> float:
 
 
 def _speed_of_size(run: Figures, workload: Workload, design: Design) -> float:
-    """Messages a second of that size, interpolated between the measured sizes (logarithmic).
+    """Messages a second of that size: between two measured sizes, the time of a message grows with its bytes.
 
-    They were measured many at a time. One by one, a message is taken to need as much longer than a short one as it does
-    many at a time.
+    If they were measured in lists only, a message one by one is taken to need as much longer than a short one as it
+    does in a list.
     """
     alone = replace(workload, groups=1)
-    speeds = {18: _speed(run, alone, design, "many")}
+    way = "many" if workload.lists else "name"
+    short_s = 1 / _speed(run, alone, design, way)
+    longer_s = _longer_s(run, alone, design, way) or _longer_s(run, alone, design, "many")
+    if not longer_s and workload.mean_size > LARGE:
+        raise Missing("this run has no larger messages")
+    sizes, times = [18, *longer_s], [0.0, *longer_s.values()]
+    return _share(run, workload, design) / (short_s + float(np.interp(workload.mean_size, sizes, times)))
+
+
+def _longer_s(run: Figures, workload: Workload, design: Design, way: str) -> dict[int, float]:
+    """How many seconds longer than a short message the larger ones take, by their size."""
+    found = {}
     for size in SIZES[1:]:
         with suppress(Missing):
-            cell = {"question": "payload", "design": design.name, "size": size, "phase": "together"}
-            speeds[size] = run.speed(**run.best(**cell))
-    if len(speeds) == 1 and workload.mean_size > LARGE:
-        raise Missing("this run has no larger messages")
-    sizes = sorted(speeds)
-    found = np.interp(np.log(workload.mean_size), np.log(sizes), np.log([speeds[size] for size in sizes]))
-    speed = float(np.exp(found))
-    if not workload.lists:
-        longer_s = max(0.0, 1 / speed - 1 / speeds[18])
-        speed = 1 / (1 / _speed(run, alone, design, "name") + longer_s)
-    return speed * _share(run, workload, design)
+            cell = {"question": "payload", "design": design.name, "size": size, "phase": "together", "way": way}
+            found[size] = max(0.0, 1 / run.speed(**run.best(**cell)) - 1 / _speed(run, workload, design, way))
+    return found
 
 
 def _sized(workload: Workload, design: Design) -> str:

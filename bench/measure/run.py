@@ -70,7 +70,7 @@ QUIET_S = 10.0
 SHARED_QUIET_S = 2.0
 """The same of a member that cannot know what the others got."""
 MOST_NAMES = 2_000_000
-"""Names in each second of a repetition, at most: each takes some 100 bytes at either end."""
+"""Names in each second of a repetition, at most; in the full profile twice as many. Each takes 100 bytes twice."""
 MOST_BYTES = 512_000_000
 """Bytes of the messages of one repetition, at most."""
 FEW_NAMES = 5_000
@@ -214,7 +214,8 @@ class OpenSession:
         if self._is_timed(cell):
             names = max(names, min(FEW_NAMES, 2 * names))
         seconds = cell.seconds or self.settings.seconds
-        return max(100, int(min(names, MOST_NAMES * max(1, seconds), MOST_BYTES / cell.size)))
+        most = MOST_NAMES * max(1, seconds) * (2 if self.settings.full else 1)
+        return max(100, int(min(names, most, MOST_BYTES / cell.size)))
 
     def instead(self, cell: Cell, names: int, found: Sequence[Figures]) -> int:
         """How many messages a repetition should have had, if it was too short; else as many as it had."""

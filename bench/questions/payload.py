@@ -1,7 +1,7 @@
 """How does the size of a message change the speed?
 
-16 bytes to 64 KiB, the longest name, many at a time. The full profile also measures the peers, and publishing and
-reading separately.
+16 bytes to 64 KiB, the longest name, many at a time. The full profile also measures the peers; and at two of the sizes
+one by one, and publishing and reading separately.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from greet.designs import named
 SIZES = (16, 256, 1024, 4096, 16_384, 65_536)
 QUICK = (16, 256, 4096, 65_536)
 APART = (1024, 65_536)
-"""The sizes at which publishing and reading are timed separately."""
+"""The sizes at which publishing and reading are timed separately, and messages are also carried one by one."""
 PEERS = ("bare queue", "aio-pika", "aiormq", PERFTEST, "aiokafka", "confluent-kafka", JAVA)
+BY_NAME = ("greet", "aio-pika", "aiormq", "aiokafka", "confluent-kafka", "FastStream")
+"""Who carries them one by one."""
 FIRST = ("aiormq", "confluent-kafka")
 """The peers of the default run: greet alone says nothing about a broker."""
 
@@ -35,7 +37,7 @@ def first(settings: Settings) -> list[Cell]:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """The fast ways of each design."""
+    """The fast ways of each design; then one by one, and publishing and reading apart."""
     found = [
         Cell(one, guarantee, size=size, phase="publish" if one.name == JAVA else "together")
         for one in settings.of(way="many")
@@ -45,6 +47,13 @@ def cells(settings: Settings) -> list[Cell]:
     ]
     if settings.full:
         found += apart_of(settings, [one for one in found if one.size in APART and one.contender.name != PERFTEST])
+        found += [
+            Cell(one, guarantee, size=size)
+            for one in settings.of(way="name")
+            if one.name in BY_NAME and named(one.design).usual and not named(one.design).in_process
+            for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
+            for size in APART
+        ]
     return found
 
 
@@ -64,7 +73,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def picture(rows: pd.DataFrame) -> Picture:
     """Megabytes a second over the size: for each design the client that is the fastest at that size."""
-    rows = pictures.measured(rows[rows["params.phase"].eq("together")])
+    rows = pictures.measured(rows[rows["params.phase"].eq("together") & rows["params.way"].eq("many")])
     copied = ~rows["design"].map(pictures.in_process).astype(bool)  # a reference has no megabytes
     rows = rows[copied] if copied.any() else rows
     rows = rows.assign(value=rows["value"] * rows["params.size"] / 1e6, hollow=rows["contender"].ne("greet"))

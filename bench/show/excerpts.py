@@ -96,7 +96,7 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
 def megabytes(rows: pd.DataFrame) -> pd.DataFrame:
     """Megabytes a second over the bytes of a message."""
     own = _of(rows, "payload", contender="greet")
-    own = own[own["params.phase"].eq("together")]
+    own = own[own["params.phase"].eq("together") & own["params.way"].eq("many")]
     own = own.assign(mb=own["messages_per_s"] * own["params.size"] / 1e6)
     found = own.pivot_table("mb", "params.size", "design", "median")
     return found[_order(found)].rename_axis(index="bytes")

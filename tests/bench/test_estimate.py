@@ -86,6 +86,15 @@ def test_larger_messages_and_more_groups_leave_less_room(rows: pd.DataFrame) -> 
         assert (found(run, groups=4)[design].room or 0) < (found(run)[design].room or 0)
 
 
+def test_what_was_measured_one_by_one_is_taken_before_a_guess(rows: pd.DataFrame) -> None:
+    chosen = rows["question"].eq("payload") & rows["design"].eq("rabbitmq") & rows["params.size"].eq(65_536)
+    large = rows[chosen & rows["params.way"].eq("many") & rows["params.phase"].eq("together")].copy()
+    large["params.way"], large["messages_per_s"] = "name", 100.0
+    both = pd.concat([rows, large])
+    assert found(both, size=65_536)["rabbitmq"].carried == pytest.approx(100)
+    assert (found(both, size=65_536, publish="many")["rabbitmq"].carried or 0) > 500
+
+
 def test_it_is_near_what_was_measured(rows: pd.DataFrame) -> None:
     """The workloads that are published: where their capacity was found, it is at most three times off."""
     run, seen = estimate.Remembered(rows), 0
