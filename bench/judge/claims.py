@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from bench import stats
-from bench.model import title_of
+from bench.model import PERFTEST, title_of
 from bench.questions import scaling
 from bench.questions.payload import SIZES
 from greet.designs import DESIGNS, RABBITMQ, Design
@@ -187,17 +187,17 @@ class Figures:
         """The cell of the client with which a message that comes alone takes the shortest time."""
         return self._client(min, ALONE, cell)
 
-    def without_greet(self, column: str, *cells: Mapping[str, Any]) -> str:
-        """The ratio of two cells by the best of the other clients: "41 times (confluent-kafka beside PerfTest)"."""
+    def without_greet(self, column: str, *cells: Mapping[str, Any], but: Sequence[str] = ()) -> tuple[stats.Ratio, str]:
+        """The ratio of two cells by the best of the other clients, and whose it is: "aiokafka beside PerfTest"."""
         choose: Callable[..., str] = min if column == ALONE else max
         same = [{key: value for key, value in cell.items() if key != "contender"} for cell in cells]
-        one, other = (self._client(choose, column, cell, but="greet") for cell in same)
-        return f"{_times(self.times(column, one, other))} ({one['contender']} beside {other['contender']})"
+        one, other = (self._client(choose, column, cell, but=("greet", *but)) for cell in same)
+        return self.times(column, one, other), f"{one['contender']} beside {other['contender']}"
 
     def _client(
-        self, choose: Callable[..., str], column: str, cell: Mapping[str, Any], but: str = ""
+        self, choose: Callable[..., str], column: str, cell: Mapping[str, Any], but: Sequence[str] = ()
     ) -> dict[str, Any]:
-        found = {one: value for one, value in self._medians(column, cell).items() if one != but}
+        found = {one: value for one, value in self._medians(column, cell).items() if one not in but}
         if not found:
             raise Missing(f"this run did not measure it for {cell['design']}: `--questions {cell['question']}` does")
         return {**cell, "contender": choose(found, key=found.__getitem__)}
@@ -272,6 +272,10 @@ def _times(found: stats.Ratio) -> str:
 def _two(value: float) -> str:
     """Two digits, or all digits before the decimal point."""
     return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
+
+
+def _spanned(found: stats.Ratio) -> str:
+    return f"{_two(found.value)} ({_two(found.low)} to {_two(found.high)})"
 
 
 def _many(design: str, way: str = "many") -> dict[str, Any]:
@@ -408,8 +412,10 @@ def _low_latency(run: Figures) -> Verdict:
             there = {"question": "latency", "design": "rabbitmq", "guarantee": "AT_LEAST_ONCE", "load": load}
             here = there | {"design": "kafka", "load": _load_of(run, run.median("target_rate", **there))}
             compared += [run.times(f"latency_ms.{part}", here, there) for part in ("p50", "p99")]
+            middle, slowest = compared[-2:]
             evidence += f"; with greet one by one, at {share} of what RabbitMQ carries: RabbitMQ {_waits(run, there)}"
-            evidence += f", Kafka, at the nearest higher rate that was measured for it, {_waits(run, here)}"
+            evidence += f", Kafka, at the nearest higher rate that was measured for it, {_waits(run, here)}: the median"
+            evidence += f" {middle} times as long, the p99 {slowest} times"
     slower = [run.more(one) for one in compared]
     if None in slower and not any(slower):
         return _settled(evidence, None)
@@ -472,7 +478,7 @@ def _more_brokers(run: Figures) -> Verdict:
         return [run.times("messages_per_s", cell | {"rung": rung + spread}, one) for rung in MORE_BROKERS]
 
     def said(found: Sequence[stats.Ratio]) -> str:
-        return " and ".join(f"{_two(one.value)} ({_two(one.low)} to {_two(one.high)})" for one in found)
+        return " and ".join(map(_spanned, found))
 
     def busy(spread: str = "") -> bool:
         """Whether one broker used most of what it may. Else its clients are the limit, and more brokers get more."""
@@ -642,8 +648,21 @@ def _simple(run: Figures) -> Verdict:
         brokers = [run._client(min, P99, _crowd(design, FEW)) for design in ("rabbitmq", "kafka")]
     smaller = run.times(BROKERS_MEMORY, *brokers)
     sizes = [run.median(BROKERS_MEMORY, **cell) for cell in brokers]
-    evidence = "a message takes {} with asyncio, {} with RabbitMQ, {} with Kafka; ".format(*waits)
-    evidence += "the broker uses {:.0f} MB (RabbitMQ) or {:.0f} MB (Kafka, with its usual heap of 1 GB)".format(*sizes)
+    evidence = "a message takes {} with asyncio, {} with RabbitMQ, {} with Kafka".format(*waits)
+    with suppress(Missing):  # greet is a library to learn from, and PerfTest a tool: these can be installed
+        beside, who = run.without_greet(ALONE, cells[-1], last, but=[PERFTEST])
+        quicker.append(beside)
+        evidence += (
+            f"; by the best of the other Python clients, RabbitMQ's takes {beside} times as long as Kafka's ({who})"
+        )
+    with suppress(Missing):  # a quick run has one guarantee
+        kept = [run.quickest(**_lightly(design) | {"guarantee": "DURABLE"}) for design in ("rabbitmq", "kafka")]
+        quicker.append(run.times(ALONE, *kept))
+        alone = [f"{_two(run.median(ALONE, **cell))} ms ({cell['contender']})" for cell in kept]
+        evidence += "; one that survives a kill of the broker takes {} with RabbitMQ, {} with Kafka".format(*alone)
+    evidence += "; the broker uses {:.0f} MB (RabbitMQ) or {:.0f} MB (Kafka, with its usual heap of 1 GB)".format(
+        *sizes
+    )
     return _settled(evidence, *map(run.less, (*quicker, smaller)), on="what you need")
 
 
@@ -651,14 +670,16 @@ def _volumes(run: Figures) -> Verdict:
     """Many messages, and many bytes: the larger the messages are, the less it matters how many go together."""
     both = [{"question": "backlog", "design": one, "guarantee": "DURABLE"} for one in ("kafka", "rabbitmq")]
     more = run.times("messages_per_s", *(cell | {"rung": "alone"} for cell in both))
-    reading = [run.speed(**cell, phase="consume") for cell in both]
     evidence = (
         f"while a reader works, Kafka carries {_times(more)} as many short messages a second as RabbitMQ, both DURABLE,"
         " with greet"
     )
-    evidence += "; from a backlog, readers get {} a second from Kafka, {} from RabbitMQ".format(
-        *map(stats.short, reading)
-    )
+    often = [{**_many(cell["design"]), "contender": "greet"} for cell in both]
+    for waiting in (often, both):  # a quick run has the latter only, in one round
+        with suppress(Missing):
+            reading = [stats.short(run.speed(**cell | {"phase": "consume"})) for cell in waiting]
+            evidence += "; from a backlog, a reader gets {} a second from Kafka, {} from RabbitMQ".format(*reading)
+            break
     settled = [run.more(more)]
     with suppress(Missing):  # a quick run leaves payload out
         large = [run.best(**_large(design)) for design in ("kafka", "rabbitmq")]
@@ -674,8 +695,8 @@ def _volumes(run: Figures) -> Verdict:
         for size in SIZES[:-1]:
             with suppress(Missing):
                 pair = [run.best(**_large(design) | {"size": size}) for design in ("kafka", "rabbitmq")]
-                between.append(f"{_two(run.times('messages_per_s', *pair).value)} times of {size:,} bytes")
-        evidence += f"; {', '.join(between)}" if between else ""
+                between.append(f"{size:,} bytes {_spanned(run.times('messages_per_s', *pair))} times")
+        evidence += f"; of messages of {', of '.join(between)}" if between else ""
     return _settled(evidence, *settled, on="the size of a message")
 
 
@@ -697,10 +718,14 @@ def _faster(run: Figures) -> Verdict:
     evidence += f"at 100 messages a second, a message takes {_times(slower)} as long with Kafka as with RabbitMQ"
     evidence += run.clients(*alone, column=ALONE)
     with suppress(Missing):  # greet is a library to learn from: the others can be installed
-        others = [run.without_greet("messages_per_s", *pair) for pair in cells]
-        others.append(run.without_greet(ALONE, *alone))
-        evidence += "; without greet, by the best of the other clients: in batches {}, one by one {},".format(*others)
-        evidence += f" and a message takes {others[2]} as long"
+        pairs = [run.without_greet("messages_per_s", *pair) for pair in cells] + [run.without_greet(ALONE, *alone)]
+        others = [f"{_times(times)} ({who})" for times, who in pairs]
+        evidence += "; without greet, by the best of the other clients: in batches {}, one by one {}".format(*others)
+        with suppress(Missing):  # it publishes one by one, and hands out nothing: it was measured once
+            plain = run._client(max, "messages_per_s", _many("kafka", "name"), but=["greet"])
+            tool = run.times("messages_per_s", plain, _many("rabbitmq") | {"contender": PERFTEST})
+            evidence += f", {_times(tool)} beside PerfTest, which publishes one by one too"
+        evidence += f", and a message takes {others[2]} as long"
     return _settled(evidence, run.more(many), run.more(one), run.less(slower), on="what you need")
 
 
@@ -818,7 +843,7 @@ CLAIMS = (
     Claim(
         "conclusion",
         "For simple messaging: asyncio or RabbitMQ.",
-        "the time of one message, and the broker's memory",
+        "the time of one message, with greet and without it, and the broker's memory",
         _simple,
         "07_choose",
     ),

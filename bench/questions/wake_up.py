@@ -2,15 +2,18 @@
 
 One message a second, so that publisher, broker and consumer sleep in between; against a hundred a second, which
 keep them awake. The publisher sleeps too, and the machine's timer wakes it up late. This delay has its own column;
-the times here count from the actual send. The full profile also measures the peers, at a hundred a second.
+the times here count from the actual send. At a hundred a second the full profile also measures the peers, and messages
+that survive a broker's kill.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from bench import pictures, stats, tables
-from bench.model import Cell, Settings, title_of
+from bench.model import PERFTEST, Cell, Settings, title_of
 from bench.pictures import Dots, Picture
 from greet import Guarantee
 from greet.designs import named
@@ -33,8 +36,8 @@ def first(settings: Settings) -> list[Cell]:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Message by message, idle and busy."""
-    return [
+    """Message by message, idle and busy; busy also with the strongest guarantee of the usual brokers."""
+    found = [
         Cell(one.paced(), guarantee, rate=rate, names=names)
         for one in settings.of(way="name")
         if one.name == "greet" or (settings.full and one.name in PEERS)
@@ -42,6 +45,19 @@ def cells(settings: Settings) -> list[Cell]:
         for rate, names in ((1.0, 6), (100.0, 200))
         if rate > 1 or one.name == "greet"
     ]
+    if settings.full:
+        tools = [
+            Cell(one, guarantee, rate=100.0)
+            for one in settings.of(name=PERFTEST)
+            for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
+        ]
+        busy = [one for one in found if one.rate == 100.0 and named(one.contender.design).usual] + tools
+        found += tools + [
+            replace(one, guarantee=Guarantee.DURABLE)
+            for one in busy
+            if Guarantee.DURABLE in one.contender.guarantees and one.guarantee is not Guarantee.DURABLE
+        ]
+    return found
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -62,6 +78,8 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 def picture(rows: pd.DataFrame) -> Picture:
     """p50 from the actual send, a row for each contender, for messages that come rarely and often."""
     rows = pictures.measured(rows.assign(service=stats.clock(rows, "service")), "service")
+    weakest = min(set(rows["guarantee"]), key=[one.name for one in Guarantee].index, default="")
+    rows = rows[rows["guarantee"].eq(weakest)]
     idle, own = rows["params.rate"].lt(IDLE), rows["contender"].eq("greet")
     said = pictures.across(pictures.medians(rows[own & ~idle]), " ms")
     asleep = pictures.across(pictures.medians(rows[own & idle]), " ms")

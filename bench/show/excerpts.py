@@ -140,7 +140,7 @@ def worst(rows: pd.DataFrame, load: float) -> pd.DataFrame:
 
 def woken(rows: pd.DataFrame) -> pd.DataFrame:
     """p50 in ms from when a message was sent, at 1 and at 100 a second."""
-    own = _of(rows, "wake_up", contender="greet")
+    own = _of(rows, "wake_up", contender="greet", guarantee="AT_LEAST_ONCE")
     found = own.assign(ms=stats.clock(own, "service")).pivot_table("ms", "design", "params.rate", "median")
     found.columns = pd.Index([f"{rate:g} a second" for rate in found.columns])
     return found.loc[_order(found.T)]

@@ -70,8 +70,8 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
     if noise < math.inf:
         said = ", ".join(f"{design} {same}" for design, same in twice)
         found.append(
-            f"Noise floor (A/A): {noise:.1%}. In a verdict, a difference below {max(noise, claims.WIDE):.0%} does not "
-            f"count. The same measured twice: {said}."
+            f"Noise floor (A/A, of short messages one by one): {noise:.1%}. In a verdict, a difference below "
+            f"{max(noise, claims.WIDE):.0%} does not count. The same measured twice: {said}."
         )
     elif twice:
         found.append("Noise floor (A/A): needs four rounds or more.")

@@ -175,6 +175,13 @@ def by_another(alone: float) -> list[Row]:
     return [*simple(0.1, 0.9, 2, 100), *peer]
 
 
+def installed(rabbitmq: float, kafka: float, **more: Any) -> list[Row]:
+    """As `simple`, where greet is quicker over RabbitMQ, and with the clients that can be installed."""
+    peers = [("rabbitmq", "aiormq", rabbitmq), ("kafka", "aiokafka", kafka), ("rabbitmq", "PerfTest", 0.3)]
+    others = [row | {"contender": who} | more for design, who, ms in peers for row in lightly(design, ms)]
+    return [*simple(0.1, 0.5, 2, 100), *others]
+
+
 def waiting(kafka: float, rabbitmq: float, lost: int = 0) -> list[Row]:
     rows = []
     for design, speed in (("kafka", kafka), ("rabbitmq", rabbitmq)):
@@ -320,6 +327,10 @@ CASES: list[tuple[str, str, list[Row], str]] = [
     ("conclusion", "For simple", simple(0.1, 0.9, 1, 100), DEPENDS),
     ("conclusion", "For simple", simple(2, 2, 1, 900), FAILS),
     ("conclusion", "For simple", by_another(1.0), DEPENDS),
+    ("conclusion", "For simple", installed(1.0, 2.0), HOLDS),
+    ("conclusion", "For simple", installed(1.0, 1.0), DEPENDS),
+    ("conclusion", "For simple", installed(1.0, 2.0, guarantee="DURABLE"), HOLDS),
+    ("conclusion", "For simple", installed(0.9, 0.2, guarantee="DURABLE"), DEPENDS),
     ("conclusion", "For simple", by_another(1.9), HOLDS),
     ("conclusion", "For large", waiting(1e6, 5e4), HOLDS),
     ("conclusion", "For large", waiting(5e4, 5e4), FAILS),
@@ -437,6 +448,23 @@ def test_each_figure_names_its_client_and_what_another_one_gets() -> None:
     assert run.clients(best[0]) == " (greet; with aiokafka 0.25 times as many)"
     assert run.clients(*best) == (
         " (Kafka: greet; with aiokafka 0.25 times as many. RabbitMQ: PerfTest; with greet 0.5 times as many)"
+    )
+
+
+def test_a_tool_that_publishes_one_by_one_stands_beside_those_who_do() -> None:
+    """PerfTest was measured once, as many: what Python's clients need one by one says little about the broker."""
+    clients = [("kafka", "aiokafka", "name", 2e5), ("rabbitmq", "aiormq", "name", 1e4)]
+    clients += [("kafka", "aiokafka", "many", 1e6), ("rabbitmq", "PerfTest", "many", 4e4)]
+    rows = [carried(design, way, speed, contender=who) for design, who, way, speed in clients]
+    alone = [
+        row | {"contender": who}
+        for who, design in (("aiokafka", "kafka"), ("aiormq", "rabbitmq"))
+        for row in lightly(design, 1.0)
+    ]
+    table = verdicts(frame(*faster(40, 6, 0.5), *rows, *alone)).set_index("claim")["evidence"]
+    said = table["Kafka is faster."]
+    assert (
+        "one by one 20 times (aiokafka beside aiormq), 5 times beside PerfTest, which publishes one by one too" in said
     )
 
 
