@@ -41,7 +41,8 @@ def _producing(place: Place, **more: Any) -> dict[str, Any]:
 
 def _consuming(place: Place, group: str) -> dict[str, Any]:
     settings = access.confluent(place.url) | {"group.id": f"{place.topic}:{group}"}
-    return settings | {"enable.auto.commit": False, "auto.offset.reset": "earliest", "fetch.queue.backoff.ms": 5}
+    settings |= {"enable.auto.commit": False, "auto.offset.reset": "earliest", "fetch.queue.backoff.ms": 5}
+    return settings | {"check.crcs": True}  # as the other clients do
 
 
 def _name(message: Any) -> str:

@@ -27,8 +27,8 @@ from greet.brokers.jars import cached, locked
 from greet.brokers.kafka import find_java
 
 LOCK = Path(__file__).with_name("perftest.lock")
-MESSAGES = 150_000
-BYTES = 1_500_000_000
+MESSAGES = 300_000
+BYTES = 3_000_000_000
 """So many of both in a repetition, at most: a JVM needs some ten seconds to show what it can."""
 REPORT = re.compile(r"time ([\d.]+) s,(.*)")
 PERCENTILES = re.compile(r"consumer latency: \d+/(\d+)/\d+/\d+/(\d+) ")

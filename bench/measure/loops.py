@@ -276,17 +276,18 @@ async def receive(
     error, cpu, began, last, spent, memory = None, time.process_time_ns(), now(), 0, 0, _Memory(job.lean)
     group.append(receipts)
     try:
-        async with asyncio.timeout(deadline_s) as limit, job.contender.consumer(job.place, job.group) as names:
-            if job.ready:
-                await _tell(job)
-            ready.set()
-            with _undisturbed(), memory.watched(lambda: receipts.number), receipts.watched(limit, job, group):
-                cpu, began = time.process_time_ns(), now()
-                take = receipts.take_lists if job.contender.way == "many" else receipts.take_names
-                await take(names, job.expected)
-                last, spent = now(), time.process_time_ns()
-            if job.expected:
-                await receipts.linger(take, names)
+        with _undisturbed():  # before it joins: a client with threads of its own would read meanwhile
+            async with asyncio.timeout(deadline_s) as limit, job.contender.consumer(job.place, job.group) as names:
+                if job.ready:
+                    await _tell(job)
+                ready.set()
+                with memory.watched(lambda: receipts.number), receipts.watched(limit, job, group):
+                    cpu, began = time.process_time_ns(), now()
+                    take = receipts.take_lists if job.contender.way == "many" else receipts.take_names
+                    await take(names, job.expected)
+                    last, spent = now(), time.process_time_ns()
+                if job.expected:
+                    await receipts.linger(take, names)
     except TimeoutError as trouble:
         error = None if receipts.quiet else said(trouble)
     except Exception as trouble:  # noqa: BLE001, of any driver: it is told with the figures

@@ -46,7 +46,6 @@ from bench.model import (
     thrown_away,
     with_error,
 )
-from greet import Guarantee
 from greet.designs import Product, named
 
 T = TypeVar("T")
@@ -72,7 +71,9 @@ SHARED_QUIET_S = 2.0
 MOST_NAMES = 2_000_000
 """Names in each second of a repetition, at most; in the full profile twice as many. Each takes 100 bytes twice."""
 MOST_BYTES = 512_000_000
-"""Bytes of the messages of one repetition, at most."""
+"""Bytes of the messages of one repetition, at most; in the full profile twice as many."""
+MANY_BYTES = 250_000_000
+"""Bytes of a repetition after which brokers are cleared: what they still have to write slows the next one down."""
 FEW_NAMES = 5_000
 """A repetition of slow messages gets so many, but takes no longer than twice the time that was asked for."""
 HELD_MS, HELD_STEPS = 100.0, 8
@@ -214,8 +215,8 @@ class OpenSession:
         if self._is_timed(cell):
             names = max(names, min(FEW_NAMES, 2 * names))
         seconds = cell.seconds or self.settings.seconds
-        most = MOST_NAMES * max(1, seconds) * (2 if self.settings.full else 1)
-        return max(100, int(min(names, most, MOST_BYTES / cell.size)))
+        most = min(MOST_NAMES * max(1, seconds), MOST_BYTES / cell.size) * (2 if self.settings.full else 1)
+        return max(100, int(min(names, most)))
 
     def instead(self, cell: Cell, names: int, found: Sequence[Figures]) -> int:
         """How many messages a repetition should have had, if it was too short; else as many as it had."""
@@ -340,11 +341,13 @@ class OpenSession:
 
     async def repetition(self, cell: Cell, names: int) -> tuple[list[Figures], int, list[Figures]]:
         """One of `cell`, with how many messages, and what went wrong in one that was too short to count."""
-        found = [*map(_started_together, await self.measured(cell, names))]
-        if (instead := self.instead(cell, names, found)) <= names:
-            return found, names, []
-        wrong = [one for one in map(thrown_away, found) if one.fields["error"]]
-        return [*map(_started_together, await self.measured(cell, instead))], instead, wrong
+        found, wrong = [*map(_started_together, await self.measured(cell, names))], list[Figures]()
+        if (instead := self.instead(cell, names, found)) > names:
+            wrong = [one for one in map(thrown_away, found) if one.fields["error"]]
+            found, names = [*map(_started_together, await self.measured(cell, instead))], instead
+        if names * cell.size > MANY_BYTES:
+            await self.clear()
+        return found, names, wrong
 
     async def measured(self, cell: Cell, names: int) -> list[Figures]:
         """What `cell` gives, in its own way or the usual one. What goes wrong is told in a row, and the run goes on."""
@@ -770,12 +773,20 @@ def _blurred(
     return {"clock": "; ".join(said)} if said else {}
 
 
-def _design(cell: Cell) -> str:
-    return cell.contender.design
-
-
-def _block(cell: Cell) -> tuple[str, Guarantee]:
-    return cell.phase, cell.guarantee
+def _interleaved(cells: list[Cell], shuffle: Callable[[list[Any]], None]) -> list[Cell]:
+    """In an order of its own, but what is compared stands close together: by design, then by phase and guarantee, then
+    by size, groups and rate."""
+    shuffle(cells)
+    keys: list[Callable[[Cell], Any]] = [
+        lambda one: (one.size, one.groups, one.rate),
+        lambda one: (one.phase, one.guarantee),
+        lambda one: one.contender.design,
+    ]
+    for key in keys:  # a sort keeps the order of what is equal
+        kinds = [*dict.fromkeys(map(key, cells))]
+        shuffle(kinds)
+        cells.sort(key=lambda one, key=key, kinds=kinds: kinds.index(key(one)))  # type: ignore[misc]
+    return cells
 
 
 Row = tuple[Measurement, Mapping[str, Any]]
@@ -784,12 +795,10 @@ Row = tuple[Measurement, Mapping[str, Any]]
 async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run: str) -> AsyncIterator[Row]:
     """Warm every cell up, then repeat all of them in rounds; each row as it comes.
 
-    In each round the designs are in an order of their own; so are the blocks of each design, a phase at
-    a guarantee, and the cells of each block. What is compared so stands close together. The order
-    depends on the seed and the question. In the full profile, a broker that is slow at first is warmed up
-    once, a repetition that was too short is repeated with more messages, a cell whose repetitions turn out to
-    differ much has as many once more, and before the first round and after each of them the brokers are cleared
-    of what was carried.
+    The order of a round depends on the seed and the question; what is compared stands close together. In the full
+    profile, a broker that is slow at first is warmed up once, a repetition that was too short is repeated with more
+    messages, a cell whose repetitions turn out to differ much has as many once more, and before the first round, after
+    each of them and after many bytes the brokers are cleared of what was carried.
     A cell that fails a second time is left out from then on, as is what needs a broker that is lost.
     """
 
@@ -823,14 +832,9 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
         return repetition <= rounds or (repeated and any(stats.unstable(one[:rounds]) for one in speeds[cell].values()))
 
     for repetition in count(1):
-        if not (order := [one for one in names if has(one, repetition)]):
+        if not (order := _interleaved([one for one in names if has(one, repetition)], shuffle)):
             break
         session.repeated += sum(repetition > session.settings.rounds_of(one) for one in order)
-        shuffle(order)
-        designs, blocks = ([*dict.fromkeys(map(key, order))] for key in (_design, _block))
-        shuffle(designs)
-        shuffle(blocks)
-        order.sort(key=lambda cell: (designs.index(_design(cell)), blocks.index(_block(cell))))
         for cell in order:
             found, names[cell], broken = await session.repetition(cell, names[cell])
             for figures in broken:

@@ -205,6 +205,7 @@ def cluster_settings(controllers: Sequence[int]) -> dict[str, str]:
         "share.coordinator.state.topic.min.isr": in_sync,
         "share.coordinator.state.topic.num.partitions": "1",
         "group.initial.rebalance.delay.ms": "0",
+        "log.segment.delete.delay.ms": "1000",
     }
 
 

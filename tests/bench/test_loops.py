@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import sys
 import time
 import traceback
@@ -186,7 +187,7 @@ async def test_a_repetition_that_was_too_short_is_repeated_with_more_messages(pr
         assert session.instead(cell, 10_000, took(0.5)) == int(10_000 * 2 * run.MARGIN)
         assert session.instead(cell, 10_000, took(1.0)) == 10_000
         assert session.instead(cell, 1_000, took(0.5)) == int(1_000 * 2 * run.MARGIN * 2)
-        assert session.instead(replace(cell, size=65_536), 7_000, took(0.5)) == run.MOST_BYTES // 65_536
+        assert session.instead(replace(cell, size=65_536), 7_000, took(0.5)) == 2 * run.MOST_BYTES // 65_536
         for fixed in (replace(cell, rate=10.0), replace(cell, load=0.5), replace(cell, names=10_000)):
             assert session.instead(fixed, 10_000, took(0.5)) == 10_000
         assert session.instead(cell, 10_000, [*took(0.5), Figures({"error": "lost"})]) == 10_000
@@ -304,6 +305,9 @@ async def test_rounds_are_interleaved_in_an_order_that_the_seed_tells() -> None:
         orders.append([row.params["size"] for row in rows])
     assert orders[0] == orders[1] != orders[2]
     assert orders[0][:8] != orders[0][8:16]
+    of_one_size = [Cell(OURS[0], one, size=size) for size in (20, 30) for one in Guarantee for _ in range(4)]
+    order = run._interleaved(of_one_size, random.Random(1).shuffle)
+    assert [len({(one.size, one.guarantee) for one in order[at : at + 4]}) for at in range(0, 24, 4)] == [1] * 6
     for start in range(0, 40, 8):
         assert [len({size % 2 for size in orders[0][at : at + 4]}) for at in (start, start + 4)] == [1, 1]
 
