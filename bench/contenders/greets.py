@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import greet
 from bench.model import Contender, Place, Publisher, with_query
 from greet.designs import DESIGNS, KAFKA, RABBITMQ, Design, Product, named
+
+JOIN_S = 5.0
+"""How long to wait for partitions before a consumer is there, and a clock runs. A member may also get none."""
 
 
 class _Many(Publisher):
@@ -48,8 +52,16 @@ class Greet(Contender):
 
     @asynccontextmanager
     async def consumer(self, place: Place, group: str) -> AsyncIterator[AsyncIterator[Any]]:
-        """A line of its own with one subscription."""
+        """A line of its own with one subscription, which has its partitions, as those of the peers have.
+
+        By default a Kafka waits for 3 s before it gives a new group any, and greet does not wait for so long.
+        """
         async with self.line(place) as line, line.subscribe(group) as names:
+            joined: asyncio.Event | None = getattr(names, "_joined", None)
+            if joined:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(JOIN_S):
+                        await joined.wait()
             yield names.batches() if self.way == "many" else names
 
 
