@@ -92,12 +92,9 @@ def workers(workload: Workload, design: Design) -> str:
     return f"the work of {at_work} reader{'s' * (at_work > 1)} at a time"
 
 
-def more_members(workload: Workload, design: Design, evenly: float = 1.0) -> str:
-    """How many members a group needs for its work, in words; "" if it has them, or if more of them do not help.
-
-    `evenly`: which part of what they could handle they do handle.
-    """
-    peak, grown = max(workload.rates) / evenly, replace(workload, members=workload.members + 1, partitions=0)
+def more_members(workload: Workload, design: Design) -> str:
+    """How many members a group needs for its work, in words; "" if it has them, or if more of them do not help."""
+    peak, grown = max(workload.rates), replace(workload, members=workload.members + 1, partitions=0)
     if handled(workload, design) > peak or handled(grown, design) <= handled(workload, design):
         return ""
     both = " and partitions" if design.partitioned and workload.partitions else ""
@@ -459,7 +456,7 @@ def advice(workload: Workload, found: Sequence[Answer]) -> Advice:
         return Advice(None, tuple(_nobody(workload, found)))
     best, *others = ranked(meeting, workload.p99_ms)
     how_many = "both meet" if len(meeting) == len(found) == 2 else f"{len(meeting)} of {len(found)} meet"
-    if others and not _told_apart(best, others[0], workload.p99_ms):
+    if others and not told_apart(best, others[0], workload.p99_ms):
         these = "differ in nothing that counts" if len(meeting) == 2 else "these two differ in nothing that counts"
         first = f"Take {best.title} or {others[0].title}: {how_many} every need, and {these}."
     elif others and best.design.in_process and not others[0].design.in_process:
@@ -487,11 +484,11 @@ def ranked(meeting: Sequence[Answer], limit_ms: float) -> list[Answer]:
 
 
 def _better(one: Answer, other: Answer, limit_ms: float) -> bool:
-    found = _told_apart(one, other, limit_ms)
+    found = told_apart(one, other, limit_ms)
     return found is not None and found[0]
 
 
-def _told_apart(one: Answer, other: Answer, limit_ms: float) -> tuple[bool, str] | None:
+def told_apart(one: Answer, other: Answer, limit_ms: float) -> tuple[bool, str] | None:
     """Whether `one` is better, and the first criterion in which they differ; None if they differ in none."""
     if one.design.in_process != other.design.in_process:
         return one.design.in_process, "process"
@@ -514,7 +511,7 @@ def _apart(one: float, other: float) -> bool:
 
 
 def _reason(best: Answer, second: Answer, limit_ms: float) -> str:
-    _, by = _told_apart(best, second, limit_ms) or (True, "")
+    _, by = told_apart(best, second, limit_ms) or (True, "")
     if by == "room":
         return f"it can carry {_room(best)} the load, {second.title} {_room(second)}"
     if by == "gap":
@@ -562,7 +559,7 @@ def _otherwise(workload: Workload, best: Answer, others: Sequence[Answer], found
 
 def _behind(workload: Workload, best: Answer, other: Answer) -> str:
     """Why a third design that meets every need is not the one to take; "" if that is said, or only due to the order."""
-    better, by = _told_apart(best, other, workload.p99_ms) or (True, "")
+    better, by = told_apart(best, other, workload.p99_ms) or (True, "")
     if not by:
         return f" {best.title} and {other.title} differ in nothing that counts."
     if not better or by == "process":

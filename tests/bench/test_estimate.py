@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bench.measure.workload import Workload
 from bench.model import Settings
 from bench.results import RUN, Writer
 from bench.show.form import form
+from greet.designs import named
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +29,18 @@ def rows() -> pd.DataFrame:
     return bench.reference()
 
 
+@pytest.fixture(scope="module")
+def run(rows: pd.DataFrame) -> estimate.Remembered:
+    return estimate.Remembered(rows)
+
+
 def found(rows: pd.DataFrame | estimate.Remembered, **keys: Any) -> dict[str, estimate.Estimate]:
     return {one.design.name: one for one in estimate.estimates(rows, Workload(**keys))}
+
+
+def said(run: estimate.Remembered, **keys: Any) -> str:
+    workload = Workload(**keys)
+    return " ".join(estimate.said(workload, estimate.estimates(run, workload)))
 
 
 def test_who_cannot_do_it_is_ruled_out_with_the_reason(rows: pd.DataFrame) -> None:
@@ -42,35 +54,121 @@ def test_the_work_limits_it_and_more_readers_help_as_far_as_there_are_partitions
     few, many = (found(rows, members=members, work_ms=100, rate=30) for members in (2, 8))
     assert few["rabbitmq"].carried == pytest.approx(20)
     assert many["rabbitmq"].carried == pytest.approx(80)
-    assert 18 < (few["kafka"].carried or 0) < 20
-    assert 60 < (many["kafka"].carried or 0) < 75, "a hash fills eight partitions unevenly"
+    assert few["kafka"].carried == pytest.approx(20)
+    assert many["kafka"].carried == pytest.approx(80)
     bound = found(rows, members=8, work_ms=100, rate=30, partitions=2)
-    assert bound["kafka"].limit.startswith("the work of 2 readers at a time (98% of it: a hash fills their partitions")
+    assert bound["kafka"].limit == "the work of 2 readers at a time"
     assert bound["kafka"].carried == few["kafka"].carried
     assert bound["rabbitmq"].carried == pytest.approx(80)
 
 
-def test_readers_of_partitions_handle_what_was_measured(rows: pd.DataFrame) -> None:
-    """As many members as partitions, as in the question *work*; of members that share a queue nothing is taken off."""
-    one = found(rows, members=16, work_ms=20, rate=500)
-    assert one["kafka"].carried == pytest.approx(581, rel=0.01)
-    assert one["rabbitmq"].carried == pytest.approx(800)
-    assert one["kafka-share"].carried == pytest.approx(800)
-    keys: dict[str, Any] = {"members": 16, "work_ms": 20, "rate": 700}
-    said = " ".join(estimate.said(Workload(**keys), list(found(rows, **keys).values())))
-    assert "a hash fills their partitions unevenly); at 100" in said
-    assert "; have more than 19 members." in said
-    unmeasured = found(rows[rows["question"].ne("work")], members=16, work_ms=20, rate=500)
-    assert unmeasured["kafka"].carried == pytest.approx(800)
+def test_who_waits_behind_others_is_told_before_the_work_is_too_much(run: estimate.Remembered) -> None:
+    """The published job queue with half of the readers busy: over Kafka more than one in ten waited 100 ms or more."""
+    keys: dict[str, Any] = {"rate": 20, "size": 600, "members": 6, "work_ms": 150, "apart": True}
+    one = found(run, p99_ms=100, **keys)
+    assert one["kafka"].room == pytest.approx(2)
+    assert not one["kafka"].possible
+    assert one["rabbitmq"].enough, "its readers share one queue"
+    text = said(run, p99_ms=100, order="key", **keys)
+    assert "Take" not in text
+    assert "Not Kafka: at least 17% of the messages wait too long behind another one of their partition" in text
+    assert found(run, p99_ms=2000, **keys)["kafka"].enough
+    between = found(run, p99_ms=300, **keys)["kafka"]
+    assert between.possible
+    assert not between.enough, "it is not known: a bound says that they may wait longer"
+
+
+@pytest.mark.parametrize(
+    ("members", "load", "least"),
+    [(1, 0.1, 0.95), (1, 0.5, 3.3), (1, 0.8, 10.1), (2, 0.3, 0.85), (6, 0.5, 0.44), (12, 0.83, 0.89)],
+)
+def test_the_wait_for_a_free_reader_is_bounded(members: int, load: float, least: float) -> None:
+    """`least`: one in a hundred of 200,000 simulated messages waited so many times the work or more."""
+    workload = Workload(rate=10 * members * load, members=members, work_ms=100)
+    shared, apart = (estimate._queueing(workload, named(one)) / 100 for one in ("rabbitmq", "kafka"))
+    assert least < shared < 1.5 * least + 0.3
+    assert apart >= shared
+    burst = replace(workload, burst=50)
+    assert estimate._queueing(burst, named("rabbitmq")) == pytest.approx(100 * shared), "they are dealt out evenly"
+    assert (estimate._queueing(burst, named("kafka")) > 100 * apart) == (members > 1)
+
+
+def test_p99_is_what_was_measured_at_such_a_rate(rows: pd.DataFrame, run: estimate.Remembered) -> None:
+    """Not the median of a message that comes alone: the published p99 near 45,000 a second is 2.4 to 50 ms."""
+    one = found(run, rate=45_000, p99_ms=2)
+    assert [name for name, each in one.items() if each.possible] == ["asyncio"]
+    text = said(run, rate=45_000, p99_ms=2)
+    assert "Not Kafka: one in a hundred takes 2.54 ms or more; the limit is 2 ms." in text
+    assert "99 of 100 take less than 0.611 ms at 500 a second" in said(run, apart=True)
+    unknown = found(run, publish="many", rate=400_000)["kafka"]
+    assert unknown.possible
+    assert not unknown.enough
+    text = said(run, publish="many", rate=400_000)
+    assert "half of them take less than 0.887 ms at 100 a second; its p99 is not known; measure it." in text
+    untimed = found(rows[rows["question"].ne("latency")])["rabbitmq"]
+    assert untimed.possible
+    assert untimed.doubts == ("its p99 is not known",)
+    large = found(run, size=65_536, p99_ms=1)["rabbitmq"]
+    assert not large.enough, "0.611 ms is the p99 of short messages"
+
+
+def test_one_by_one_no_more_is_carried_than_was_held(run: estimate.Remembered) -> None:
+    assert found(run, size=18)["kafka"].carried == pytest.approx(301_245, rel=1e-3)
+    assert (found(run, size=18, publish="many")["kafka"].carried or 0) > 3_000_000
+
+
+def test_less_room_than_the_estimate_is_wrong_by_is_not_sure(run: estimate.Remembered) -> None:
+    some, more = (found(run, rate=rate, size=18)["rabbitmq"] for rate in (30_000, 10_000))
+    assert 1 < (some.room or 0) < estimate.SURE < (more.room or 0)
+    assert some.possible
+    assert not some.enough
+    assert more.enough
+    text = said(run, rate=30_000, size=18)
+    assert "1.66 times by measured speeds, and less than 3 is not sure; measure it." in text
+    assert "An estimate: it was up to 3 times what other workloads then carried." in text
+    busy = said(run, rate=50, members=12, work_ms=200, p99_ms=1000)
+    assert "its readers have no time to spare; measure it, or have 13 members." in busy
+
+
+def test_it_takes_who_the_measured_answer_would_take(run: estimate.Remembered) -> None:
+    """The same rule on the published workloads, among the designs that were measured."""
+    for folder in sorted(results.REFERENCE.glob("workload-*")):
+        own, about = results.load(folder), results.about(folder)
+        for number, one in enumerate(judge.points(about)):
+            take = judge.advice(one, judge.answers(one, number, own, about)).take
+            assert take
+            first = estimate.said(one, estimate.estimates(run, one))[0].partition(":")[0]
+            assert take.title in first.removeprefix("Take ").split(" or "), (folder, first)
+
+
+def test_who_is_alike_is_named_together_and_idle_members_come_last(run: estimate.Remembered) -> None:
+    assert "Take RabbitMQ or Kafka: they differ in nothing that counts. RabbitMQ: it can" in said(run, apart=True)
+    assert said(run).startswith("Take asyncio: it has no broker to run; it can carry")
+    keyed = said(run, rate=200, order="key", members=4)
+    assert keyed.startswith("Take Kafka: it can")
+    assert "RabbitMQ stream is enough too" in keyed
+    assert "One member of a group reads at a time, so 3 of them stand by." in keyed
+
+
+def test_the_remarks_of_the_measured_answer_are_told(run: estimate.Remembered) -> None:
+    text = said(run, rate=5, size=60_000, keep="7 days")
+    assert "5.00 messages a second, kept for 7 days, take at least 181 GB of disk for each copy." in text
+    assert "By default it deletes them after 7 days, read or not: set `retention.ms`" in text
+
+
+def test_members_that_would_break_the_order_are_no_advice(run: estimate.Remembered) -> None:
+    assert "have" not in said(run, rate=30, work_ms=100, order="all")
+    assert "; have 5 members" in said(run, rate=30, work_ms=100)
 
 
 def test_readers_that_are_always_busy_are_not_enough(rows: pd.DataFrame) -> None:
     keys: dict[str, Any] = {"rate": 800, "work_ms": 15, "replay": True, "order": "key"}
     busy = found(rows, members=12, **keys)
-    assert 0.7 < (busy["kafka"].room or 0) < 1
+    assert busy["kafka"].room == pytest.approx(1)
+    assert not busy["kafka"].possible
     said = " ".join(estimate.said(Workload(members=12, **keys), list(busy.values())))
     assert "None of them" in said
-    assert "have more than 15 members" in said
+    assert "; have 18 members." in said, "with 16 they would be busy for 94 % of the time, and messages would wait"
     assert "Not RabbitMQ stream: it can carry 0.083" in said, "its one reader is too slow, whatever was measured"
     assert found(rows, members=24, **keys)["kafka"].enough
 
@@ -125,7 +223,7 @@ def test_who_computes_shares_the_cores_with_all_groups(rows: pd.DataFrame, monke
     assert one["rabbitmq"].carried == pytest.approx(50)
     assert one["asyncio"].carried == pytest.approx(25)
     keys: dict[str, Any] = {"members": 3, "work": "compute", "work_ms": 10, "rate": 300}
-    assert "; have more" not in " ".join(estimate.said(Workload(**keys), list(found(rows, **keys).values())))
+    assert "; have " not in " ".join(estimate.said(Workload(**keys), list(found(rows, **keys).values())))
 
 
 def test_the_speed_of_short_messages_is_not_that_of_long_ones(rows: pd.DataFrame) -> None:
@@ -148,7 +246,7 @@ def test_a_restart_that_loses_messages_is_told(rows: pd.DataFrame) -> None:
 
 def test_the_latency_names_its_guarantee(rows: pd.DataFrame) -> None:
     said = estimate.said(Workload(survive="broker"), list(found(rows, survive="broker").values()))
-    assert "each takes 0.554 ms, measured as AT_LEAST_ONCE" in " ".join(said)
+    assert "Times are of short messages, measured as AT_LEAST_ONCE" in " ".join(said)
 
 
 def test_what_was_not_measured_is_not_guessed(rows: pd.DataFrame) -> None:
