@@ -73,12 +73,6 @@ def hands(workload: Workload, design: Design) -> float:
     return min(at_work, (1 if design.in_process else os.cpu_count() or 1) / workload.groups)
 
 
-def _most(workload: Workload, design: Design) -> float:
-    """How many messages a second the readers of a group handle at most, were there a core for each of them."""
-    at_work = design.at_work(workload.members, workload.partitions)
-    return at_work * 1000 / workload.work_ms if workload.work_ms else math.inf
-
-
 def handled(workload: Workload, design: Design) -> float:
     """How many messages a second the work of a group's readers allows at most."""
     return hands(workload, design) * 1000 / workload.work_ms if workload.work_ms else math.inf
@@ -268,7 +262,7 @@ class Answer:
             found.append(self.error)
         if not self.in_time and (self.late or self.backlog or not self.error) and not self._only_lost:
             found.append(self._slow(workload))
-        elif self.in_time and (most := _most(workload, self.design)) < (rate := workload.mean_rate):
+        elif self.in_time and (most := workload.handled_at_most(self.design)) < (rate := workload.mean_rate):
             found.append(
                 f"its readers handle at most {short(most)} of {short(rate)} messages a second, so they pile up"
             )
@@ -352,23 +346,24 @@ def answers(workload: Workload, point: int, rows: pd.DataFrame, about: Mapping[s
             missing=missing.get(name, "" if len(part) else "the run ended before it was measured"),
             remarks=tuple(remarks(workload, design)),
         )
-        found.append(start if start.unable or not len(part) else _measured(start, part))
+        found.append(start if start.unable or not len(part) else _measured(workload, start, part))
     return found
 
 
-def _measured(start: Answer, rows: pd.DataFrame) -> Answer:
+def _measured(workload: Workload, start: Answer, rows: pd.DataFrame) -> Answer:
     known: dict[str, Any] = {}
     by_rung = {str(rung): part for rung, part in rows.groupby("params.rung", sort=False)}
     if (part := by_rung.get("asked")) is not None:
         known |= _asked(part)
     if (part := by_rung.get("room")) is not None:
-        one = part.iloc[-1]
+        one, most = part.iloc[-1], workload.handled_at_most(start.design) / workload.mean_rate
+        room = _figure(one, "params.room")
         known |= {
             "searched": True,
             "not_searched": error if isinstance(error := one.get("error"), str) else "",
-            "room": _figure(one, "params.room"),
+            "room": room and min(room, most),  # a search of before could end above what the readers can do
             "too_much": _figure(one, "params.too_much"),
-            "capped": bool(one.get("params.capped")),
+            "capped": bool(one.get("params.capped")) and (room or 0) < most,
             "more_made": pd.isna(made := one.get("params.made")) or bool(made),
         }
     if (part := by_rung.get("break")) is not None:
@@ -600,13 +595,13 @@ def _nobody(workload: Workload, found: Sequence[Answer]) -> list[str]:
     near = [one for one in found if one.measured and not one.unable]
     if near and any(one.room for one in near):
         best = max(near, key=lambda one: one.room or 0)
-        rate = short(min((best.room or 0) * workload.mean_rate, _most(workload, best.design)))
+        rate = short((best.room or 0) * workload.mean_rate)
         said.append(f"The nearest is {best.title}: it carries {rate} messages a second in time.")
     elif near:
         best = min(near, key=lambda one: one.late or 0)
         helps = best.design.deals_out or best.design.partitioned
         ways = [f"have {more_members(workload, best.design) or 'more members'}"] if helps else []
-        if _most(workload, best.design) >= workload.mean_rate:  # else the messages pile up, whatever is allowed
+        if workload.handled_at_most(best.design) >= workload.mean_rate:  # else they pile up, whatever is allowed
             ways.insert(0, f"allow more than {workload.p99_ms:g} ms")
         said.append(f"The nearest is {best.title}: {', or '.join(ways) or 'let fewer come, or handle them faster'}.")
     elif unknown:

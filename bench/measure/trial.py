@@ -21,6 +21,8 @@ from greet.designs import Design
 
 SETTLING = 0.1
 """The share of a run whose messages are counted, but left out of the latencies."""
+NOISE, GROWTH = 3.0, 0.01
+"""A backlog that is larger by so many messages, or by this share of those that came meanwhile, has not grown."""
 FEWEST = {"p50": 1, "p90": 100, "p99": 1_000, "p99_9": 10_000, "max": 1}
 """How many samples a figure takes."""
 DOUBT = 0.5
@@ -113,6 +115,7 @@ def figures(outcome: Outcome, workload: Workload, guarantee: Guarantee, lanes: i
     backlog = max(_backlog(outcome.due, came, outcome.seconds * 1e9) for came in outcome.came)
     rate = len(outcome.due) / outcome.seconds
     allowed = max(5.0, rate * min(workload.p99_ms / 1000, 0.1 * outcome.seconds))
+    growing = any(grows(outcome.due, came, outcome.seconds, workload.burst) for came in outcome.came)
     piles = [pile(outcome.due, came, rate) for came in outcome.came]
     refused, unknown = (int((outcome.accepted == what).sum()) for what in (REFUSED, UNKNOWN))
     handed = (outcome.accepted > 0) & (outcome.sent > 0)
@@ -121,7 +124,7 @@ def figures(outcome: Outcome, workload: Workload, guarantee: Guarantee, lanes: i
         error = f"{counted.strangers} messages came that nobody had sent; {error}".removesuffix("; ")
     percentiles = enough(stats.percentiles(waits), len(waits))
     whole = not refused + unknown + counted.lost and not error
-    carried = whole and not outcome.stopped and late <= LATE and backlog <= allowed
+    carried = whole and not outcome.stopped and late <= LATE and backlog <= allowed and not growing
     return Figures(
         {
             "sent": len(tried),
@@ -176,6 +179,24 @@ def enough(percentiles: Mapping[str, float | None], samples: int) -> dict[str, f
 def _backlog(due: account.Codes, came: account.Codes, at_ns: float) -> int:
     """How many messages are due and not in a reader's hands at a moment."""
     return int(((due <= at_ns) & ((came < 0) | (came > at_ns))).sum())
+
+
+def grows(due: account.Codes, came: account.Codes, seconds: float, burst: int = 1) -> bool:
+    """Whether readers fall behind: in the last third of the time, more messages always wait than the fewest before.
+
+    "Before" is the middle third. The fewest that wait are compared: readers that keep up come down to what is always
+    under way after each burst, and after each pause of a broker. What is under way grows with the rate, where that
+    changes. By chance it may be larger by twice its square root (the noise of a count), by `NOISE`, or by the share
+    `GROWTH` of what came meanwhile. False where a third is too short for a burst and the time after it.
+    """
+    wanted, arrived = np.sort(due), np.sort(came[came >= 0])
+    waiting = np.searchsorted(wanted, wanted) - np.searchsorted(arrived, wanted)  # just before each message is due
+    third = wanted // (seconds * 1e9 / 3)
+    middle, last = waiting[third == 1], waiting[third >= 2]
+    if len(wanted) < 3 * burst or not len(middle) or not len(last):
+        return False
+    under_way = float(middle.min()) * len(last) / len(middle)
+    return bool(last.min() > under_way + max(NOISE, 2 * math.sqrt(under_way), GROWTH * len(last)))
 
 
 def pile(due: account.Codes, came: account.Codes, rate: float) -> tuple[int, float | None]:
@@ -388,22 +409,20 @@ class Trial:
     async def _room(self, asked: Figures) -> Figures:
         """Search the highest multiple of the load that is carried in time: times four until one is not, then halves.
 
-        A step counts as carried by the same rule as the load itself. The search ends when it is close enough or
-        its time is over; what it could not find out is in the params: "capped" where it went as far as it may, or as
-        the load itself could be made. A step that cannot begin, as where the broker is gone, ends it with that error;
-        then no load counts as too much: the broker may have been gone already in the step before. So does a step
-        that breaks a promise, with what it broke.
+        A step counts as carried by the same rule as the load itself; what is more than the readers' work allows is too
+        much without a step. The search ends when it is close enough or its time is over; what it could not find out is
+        in the params: "capped" where it went as far as it may, or as the load itself could be made. A step that cannot
+        begin, as where the broker is gone, ends it with that error; then no load counts as too much: the broker may
+        have been gone already in the step before. So does a step that breaks a promise, with what it broke.
         """
         began, tried = time.monotonic(), list[tuple[float, bool]]()
-        most = self._most()
-        best, low, high, factor = None, 0.0, math.inf, 1.0
-        if in_time(asked):
-            best, low, factor = asked, 1.0, 4.0
-        else:
-            high, factor = 1.0, 0.5
-        while time.monotonic() - began < SEARCH_S and factor >= LEAST:
-            factor = min(factor, most)
-            if factor <= low:
+        most, limit = self._most(), self.workload.handled_at_most(self.ground.design) / self.workload.mean_rate
+        best, low, high = None, 0.0, min(limit, 1.0)
+        if in_time(asked) and limit >= 1:
+            best, low, high = asked, 1.0, limit
+        while time.monotonic() - began < SEARCH_S and high > CLOSE * low:
+            factor = min(most, min(4 * low, math.sqrt(low * high)) if low else high / 2)
+            if factor <= low or factor < LEAST:
                 break
             self.tell(f"searching the room: {factor:.2f} times the load")
             found = await self._step(factor)
@@ -419,10 +438,8 @@ class Trial:
                 best, low = found, factor
             else:
                 high = factor
-            if low and high < math.inf and high / low <= CLOSE:
-                break
-            factor = low * 4 if high == math.inf else high / 2 if not low else math.sqrt(low * high)
-        made = high == math.inf or (high == 1.0 and asked.params["made"]) or await self._can_be_made(high)
+        unknown = high == limit and high > CLOSE * low  # nothing that was tried was too much
+        made = high == limit or (high == 1.0 and asked.params["made"]) or await self._can_be_made(high)
         rate = self.workload.mean_rate * low if low else None
         fields = {} if best is None else {**best.fields, "messages_per_s": rate, "target_rate": None}
         params = {} if best is None else best.params
@@ -432,7 +449,7 @@ class Trial:
                 **{key: value for key, value in params.items() if key not in ("in_time", "gap_s")},
                 "room": low or None,
                 "too_much": high if high < math.inf else None,
-                "capped": high == math.inf or not made,
+                "capped": unknown or not made,
                 "made": made,
                 "steps": len(tried),
             },

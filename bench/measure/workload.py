@@ -6,6 +6,7 @@ flag has a list, each of its values is tried: `points` makes one `Workload` of e
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greet import BadName, Guarantee
+from greet.designs import Design
 from greet.names import MAX_BYTES, check
 
 HEADER = 16
@@ -283,6 +285,10 @@ class Workload:
     def for_s(self) -> float:
         """Seconds of a run: as given, or as long as a p99 needs, within bounds."""
         return self.seconds or min(max(SAMPLES / self.mean_rate, SHORTEST_S), LONGEST_S)
+
+    def handled_at_most(self, design: Design) -> float:
+        """How many messages a second the readers of a group handle at most, were there a core for each of them."""
+        return design.at_work(self.members, self.partitions) * 1000 / self.work_ms if self.work_ms else math.inf
 
     @property
     def sizes(self) -> tuple[int, ...]:

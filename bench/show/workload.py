@@ -229,6 +229,10 @@ def notes(workload: Workload, found: Sequence[Answer]) -> list[str]:
     if len(measured) > 1:
         told_of.append(RULE)
     told_of.append("Latency counts from the time a message is due until a reader has it. 100% CPU is one core.")
+    told_of.append(
+        '"most that waited": the largest number of messages that were due at one time and that no reader had yet; '
+        '"until none waited": the time from then until no more than one waited, or as many as come in 5 ms.'
+    )
     if workload.groups > 1:
         told_of.append(
             "What waited is that of the slowest group; received and lost count each message once for each group."
@@ -237,6 +241,7 @@ def notes(workload: Workload, found: Sequence[Answer]) -> list[str]:
         told_of.append(f"{', '.join(unmade)}: this machine cannot create more load in time, so more is not known.")
     if any(one.searched for one in measured):
         told_of.append(
-            "Capacity is searched in short steps: the next step was too much. Bursts get frequent, not larger."
+            "Capacity is searched in short steps: the next step was too much, or more than the readers' work allows. "
+            "Bursts get frequent, not larger."
         )
     return told_of

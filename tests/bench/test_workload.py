@@ -36,7 +36,7 @@ from bench.judge import workload as judge
 from bench.judge.workload import Answer
 from bench.measure.account import SHIFT
 from bench.measure.carry import Crew, Nothing, Outcome, Run
-from bench.measure.trial import Ground, Trial, enough, figures, gap, pile
+from bench.measure.trial import Trial, enough, figures, gap, grows, pile
 from bench.measure.workload import Misread, Workload, example, from_file, from_flag, lines_of, meaning, points
 from bench.model import Figures, Place
 from bench.results import MEASUREMENTS, RUN
@@ -282,6 +282,50 @@ def test_a_growing_backlog_is_not_in_time_whatever_the_limit() -> None:
     assert found.params["in_time"] is False
 
 
+def test_a_backlog_that_grows_within_the_limit_is_not_in_time_either() -> None:
+    """At 1,009 a second for readers that handle 920, as published once: in 1.5 s no message waits for long."""
+    waits = [MS + int(k * (1e9 / 920 - 1e9 / 1009)) for k in range(1514)]
+    found = told(outcome(waits, rate=1009), p99_ms=250)
+    assert found.params["late"] == 0
+    assert found.params["backlog"] < 0.1 * 1514, "that was allowed"
+    assert found.params["in_time"] is False
+
+
+def served(due: Any, each_ns: int, pause: tuple[int, int] = (0, 0)) -> Any:
+    """When each message comes if one reader takes so long for each, and none comes during a pause."""
+    free, came = 0, []
+    for one in due.tolist():
+        at = max(one + MS, free)
+        at = pause[1] if pause[0] <= at < pause[1] else at
+        came.append(at)
+        free = at + each_ns
+    return np.array(came)
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "falls_behind"),
+    [
+        *[(500, 1, False), (960, 1, False), (1040, 1, True), (1200, 1, True)],
+        *[(500, 250, False), (960, 250, False), (1040, 250, True), (1200, 250, True)],
+        *[("200..960", 1, False), ("300..1500", 1, True), ("200..960..200", 10, False)],
+    ],
+)
+def test_readers_that_handle_a_thousand_a_second_fall_behind_a_larger_load(
+    rate: int | str, burst: int, falls_behind: bool
+) -> None:
+    due = Workload(rate=rate, burst=burst).due(1.5)
+    assert grows(due, served(due, MS), 1.5, burst) is falls_behind
+
+
+def test_a_pause_or_many_that_are_under_way_are_no_growth() -> None:
+    due = Workload(rate=500).due(1.5)
+    for began in (100, 600, 1200):
+        assert not grows(due, served(due, MS, (began * MS, (began + 100) * MS)), 1.5)
+    assert not grows(due, due + 400 * MS, 1.5), "200 are under way from the beginning on"
+    rising = Workload(rate="1000..100000").due(1.5)
+    assert not grows(rising, rising + 20 * MS, 1.5), "a wait of 20 ms is more messages at a higher rate"
+
+
 def test_what_came_twice_or_out_of_order_is_counted() -> None:
     good = outcome([MS] * 1000)
     twice = replace(good, handled=(np.concatenate([good.handled[0], good.handled[0][:3]]),))
@@ -432,13 +476,36 @@ async def test_a_search_ends_close_to_what_is_carried_also_where_steps_are_slow(
     monkeypatch: pytest.MonkeyPatch, carries: float
 ) -> None:
     nobody = Nothing("asyncio", "name", 0, "")
-    trial = Searching("r", cast("Ground", None), nobody, nobody, Workload(rate=100), carries=carries)
+    there = ground.Ground(named("asyncio"), "", None)
+    trial = Searching("r", there, nobody, nobody, Workload(rate=100), carries=carries)
     monkeypatch.setattr("bench.measure.trial.time.monotonic", lambda: trial.clock[0])
     found = (await trial._room(await trial._step(1.0))).params
     assert found["room"] <= carries < found["too_much"] <= 1.2 * found["room"]
     assert found["capped"] is False
     unmade = replace(trial, made=False, clock=trial.clock)
     assert (await unmade._room(await unmade._step(1.0))).params["capped"] is (carries != 0.99)
+
+
+@pytest.mark.parametrize(
+    ("design", "rate", "work_ms", "limit"),
+    [("kafka", 300, 2, 1000), ("rabbitmq-stream", 300, 2, 500), ("asyncio", 20, 0.001, 2e6), ("kafka", 7, 400, 5)],
+)
+@pytest.mark.parametrize("carries", [0.2, 0.9, 1.3, inf])
+async def test_a_search_finds_no_more_than_the_readers_can_do(
+    monkeypatch: pytest.MonkeyPatch, design: str, rate: float, work_ms: float, limit: float, carries: float
+) -> None:
+    """However good its short steps look: two readers, of which over a stream one works."""
+    nobody = Nothing(design, "name", 0, "")
+    case = Workload(rate=rate, members=2, work_ms=work_ms)
+    trial = Searching("r", ground.Ground(named(design), "", None), nobody, nobody, case, carries=carries)
+    monkeypatch.setattr("bench.measure.trial.time.monotonic", lambda: trial.clock[0])
+    found = (await trial._room(await trial._step(1.0))).params
+    assert found["room"] <= carries
+    assert found["room"] * rate <= limit
+    close = found["room"] * 1.2 >= min(carries, limit / rate)
+    assert close is not found["capped"], "at least so much, where the most that may be tried was carried"
+    assert close or design == "asyncio"
+    assert found["too_much"] <= limit / rate
 
 
 @dataclass(frozen=True)
@@ -738,6 +805,20 @@ def test_the_first_figure_that_tells_two_apart_decides(
     assert why in found.sentences[0]
 
 
+def test_what_an_older_run_found_beyond_its_readers_work_is_cut() -> None:
+    """Its steps of 1.5 s took a growing backlog for one that is carried: 2 readers and 2 ms are 1,000 a second."""
+    case = Workload(rate=300, members=2, work_ms=2, replay=True)
+    rows = [row("kafka"), row("kafka", "room", room=3.36, too_much=4.0, capped=True)]
+    rows += [row("rabbitmq-stream"), row("rabbitmq-stream", "room", room=1.2, too_much=1.4, capped=True)]
+    about = {"workload": {"designs": ["kafka", "rabbitmq-stream"]}}
+    kafka, stream = found = judge.answers(case, 0, pd.DataFrame(rows), about)
+    assert kafka.room == pytest.approx(1000 / 300)
+    assert not kafka.capped, "more is not possible"
+    assert (stream.room, stream.capped) == (1.2, True)
+    assert "carries up to 1.00k a second in time" in judge.advice(case, found).sentences[1]
+    assert show.room(kafka) == "3.33"
+
+
 def test_a_runner_up_with_more_room_is_for_a_load_that_grows() -> None:
     rows = [row("rabbitmq"), row("rabbitmq", "room", room=4.0, capped=False)]
     rows += [row("kafka"), row("kafka", "room", room=90.0, capped=False)]
@@ -877,6 +958,8 @@ def test_a_figure_that_is_not_there_says_why() -> None:
         [Workload(survive="broker")], row("kafka"), row("rabbitmq", "break", broken="broker", not_measured="x")
     )
     assert "the broker was not broken: x" in text
+    for line in ("most that waited", "until none waited"):
+        assert text.count(line) == 2, "in the table, and explained under it"
 
 
 def test_several_workloads_are_shown_as_a_table_first() -> None:
