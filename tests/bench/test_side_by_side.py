@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 
 import bench
+from bench.contenders.confluent_peers import CLASSIC
+from bench.faults.arena import SOONER
 from bench.judge import side_by_side
 from bench.model import title_of
 from bench.questions import work
@@ -84,6 +86,13 @@ def test_what_was_not_measured_is_a_dash_or_no_line(rows: pd.DataFrame) -> None:
     assert found.loc["p99 at that rate, ms", title_of("kafka")] == side_by_side.NONE
     assert "memory of the broker, MB" not in found.index
     assert found.loc["kept, to be read again", title_of("kafka")] == "yes"
+
+
+def test_settings_that_are_not_the_default_are_told() -> None:
+    single = int(SOONER["broker.session.timeout.ms"]) // 1000
+    assert f"one of {single} s (`broker.session.timeout.ms`, by default 9 s" in side_by_side.NOTE
+    member = int(str(dict(CLASSIC)["session.timeout.ms"])) // 1000
+    assert f"a session of {member} s (`session.timeout.ms`, by default 45 s)" in side_by_side.NOTE
 
 
 def test_one_design_is_beside_nothing(rows: pd.DataFrame) -> None:
