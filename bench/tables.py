@@ -152,14 +152,15 @@ def lines(rows: pd.DataFrame, *keys: str) -> Iterator[tuple[dict[str, Any], pd.D
 
 
 def counted(part: pd.DataFrame) -> str:
-    """What became of the messages of some rows: "5 × all" or what is wrong."""
+    """How many repetitions, and what became of their messages: "5 × all", "5 × all, 22 duplicates", "5 × failed"."""
     wrong = [f"{int(part[what].sum())} {what}" for what in BREACHES if part[what].sum() > 0]
-    failed = part["error"].notna().sum()
+    failed = int(part["error"].notna().sum())
     every = "all" if told_apart(part).all() else "all, only counted"
+    every = "not all" if failed or part["lost"].gt(0).any() else every
     every = "not counted" if part["received"].isna().all() else every
-    if is_unstable(part):
-        every += ", unstable"
-    return ", ".join([*wrong, f"{failed} failed"] if failed else wrong) or f"{len(part)} × {every}"
+    every = "failed" if failed == len(part) else every
+    wrong += [f"{failed} failed"] * (0 < failed < len(part)) + ["unstable"] * is_unstable(part)
+    return ", ".join([f"{len(part)} × {every}", *wrong])
 
 
 def is_unstable(part: pd.DataFrame) -> bool:

@@ -406,7 +406,7 @@ def test_a_lost_name_is_told_and_a_null_is_no_zero(tmp_path: Path) -> None:
     folder = written(tmp_path, rows(1000, lost=1))
     assert rows(1000, lost=1)[0].wrong
     frame = bench.load(folder, details=True)
-    assert tables.counted(frame) == "6 lost"
+    assert tables.counted(frame) == "6 × not all, 6 lost"
     assert "6 lost" in report.conclusion(frame)[0]
     assert frame["elapsed_s"].isna().all()
 

@@ -74,6 +74,8 @@ def test_names_are_summed_once_and_only_where_each_was_known(tmp_path: Path) -> 
     beyond = "With faults injected: 0 lost or duplicated beyond what the guarantee allows"
     assert said[1] == f"{beyond}; {WITHIN}: 1,300 lost, 2 twice."
     assert tables.counted(rows[:3]) == "3 × all"
+    assert tables.counted(rows.assign(duplicates=[1, 2, 0, 0, 0, 2])[:3]) == "3 × all, 3 duplicates"
+    assert tables.counted(rows.assign(error=rows["error"].where(rows.index > 0, "x"))[:3]) == "3 × not all, 1 failed"
     assert tables.counted(rows[3:4]) == tables.counted(rows[4:5]) == "1 × all, only counted"
 
 
@@ -129,7 +131,7 @@ def test_every_question_has_a_table_when_all_of_it_failed(tmp_path: Path) -> Non
             for cell in questions.question(name).cells(settings)
         ]  # fmt: skip
         rows = loaded(tmp_path, *failed)
-        assert "1 failed" in set(questions.question(name).table(rows)["count"])
+        assert "1 × failed" in set(questions.question(name).table(rows)["count"])
         assert report.conclusion(rows)[0].endswith(f"{len(rows)} of {len(rows)} repetitions failed.")
 
 
