@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.judge.claims import ALONE, Figures, Missing, _lightly
+from bench.judge.claims import ALONE, SOUND, Figures, Missing, _lightly
 from bench.judge.workload import (
     ROOMIER,
     Answer,
@@ -304,7 +304,7 @@ def _share(run: Figures, workload: Workload, design: Design) -> float:
     if workload.groups > 1:
         with suppress(Missing):
             rows = run.rows("fan_out", design.name, way="many", contender="greet")
-            speeds = rows.groupby("params.groups")["messages_per_s"].median().astype(float)
+            speeds = rows[rows[SOUND]].groupby("params.groups")["messages_per_s"].median().astype(float)
             if 1 in speeds.index and len(speeds) > 1:
                 most = min(workload.groups, int(speeds.index.max()))
                 at = np.interp(np.log(most), np.log(speeds.index.to_numpy(float)), np.log(speeds.to_numpy()))

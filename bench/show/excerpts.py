@@ -111,7 +111,7 @@ def tweaks(rows: pd.DataFrame) -> pd.DataFrame:
 
 def beside_a_sleeper(rows: pd.DataFrame) -> dict[str, float]:
     """Which share of a design's speed is left beside a group that does not read."""
-    own = rows[rows["params.rung"].isin(["alone", "beside a sleeper"])]
+    own = rows[rows["params.rung"].isin(["alone", "beside a sleeper"]) & stats.is_sound(rows)]
     speed = own.pivot_table("messages_per_s", "params.rung", "design", "median")
     left = speed.loc["beside a sleeper"] / speed.loc["alone"]
     return {title_of(str(design)): float(left[design]) for design in sorted(left.index, key=rank)}
@@ -119,13 +119,13 @@ def beside_a_sleeper(rows: pd.DataFrame) -> dict[str, float]:
 
 def lightly(rows: pd.DataFrame) -> pd.Series[float]:
     """p50 in ms at 100 messages a second, from when a message was due."""
-    own = rows[rows["contender"].eq("greet") & rows["params.rate"].eq(100)]
+    own = rows[rows["contender"].eq("greet") & rows["params.rate"].eq(100) & stats.is_sound(rows)]
     return own.groupby("design")["latency_ms.p50"].median()
 
 
 def first_round(rows: pd.DataFrame, load: float) -> pd.DataFrame:
     """The rows of the first round of latency at a share of each design's most, for `plots.distribution`."""
-    own = rows["question"].eq("latency") & rows["contender"].eq("greet")
+    own = rows["question"].eq("latency") & rows["contender"].eq("greet") & stats.is_sound(rows)
     return rows[own & rows["params.load"].eq(load) & rows["repetition"].eq(1)]
 
 
@@ -148,14 +148,15 @@ def woken(rows: pd.DataFrame) -> pd.DataFrame:
 
 def faults(rows: pd.DataFrame) -> pd.DataFrame:
     """The tries of all faults over greet at DURABLE: how many, what was lost, and what greet did not promise."""
-    own = _of(rows, "faults", contender="greet", guarantee="DURABLE").groupby("design")
+    tried = rows["question"].eq("faults") & rows["contender"].eq("greet") & rows["guarantee"].eq("DURABLE")
+    own = rows[tried].groupby(rows["design"].map(title_of))
     found = pd.DataFrame({"lost": own["lost"].sum().astype(int), "broken promises": own["error"].count()})
     return found.loc[_order(found.T)]
 
 
 def _of(rows: pd.DataFrame, question: str, **keys: str) -> pd.DataFrame:
-    """The rows of a question, but those that were measured again; designs and ways have their plain names."""
-    chosen = rows["question"].eq(question) & rows["params.again"].ne(True)
+    """The sound rows of a question, but those that were measured again; designs and ways have their plain names."""
+    chosen = rows["question"].eq(question) & rows["params.again"].ne(True) & stats.is_sound(rows)
     for key, value in keys.items():
         chosen &= rows[key].eq(value)
     own = rows[chosen]

@@ -217,6 +217,12 @@ def test_what_comes_at_once_must_be_read_in_time(rows: pd.DataFrame) -> None:
     assert not found(rows, replay=True, p99_ms=0.1)["kafka"].enough, "a message that comes alone takes longer"
 
 
+def test_a_row_that_is_not_sound_does_not_count_for_more_groups(rows: pd.DataFrame) -> None:
+    bad = rows[rows["question"].eq("fan_out") & rows["params.groups"].gt(1)].assign(messages_per_s=1.0, lost=1)
+    both = pd.concat([rows, bad, bad], ignore_index=True)
+    assert found(both, groups=4)["kafka"].carried == found(rows, groups=4)["kafka"].carried
+
+
 def test_who_computes_shares_the_cores_with_all_groups(rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     one = found(rows, groups=8, work="compute", work_ms=5, rate=30)

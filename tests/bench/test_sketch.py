@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -152,3 +153,19 @@ class TestExcerpts:
         again = rows[rows["question"].eq("throughput")].assign(**{"params.again": True, "messages_per_s": 1.0})
         both = pd.concat([rows, again], ignore_index=True)
         assert excerpts.speeds(reference=both).equals(excerpts.speeds(reference=rows))
+
+    @pytest.mark.parametrize("wrong", [{"lost": 1}, {"error": "it broke"}])
+    def test_a_row_that_is_not_sound_has_no_figure(self, wrong: dict[str, Any]) -> None:
+        rows = bench.reference()
+        figures: dict[str, Any] = {"messages_per_s": 1.0, "latency_ms.p50": 1e6, "latency_ms.max": 1e6, "accepted": 1}
+        bad = rows[rows["question"].ne("faults")].assign(**figures, latencies=None, **wrong)
+        both = pd.concat([rows, bad, bad], ignore_index=True)
+        for of in (
+            *(excerpts.one_by_one, excerpts.costs, excerpts.kept, excerpts.rungs, excerpts.greetings, excerpts.gains),
+            *(excerpts.megabytes, excerpts.tweaks, excerpts.woken, lambda some: excerpts.worst(some, 0.5)),
+        ):
+            assert of(both).equals(of(rows))
+        assert excerpts.uvloop_gain(both) == excerpts.uvloop_gain(rows)
+        assert excerpts.beside_a_sleeper(both) == excerpts.beside_a_sleeper(rows)
+        assert excerpts.lightly(both).equals(excerpts.lightly(rows))
+        assert len(excerpts.first_round(both, 0.5)) == len(excerpts.first_round(rows, 0.5))
