@@ -1,7 +1,8 @@
 """The questions that a reader asks, one file each.
 
 A file has a docstring, whose first line is the question; `cells(settings)`, its work as data;
-`table(rows)`, its answer as a DataFrame of at most ten columns; and `picture(rows)`, its figure. `rows` are
+`table(rows)`, its answer as a DataFrame of at most ten columns, whose docstring is the note under it: it explains
+columns whose names do not say what they are; and `picture(rows)`, its figure. `rows` are
 the rows of this question from `bench.load(run, details=True)`. The questions in `FIRST` also have
 `first(settings)`: the few cells for which the default run of three minutes has time. One that cannot be measured
 everywhere has `lacking(settings)`, which says why. To add a question, add its file, and its name here.
@@ -50,6 +51,11 @@ def question(name: str) -> Any:
 def asked(name: str) -> str:
     """The question in plain words: the first line of its docstring."""
     return str(question(name).__doc__).partition("\n")[0]
+
+
+def note(name: str) -> str:
+    """What the table of a question shows, for under it: the docstring of `table`, on one line."""
+    return " ".join(str(question(name).table.__doc__).split())
 
 
 def lacking(name: str, settings: Settings) -> str:

@@ -58,7 +58,12 @@ async def beside_a_sleeper(session: Session, cell: Cell, names: int) -> list[Fig
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages a second, the speed at the end beside that at the beginning, and the memory and disk in between."""
+    """Messages a second, and the memory and disk that they take meanwhile.
+
+    "end / beginning" is the speed in the last quarter of the time, divided by that in the first. "MB gained" is how
+    much more memory the client took, "disk MB" how much more disk the broker took: the most of all repetitions. "beside
+    a sleeper": a second group exists, and does not read until the first has everything; "alone": there is none.
+    """
     found = tables.summary(rows, "params.rung").drop(columns=["min–max", "CPU s/M, client + broker"])
     more = [
         {

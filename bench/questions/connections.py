@@ -257,7 +257,10 @@ def figures(sent: Sent, received: Received, looks: list[tuple[int, float, float]
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """How long messages took, and what the broker held and used: the median of the repetitions."""
+    """How long messages took, and what the broker held and used: the median of the repetitions.
+
+    100 % CPU is one core.
+    """
     found = []
     for line, part in tables.lines(rows, "params.publishers"):
         line["connections"] = line.pop("publishers")

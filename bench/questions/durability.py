@@ -36,7 +36,7 @@ def _option(said: str) -> tuple[str, str]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages a second, and what a message survives."""
+    """Messages a second, and what a message survives: the median of the repetitions."""
     found = tables.summary(rows, "survives", *(["params.queue_type"] if "params.queue_type" in rows else []))
     return found.drop(columns=["CPU s/M, client + broker"]).astype(object).fillna("")
 

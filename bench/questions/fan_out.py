@@ -39,7 +39,10 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages a second, greetings a second, and the CPU time of a million messages."""
+    """Messages a second, and the CPU time of a million of them.
+
+    "greetings/s" is the messages a second times the groups: each group greets every message.
+    """
     return tables.growth(rows, "groups", "greetings/s")
 
 

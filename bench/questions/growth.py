@@ -56,7 +56,11 @@ async def after_groups(session: Session, cell: Cell, _: int) -> list[Figures]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages a second, beside the usual run, and the end of a repetition beside its beginning."""
+    """Messages a second, in the usual run and in others.
+
+    "beside the usual" is the speed divided by that of the usual run, paired by round, with the 95 % interval. "end /
+    beginning" is the speed in the last quarter of a repetition, divided by that in its first.
+    """
     found = tables.summary(rows, "params.rung").drop(columns=["CPU s/M, client + broker", "MB, client + broker"])
     parts = list(tables.lines(rows, "params.rung"))
     usual = {line["contender"]: part for line, part in parts if line["rung"] == USUAL}

@@ -98,7 +98,11 @@ def _place(rows: pd.DataFrame) -> pd.Series[int]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """For each step: messages a second, how many times as many as the step that it changes, and what it gives up."""
+    """For each step, messages a second. After the colon stands what it gives up.
+
+    "times the step that it changes": a step changes one thing of an earlier one, mostly of the one above it; this is
+    its speed divided by that of the earlier one, paired by round, with the 95 % interval.
+    """
     places = _place(rows)
     parts = {place: rows[places == place] for place in sorted(set(places))}
     found = pd.concat([tables.summary(part, "params.rung") for part in parts.values()], ignore_index=True)

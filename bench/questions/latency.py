@@ -79,7 +79,10 @@ def _loads(settings: Settings, one: Contender) -> tuple[float, ...]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Percentiles in milliseconds, each the median over the repetitions."""
+    """Percentiles in milliseconds, each the median of the repetitions.
+
+    "load" is the share of the highest rate that the contender held; "same rate": all clients of a broker had this one.
+    """
     asked = rows["params.load"].map("{:g}".format, na_action="ignore").fillna("same rate")
     return tables.latencies(rows.assign(load=asked), "load")
 

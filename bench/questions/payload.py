@@ -67,7 +67,7 @@ def _sizes(settings: Settings, one: Contender) -> tuple[int, ...]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages and megabytes a second."""
+    """Messages a second, and megabytes a second, of messages of so many bytes."""
     return tables.growth(rows, "size", "MB/s")
 
 

@@ -317,7 +317,12 @@ def figures(story: Story, begin: int, end: int) -> Figures:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages a second, beside one broker, which ideally is the number of brokers; and what the CPU was used for."""
+    """Messages a second, and what the CPU was used for.
+
+    "times one broker" is the speed divided by that of one broker, paired by round, with the 95 % interval: ideally, the
+    number of brokers. "% of the limit" is how much the brokers used of the CPU time that they may use: at 100, they are
+    the bottleneck. 100 % CPU of the clients is one core.
+    """
     parts = [(line, part) for line, part in tables.lines(rows, "params.rung")]
     ones = {_key(line): part for line, part in parts if line["rung"].partition(", ")[0] == RUNGS[1]}
     found = []

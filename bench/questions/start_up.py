@@ -75,7 +75,7 @@ async def first_greeting(session: Session, cell: Cell, names: int) -> list[Figur
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Seconds to the first greeting."""
+    """Seconds to the first greeting: the median of the repetitions, and their spread."""
     return tables.seconds(rows, "params.rung")
 
 

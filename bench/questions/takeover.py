@@ -264,7 +264,11 @@ async def _until(there: Callable[[], bool], seconds: float) -> None:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """The longest wait of a message and how many came twice, each the median and the worst of the repetitions."""
+    """What happens when "a member" joins, leaves or is killed: the median of the repetitions, and the worst of them.
+
+    "longest wait" is the longest time that a message was on its way. "came twice" is how many messages did, which is
+    allowed when a member leaves or is killed; "count" has the sum of all repetitions.
+    """
     found = []
     for line, part in tables.lines(rows, "params.rung"):
         line["a member"] = line.pop("rung")

@@ -86,7 +86,7 @@ def apart_of(settings: Settings, together: list[Cell]) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages a second: median and spread of the repetitions, beside the CPU time of a million messages."""
+    """Messages a second, and the CPU time of a million: the median of the repetitions. "min–max" is their spread."""
     return tables.summary(rows)
 
 

@@ -46,7 +46,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages a second with each tweak."""
+    """Messages a second with each tweak; "bare" is the name alone."""
     return tables.summary(rows, "params.rung").drop(columns=["MB, client + broker"])
 
 

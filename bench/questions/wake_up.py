@@ -61,7 +61,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Medians in milliseconds: how late a name was sent, how long it took from then, and from the time it was due."""
+    """Medians in milliseconds: how late a message was sent, how long it took from then, and from when it was due."""
     found = [
         line
         | {

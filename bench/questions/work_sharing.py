@@ -37,7 +37,11 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Messages a second, the speed-up, and the share of the member that got least (fair would be 1 of all members)."""
+    """Messages a second by all members and publishers together.
+
+    "speed-up" is the speed divided by that of one member and one publisher. "smallest share" is the part of all
+    messages that went to the member with the fewest: 50% would be even between two, 25% among four.
+    """
     found = tables.growth(rows, "members", "speed-up", "publishers")
     shares = rows.groupby(["design", "params.members", "params.publishers"])["members"].agg(tables.smallest_share)
     keys = zip(found["contender"].str.split().str[0], found["members"], found["publishers"], strict=True)

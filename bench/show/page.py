@@ -31,14 +31,14 @@ def page(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
         parts += ["<h2>Open claims</h2>", *_items(left)] if left else []
     parts += cases
     if len(beside := side_by_side.table(rows)):
-        parts += [f"<h2>{side_by_side.TITLE}</h2>", f"<p>{escape(side_by_side.NOTE)}.</p>", _table(beside)]
+        parts += [f"<h2>{side_by_side.TITLE}</h2>", f"<p>{_prose(side_by_side.NOTE)}.</p>", _table(beside)]
     if len(ratios := targets.table(rows)):
         parts += [f"<h2>{report.BESIDE}</h2><p>{report.RATIOS}</p>", _table(ratios)]
     if len(rows):
         parts.append(f"<p>{report.PAIRED}</p>")
     for name, table in report.answers(rows).items():
         parts += [f'<h2 id="{name}">{escape(questions.asked(name))}</h2>', _picture(name, rows)]
-        parts.append(_folded("the figures", table))
+        parts.append(_folded("the figures", table, questions.note(name)))
     if len(decided := report.defaults(*abouts)):
         parts += [f"<h2>{report.DEFAULTS}</h2>", _folded("the settings", decided)]
     parts += ["<footer>", *_items(report.ground(*abouts)), "</footer>"]
@@ -72,11 +72,15 @@ def _contents(rows: pd.DataFrame) -> list[str]:
 
 
 def _items(sentences: list[str]) -> list[str]:
-    return ["<ul>", *(f"<li>{COMMAND.sub(CODE, escape(one))}</li>" for one in sentences), "</ul>"]
+    return ["<ul>", *(f"<li>{_prose(one)}</li>" for one in sentences), "</ul>"]
 
 
-def _folded(summary: str, table: pd.DataFrame) -> str:
-    return f"<details><summary>{summary}</summary>{_table(table)}</details>"
+def _folded(summary: str, table: pd.DataFrame, note: str = "") -> str:
+    return f"<details><summary>{summary}</summary>{_table(table)}<p>{_prose(note)}</p></details>"
+
+
+def _prose(text: str) -> str:
+    return COMMAND.sub(CODE, escape(text))
 
 
 def _table(frame: pd.DataFrame) -> str:

@@ -197,6 +197,7 @@ def _questions(console: Console, rows: pd.DataFrame, left_out: dict[str, None]) 
         _print(console, judged[~tried], "What a notebook shows; this run did not try it", left_out)
     for name, table in answers(rows).items():
         _print(console, table, f"{name}: {questions.asked(name)}", left_out)
+        _point(console, questions.note(name), "  ", style="dim")
     ratios = targets.table(rows)
     if len(ratios):
         if len(missed := targets.beyond(ratios)):
@@ -353,7 +354,8 @@ def markdown(rows: pd.DataFrame, *abouts: Mapping[str, Any]) -> str:
     if len(rows):
         parts.append(PAIRED)
     for name, table in answers(rows).items():
-        shown, in_sight = markdown_table(table), name in questions.FIRST and len(table) <= LONG
+        shown = f"{markdown_table(table)}\n\n{questions.note(name)}"
+        in_sight = name in questions.FIRST and len(table) <= LONG
         parts += [f"### {questions.asked(name)}", shown if in_sight else _folded(f"{name}, {len(table)} rows", shown)]
     if len(decided := defaults(*abouts)):
         parts += ["### Settings", _folded(DEFAULTS, markdown_table(decided))]

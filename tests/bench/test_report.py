@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from html import escape
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,34 @@ def test_names_are_summed_once_and_only_where_each_was_known(tmp_path: Path) -> 
     assert tables.counted(rows.assign(duplicates=[1, 2, 0, 0, 0, 2])[:3]) == "3 × all, 3 duplicates"
     assert tables.counted(rows.assign(error=rows["error"].where(rows.index > 0, "x"))[:3]) == "3 × not all, 1 failed"
     assert tables.counted(rows[3:4]) == tables.counted(rows[4:5]) == "1 × all, only counted"
+
+
+EXPLAINED = {
+    "backlog": ("end / beginning", "MB gained", "disk MB", "beside a sleeper"),
+    "fan_out": ("greetings/s",),
+    "growth": ("beside the usual", "end / beginning"),
+    "ladder": ("times the step that it changes",),
+    "scaling": ("times one broker", "% of the limit"),
+    "takeover": ("came twice", "count"),
+    "work": ("members busy", "smallest share"),
+    "work_sharing": ("speed-up", "smallest share"),
+}
+"""Columns and rungs of which nobody can tell by their names what they are."""
+
+
+@pytest.mark.parametrize("name", questions.NAMES)
+def test_a_table_says_under_it_what_its_columns_are(name: str) -> None:
+    rows = bench.reference()
+    rows, note = rows[rows["question"].eq(name)], questions.note(name)
+    (table,) = report.answers(rows).values()
+    assert f"{report.markdown_table(table)}\n\n{note}\n" in report.markdown(rows)
+    assert f"<p>{escape(note)}</p>" in page.page(rows)
+    console = Console(width=120, record=True, file=StringIO())
+    report.terminal(console, rows)
+    assert note in " ".join(console.export_text().split())
+    for what in EXPLAINED.get(name, ()):
+        assert f'"{what}' in note
+        assert any(what in one for one in [*map(str, table.columns), *table.get("rung", [])])
 
 
 def test_the_steps_of_an_older_ladder_come_last_in_its_table(tmp_path: Path) -> None:
