@@ -8,13 +8,15 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+LAST = 1.0
+"""The longest wait in seconds for cancelled work: over TLS, a driver may wait half a minute for a farewell."""
+_patient: set[asyncio.Task[None]] = set()
 
-async def to_the_end(work: Coroutine[Any, Any, None], patience: float | None = None) -> None:
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
     """Await `work`. If the caller is cancelled, that is raised only when the work has ended.
 
-    So a member that is cancelled while it leaves gives back what it has, and its connection is closed. With
-    `patience`, the work is cancelled too, so many seconds later: a driver that forgets a connection if it is
-    cancelled while it makes it has the time to finish, so that what it made can be closed.
+    So a member that is cancelled while it leaves gives back what it has, and its connection is closed.
     """
     task = asyncio.create_task(work)
     task.add_done_callback(looked_at)
@@ -23,11 +25,30 @@ async def to_the_end(work: Coroutine[Any, Any, None], patience: float | None = N
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError as error:  # perhaps more than once
-            if patience is not None and not cancelled:
-                asyncio.get_running_loop().call_later(patience, task.cancel)
             cancelled = error
     if cancelled:
         raise cancelled
+    task.result()
+
+
+async def patiently(work: Coroutine[Any, Any, None], patience: float) -> None:
+    """Await `work`. If the caller is cancelled, the work is cancelled too, `patience` seconds later.
+
+    So a driver that forgets a connection if it is cancelled while it makes it has the time to finish, and what
+    it made can be closed. What does not end within `LAST` then goes on in the background.
+    """
+    task = beside(work, _patient)
+
+    async def end() -> None:
+        await asyncio.wait([task], timeout=patience)
+        task.cancel()
+        await asyncio.wait([task], timeout=LAST)
+
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        await to_the_end(end())
+        raise
     task.result()
 
 

@@ -22,7 +22,7 @@ from aiokafka.errors import (
 
 from greet.address import Address
 from greet.designs.kafka_settings import RETRY_SECONDS, settings
-from greet.tasks import beside, to_the_end
+from greet.tasks import beside, patiently
 
 stopping = set[asyncio.Task[None]]()  # clients whose broker did not answer in time
 
@@ -83,7 +83,7 @@ async def start(client: AIOKafkaAdminClient | AIOKafkaConsumer | AIOKafkaProduce
     If aiokafka 0.14 is cancelled while its first connection asks for the brokers, it forgets that connection: it
     stays open until the garbage collector comes.
     """
-    await to_the_end(client.start(), RETRY_SECONDS)
+    await patiently(client.start(), RETRY_SECONDS)
 
 
 async def committed(address: Address, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:

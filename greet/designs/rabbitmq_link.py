@@ -30,7 +30,7 @@ from yarl import URL
 
 from greet.address import Address
 from greet.errors import BadURL, GreetError, PublishFailed, PublishUnknown, one_line
-from greet.tasks import beside, left, to_the_end
+from greet.tasks import beside, left, patiently
 
 # What aio-pika raises when a connection fails: it does not wrap all of these in errors of its own.
 DRIVER = (*CONNECTION_EXCEPTIONS, TimeoutError, EOFError)
@@ -107,7 +107,7 @@ class Link:
     async def _connect(self, url: URL) -> AbstractConnection:
         connection = aio_pika.Connection(url, ssl_context=self._tls, client_properties=self._properties)
         try:
-            await to_the_end(connection.connect(), MOMENT)
+            await patiently(connection.connect(), MOMENT)
         except BaseException:
             await self._end(connection, 0)  # `aio_pika.connect` leaves it unclosed, which Python complains of later
             raise

@@ -57,6 +57,7 @@ from greet.designs.rabbitmq_topic import short
 from greet.errors import GreetError, PublishFailed, PublishUnknown
 from greet.line import Batch, Poison, runs
 from greet.names import MAX_BYTES
+from greet.tasks import LAST
 
 WINDOW = 500
 """How many names of a channel may be unconfirmed; more wait, and with them their publishers."""
@@ -294,7 +295,10 @@ class Wire(TransportFactory):
         reader = _Tap(self)
         protocol = _Protocol(reader, self)
         where = str(url.host), url.port or 0
-        self._transport, _protocol = await loop.create_connection(lambda: protocol, *where, ssl=self._context)
+        farewell = LAST if self._context else None  # asyncio would wait 30 s for a broker that hangs
+        self._transport, _protocol = await loop.create_connection(
+            lambda: protocol, *where, ssl=self._context, ssl_shutdown_timeout=farewell
+        )
         return reader, asyncio.StreamWriter(self._transport, protocol, reader, loop)
 
     def tune(self, frame_max: int) -> None:

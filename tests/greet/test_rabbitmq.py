@@ -841,6 +841,53 @@ async def test_no_tls_there(rabbitmq_url: str, caplog: pytest.LogCaptureFixture)
     assert "TLS fails" in await refusal(rabbitmq_url.replace("amqp:", "amqps:"), caplog)
 
 
+@asynccontextmanager
+async def silent_after_the_handshake(certificates: Certificates) -> AsyncIterator[int]:
+    """Something that speaks TLS, and then says nothing: no farewell either."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificates.authority.issue_cert("127.0.0.1").configure_cert(context)
+    held: list[socket.socket] = []
+
+    def serve() -> None:
+        with suppress(OSError):  # it ends when the socket is shut down
+            while True:
+                plain, _ = listening.accept()
+                held.append(context.wrap_socket(plain, server_side=True))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = asyncio.create_task(asyncio.to_thread(serve))
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            await serving
+            for one in held:
+                one.close()
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_another_host_answers_if_one_is_silent_after_the_handshake_of_tls(
+    ours: Ours, certificates: Certificates, topic: str, path: str
+) -> None:
+    login, _, where = ours.tls.rpartition("@")
+    async with silent_after_the_handshake(certificates) as silent, asyncio.timeout(20):
+        url = f"{login}@127.0.0.1:{silent},{where}"
+        async with line_to(url, topic, ca=certificates.ca, timeout=6, path=path) as line, line.subscribe("hello"):
+            pass
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_who_is_cancelled_after_the_handshake_of_tls_does_not_wait_for_a_farewell(
+    certificates: Certificates, path: str
+) -> None:
+    async with silent_after_the_handshake(certificates) as silent:
+        url = f"amqps://127.0.0.1:{silent}/?ca={certificates.ca}&path={path}"
+        opening = asyncio.create_task(greet.connect(url).__aenter__())
+        await asyncio.wait([opening], timeout=0.5)
+        opening.cancel()
+        assert (await asyncio.wait([opening], timeout=5))[0], "it still waits"
+
+
 async def test_a_certificate_of_our_own(certificates: Certificates, caplog: pytest.LogCaptureFixture) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.verify_mode = ssl.CERT_REQUIRED
