@@ -100,7 +100,7 @@ class PublishingLine(Line):
                 async with within(self._time() + self._link.heartbeat), self._link.spare() as channel:
                     await channel.get_exchange(self.topic)
                 self._heard = self._time()
-                if not self._is_mute():
+                if self._is_open() and not self._is_mute():
                     return self._exchange
             await self._link.close(deadline)
         if self._exchange:

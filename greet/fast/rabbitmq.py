@@ -186,6 +186,8 @@ class FastRabbitMQLine(RabbitMQLine):
         exchange = await super()._find_exchange(deadline)
         if not self._is_open():
             underlay = await self._channel.get_underlay_channel()
+            if not self._link.wire.open:
+                raise ConnectionError("the connection was lost")
             self._outbox = Outbox(
                 self._link.wire,
                 underlay.number,

@@ -11,6 +11,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -20,12 +21,13 @@ from common import take
 from pamqp import commands
 from pamqp.base import Frame
 from pamqp.body import ContentBody
-from pamqp.commands import Basic, Connection, Queue
+from pamqp.commands import Basic, Connection, Exchange, Queue
 from pamqp.frame import marshal, unmarshal
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
 import greet
+from greet.designs.rabbitmq_publisher import PublishingLine
 
 WAYS = pytest.mark.parametrize("path", ["fast", "plain"])
 FLOOD = 2**28
@@ -45,6 +47,10 @@ async def deliver(channel: int, tag: str, say: Say) -> None:
     await say(head + marshal(ContentHeader(body_size=3), channel) + marshal(ContentBody(b"Ada"), channel))
 
 
+async def nothing(channel: int, frame: Frame, say: Say) -> None:
+    """Answer at once, as RabbitMQ does."""
+
+
 @dataclass
 class Impostor:
     """What it says; all else is as RabbitMQ says it."""
@@ -52,6 +58,7 @@ class Impostor:
     frame_max: int = 131_072
     on_publish: Callable[[int, Say], Work] = confirm
     on_consume: Callable[[int, str, Say], Work] = deliver
+    before_an_answer: Callable[[int, Frame, Say], Work] = nothing
     url: str = ""
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
@@ -88,6 +95,7 @@ class Impostor:
                 elif isinstance(frame, Queue.Declare):
                     await say(marshal(Queue.DeclareOk(frame.queue, 0, 0), channel))
                 elif isinstance(frame, Frame) and frame.synchronous:
+                    await self.before_an_answer(channel, frame, say)
                     group, _, name = frame.valid_responses[0].partition(".")
                     await say(marshal(getattr(getattr(commands, group), name)(), channel))
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -180,6 +188,39 @@ async def test_a_channel_that_confirms_nothing_is_replaced(path: str, many: bool
             with pytest.raises(greet.PublishUnknown, match="no confirm within 1 s"):
                 await (line.publish_many(["Ada"] * 10) if many else line.publish("Ada"))
             assert await line.publish_many(["Bo"] * 60) == 60
+
+
+async def test_a_channel_that_refuses_while_the_broker_is_asked_on_another_is_replaced() -> None:
+    """The broker goes on counting there: who begins at one again would wait for its confirms in vain."""
+
+    async def refuse(channel: int, asked: Frame, say: Say) -> None:
+        if channel > 1 and isinstance(asked, Exchange.Declare):
+            await say(marshal(Basic.Nack(1), 1))
+
+    async with running(Impostor(before_an_answer=refuse)) as there:
+        line: Any = greet.connect(f"{there.url}?timeout=3")
+        async with line:
+            await line.publish("Ada")
+            line._link.wire.heard = -inf  # so the broker is asked first
+            assert await line.publish_many(["Bo", "Cy"]) == 2
+
+
+async def test_a_connection_that_is_lost_just_when_its_channel_opens_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find, times = PublishingLine._find_exchange, 0
+
+    async def find_and_lose(line: Any, deadline: float) -> Any:
+        nonlocal times
+        found, times = await find(line, deadline), times + 1
+        if times == 1:
+            line._link.wire.lost()
+            line._link.wire.abort()
+        return found
+
+    monkeypatch.setattr(PublishingLine, "_find_exchange", find_and_lose)
+    async with running(Impostor()) as there, greet.connect(f"{there.url}?timeout=3") as line:
+        await line.publish("Ada")
 
 
 @WAYS
