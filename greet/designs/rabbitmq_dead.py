@@ -101,8 +101,8 @@ async def visit(
 
 
 def of_a_stream(message: AbstractIncomingMessage) -> bool:
-    """Whether a group of a stream has kept it, which shares this queue."""
-    return "origin" in message.headers
+    """Whether a group of a stream has kept it, which shares this queue. RabbitMQ has rejected the others itself."""
+    return "origin" in message.headers and "x-death" not in message.headers
 
 
 def _origin(message: AbstractIncomingMessage) -> tuple[str, str]:

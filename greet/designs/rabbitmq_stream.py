@@ -49,7 +49,7 @@ from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
 from pamqp.common import FieldTable
 
 from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription
-from greet.designs.rabbitmq_dead import publish_again, visit
+from greet.designs.rabbitmq_dead import of_a_stream, publish_again, visit
 from greet.designs.rabbitmq_link import DRIVER, Link, failed, keep_trying, nowhere, within
 from greet.designs.rabbitmq_topic import binding, declare, declare_if_missing, exchange, kept, queue, short
 from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFailed
@@ -532,4 +532,4 @@ def _offset(message: AbstractIncomingMessage) -> int:
 def _letter(message: AbstractIncomingMessage) -> DeadLetter | None:
     """The dead letter that a group of a stream has kept; None for one of another design."""
     group, origin, reason = (str(message.headers.get(key, "")) for key in ("group", "origin", "reason"))
-    return DeadLetter(message.body, group, origin, reason) if origin else None
+    return DeadLetter(message.body, group, origin, reason) if of_a_stream(message) else None
