@@ -104,8 +104,8 @@ class QueueMember(Subscription):
         """As `failed`. A time-out after a successful login has another reason than a broker that does not answer."""
         if isinstance(error, TimeoutError) and self._link.usable():
             error = TimeoutError(
-                f"it accepted the login, but did not answer for queue {self._queue} within {self._line.timeout:g} s:"
-                " the queue has no leader, or the broker hangs"
+                f"it accepted the login, but did not answer for group {self._group} within {self._line.timeout:g} s:"
+                f" a queue of {self._line.topic} has no leader, or the broker hangs"
             )
         return failed(kind, what, self._line.address, error)
 

@@ -192,7 +192,7 @@ class StreamSubscription(RabbitMQSubscription):
         try:
             await keep_trying(self._begin_to_consume, deadline)  # just after its start, a broker may lack the stream
         except DRIVER as error:
-            raise failed(ConnectFailed, "", self._line.address, error) from error
+            raise self._failed(ConnectFailed, "", error) from error
         self._looking = asyncio.create_task(self._keep_looking())
 
     async def _begin_to_consume(self, deadline: float) -> None:
@@ -334,7 +334,7 @@ class StreamSubscription(RabbitMQSubscription):
         try:
             await keep_trying(self._open_stream, self._line._deadline())
         except DRIVER as error:
-            raise failed(ConnectionLost, "the stream cannot be read:", self._line.address, error) from error
+            raise self._failed(ConnectionLost, "the stream cannot be read:", error) from error
         await self._confirm(self._line._deadline())  # names that were handled before the connection was lost
 
     async def _open_stream(self, deadline: float) -> None:

@@ -1534,7 +1534,7 @@ async def test_a_queue_that_gives_no_answer_is_told_of(
 
     monkeypatch.setattr(RabbitMQSubscription, "_declare_all", silence)
     async with line_to(rabbitmq_url, topic, timeout=2, path=path) as line:
-        with pytest.raises(greet.ConnectFailed, match=f"did not answer for queue {topic}:hello within 2 s"):
+        with pytest.raises(greet.ConnectFailed, match=f"group hello within 2 s: a queue of {topic} has no leader"):
             async with line.subscribe("hello"):
                 pass
 

@@ -24,7 +24,7 @@ import greet
 from greet import Guarantee, Line, Subscription
 from greet.brokers import Broker, rabbitmq
 from greet.designs import named
-from greet.designs.rabbitmq_stream import HOLE, PLACES, WRITTEN
+from greet.designs.rabbitmq_stream import HOLE, PLACES, WRITTEN, StreamSubscription
 
 DESIGN = named("rabbitmq-stream")
 NAMES = [f"name-{number}" for number in range(3000)]
@@ -153,6 +153,22 @@ async def test_what_is_handled_while_the_line_is_away_does_not_come_again(
         assert await take(names, 1) == ["last"]
     async with line_to(broker.url, topic, path=path) as line, line.subscribe("hello") as names:
         assert await take(names, 1, seconds=0.3) == []
+
+
+@pytest.mark.parametrize("step", ["_declare_all", "_open_stream"])
+async def test_a_queue_or_stream_that_gives_no_answer_is_told_of(
+    rabbitmq_url: str, topic: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one without a leader: it is not the login, nor the port, that fails."""
+
+    async def silence(*_: object) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(StreamSubscription, step, silence)
+    async with line_to(rabbitmq_url, topic, timeout=2) as line:
+        with pytest.raises((greet.ConnectFailed, greet.ConnectionLost), match=f"a queue of {topic} has no leader"):
+            async with line.subscribe("hello") as names:
+                await anext(names)
 
 
 # Retention
