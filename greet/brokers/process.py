@@ -130,6 +130,8 @@ class Node:
                     self._look()
         except TimeoutError:
             raise ConnectFailed(self.failure(f"did not serve within {READY_SECONDS:.0f} s")) from None
+        else:
+            probe.result()
         finally:
             probe.cancel()
             await asyncio.wait([probe])

@@ -388,6 +388,21 @@ async def test_kafka_is_started_again_when_its_coordinator_failed(
     assert capsys.readouterr().err.count("starting it again") == 3
 
 
+async def test_an_error_that_no_design_raises_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not count as serving."""
+
+    async def fails(*_: object) -> bool:
+        raise LookupError("unheard of")
+
+    node = sick(tmp_path, 1, monkeypatch)
+    monkeypatch.setattr(process.Node, "_carries", fails)
+    try:
+        with pytest.raises(LookupError, match="unheard of"):
+            await node.serving(1)
+    finally:
+        node.end()
+
+
 async def test_a_coordinator_that_fails_for_good_is_told_and_its_log_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
