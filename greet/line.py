@@ -195,6 +195,10 @@ class Line(Entered, ABC):
         """Disconnect within the address's `timeout`. Leave the members of the line first: this does not end them.
 
         A `publish` that still waits is accepted, fails, or raises `PublishUnknown`.
+
+        Raises:
+            PublishFailed: at a clean end under `AT_MOST_ONCE`, if names were dropped after `publish` had returned, and
+                no later call has said so.
         """
         self._close()
         await self._wind_up(self._disconnect(self._deadline(), clean=error is None))
@@ -434,8 +438,8 @@ class Subscription(Entered, ABC):
     exception. If the member dies, is cancelled or raises before that, the name is not settled: it
     is delivered again, to this or another member. The same happens if the task that handles the name
     has failed, or still runs, when the `async with` ends. `AT_MOST_ONCE` settles names before they
-    are handed out. With RabbitMQ, names that such a member has received but not handed out are lost
-    when it leaves.
+    are handed out. With RabbitMQ, as a queue or a stream, and with a share group of Kafka, names that
+    such a member has settled but not handed out are lost when it leaves.
 
     Some designs give a name to a member for a limited time (`design.lends_for`). If handling takes
     longer, another member gets the name too, and it may be handled twice. Some deliver a name a

@@ -454,7 +454,9 @@ class StreamSubscription(RabbitMQSubscription):
         return ahead
 
     async def _confirm(self, deadline: float) -> None:
-        """Write the place. While the connection is lost, this waits until it is back."""
+        """Write the place. While the connection is lost, nothing is done: it is written when this member reads again,
+        or leaves.
+        """
         if self._channel and self._held:
             channel = self._channel
             try:
