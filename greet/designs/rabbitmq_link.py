@@ -289,7 +289,10 @@ def refused(error: BaseException, *, certain: bool) -> PublishFailed | PublishUn
 
 def nowhere(topic: str) -> str:
     """Why a name was not accepted that no queue would have got."""
-    return f"no group has ever read {topic}, so it has nowhere to go: subscribe first"
+    return (
+        f"no group reads {topic} now (none ever did, or its queue or exchange was deleted),"
+        " so it has nowhere to go: subscribe first"
+    )
 
 
 def rounded(size: int) -> int:
