@@ -22,7 +22,9 @@ REST = 0.1
 
 
 def short(what: str, text: str) -> str:
-    """`text`, if it is short enough for the name of a queue; else raise `BadURL`."""
+    """`text`, if RabbitMQ takes it in the name of an exchange or a queue; else raise `BadURL`."""
+    if what == "topic" and text.startswith("amq."):
+        raise BadURL(f"topic {text} begins with amq., which RabbitMQ keeps for its own names: use another one")
     if len(text) > 100:
         raise BadURL(f"{what} {text[:40]!a}… is too long for RabbitMQ: use up to 100 characters")
     return text

@@ -217,6 +217,13 @@ def test_names_that_are_too_long_for_the_protocol(topic: str) -> None:
         greet.connect("amqp://localhost", topic).subscribe("x" * 101)
 
 
+@pytest.mark.parametrize("scheme", ["amqp", "rabbitmq+stream"])
+def test_a_topic_that_rabbitmq_keeps_for_itself(scheme: str) -> None:
+    with pytest.raises(greet.BadURL, match=r"amq\.names begins with amq\., which RabbitMQ keeps"):
+        greet.connect(f"{scheme}://localhost", "amq.names")
+    greet.connect(f"{scheme}://localhost", "amqnames").subscribe("amq.hello")
+
+
 def test_the_port_of_tls() -> None:
     assert line_to("amqps://localhost", "x").address.hosts == (("localhost", 5671),)
     assert line_to("amqp://localhost", "x").address.hosts == (("localhost", 5672),)
