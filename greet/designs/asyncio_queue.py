@@ -5,9 +5,9 @@
                        └─► Queue "goodbye" ─► its members
 
 An entry of a queue is a list of names: one name from `publish`, up to 200 names from `publish_many`.
-So `publish_many` wakes a consumer once for 200 names, not 200 times. A queue holds at most `maxsize`
-entries (1,000) of at most 65,536 characters each. When it is full, the publisher waits, so it cannot
-fill the memory.
+So `publish_many` wakes a consumer once for 200 names, not 200 times. If other members wait, each gets
+its share of them. A queue holds at most `maxsize` entries (1,000) of at most 65,536 characters each.
+When it is full, the publisher waits, so it cannot fill the memory.
 
 The queues belong to the process and its event loop. When these end, all names in them are gone.
 """
@@ -29,7 +29,7 @@ PREFETCH = 50  # a member takes its fair share of the queue at once, but at most
 
 
 class _Group:
-    """The queue of one group, and the names that its members gave back."""
+    """The queue of one group, and the names that its members gave back, or have left to others."""
 
     def __init__(self, maxsize: int) -> None:
         self.queue: asyncio.Queue[list[str]] = asyncio.Queue(maxsize)
@@ -38,7 +38,7 @@ class _Group:
         self.waiting = 0  # members that wait for the queue
 
     async def take(self) -> list[str]:
-        """The next names. Names that were given back come first."""
+        """The next names. Names that were given back, or left to others, come first."""
         while not self.returned:
             self.waiting += 1
             try:
@@ -46,8 +46,16 @@ class _Group:
             finally:
                 self.waiting -= 1
             if names:
-                return [*names]  # a copy: all groups share the list
-        return self.returned.popleft()
+                return self._part([*names], self.waiting)  # a copy: all groups share the list
+        return self._part(self.returned.popleft(), self.members - 1)
+
+    def _part(self, names: list[str], others: int) -> list[str]:
+        """The first of `names`; as much is left to each of the `others`."""
+        if others and len(names) > 1:
+            count = max(1, len(names) // (others + 1))
+            self.returned.appendleft(names[count:])
+            del names[count:]
+        return names
 
     def give_back(self, names: list[str]) -> None:
         """Names that a member did not settle are delivered next, also to a member that is waiting."""

@@ -168,6 +168,29 @@ async def test_members_of_a_group_share(line: Line, connect: Connect, case: Case
         assert sorted(shares[0] + shares[1]) == sorted(wanted)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.design.deals_out], ids=str)
+async def test_a_list_is_shared_by_all_members_that_wait(line: Line) -> None:
+    """None of them has a second name before each has one."""
+    count = 10
+    all_have_one = asyncio.Barrier(count + 1)
+    entered = asyncio.Barrier(count + 1)
+
+    async def member() -> None:
+        async with line.subscribe("hello") as names:
+            await entered.wait()
+            async for _ in names:
+                await all_have_one.wait()
+                return
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        for _ in range(count):
+            group.create_task(member())
+        await entered.wait()
+        await asyncio.sleep(0)  # now all of them ask
+        await line.publish_many(MANY[:600])
+        await all_have_one.wait()
+
+
 # 3. Settled when handled
 
 
