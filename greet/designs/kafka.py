@@ -54,7 +54,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, MessageSizeToo
 from greet.address import Address
 from greet.designs import Design
 from greet.designs.kafka_dead import LARGEST_BODY, Graveyard
-from greet.designs.kafka_group import GroupMember
+from greet.designs.kafka_group import GroupMember, log
 from greet.designs.kafka_producer import ProducingLine
 from greet.designs.kafka_settings import DRIVER_ERRORS, RETRY_SECONDS, UNREADABLE, codec, insist, login, settings
 from greet.designs.kafka_topic import committed, start
@@ -252,9 +252,24 @@ class KafkaSubscription(GroupMember, ConsumerRebalanceListener):  # type: ignore
         while True:
             await self._check_alive()  # first: so who asks with a short time-out each time learns of it too
             async with self._trouble(ConnectionLost, self._line._deadline(), what="the group cannot be read: "):
+                generation = self._generation
                 if fetched := await self._fetch(self._pause):
                     self._gave = True
+                    if generation == self._generation:
+                        self._notice_a_new_log(fetched)
                     return fetched
+
+    def _notice_a_new_log(self, fetched: Sequence[Batch | Poison]) -> None:
+        """If a partition begins again before what was read, its topic was made again: its old offsets mean nothing."""
+        for run in fetched:
+            partition, first = run.source, run.origins[0] if isinstance(run, Batch) else run.origin
+            if first < max(self._starts.get(partition, 0), self._positions.get(partition, 0)):
+                for offsets in (self._starts, self._positions, self._committed):
+                    offsets.pop(partition, None)
+                log.warning(
+                    "topic %s was deleted and created again: group %s reads partition %s from offset %s on",
+                    *(partition.topic, self._group, partition.partition, first),
+                )
 
     async def _fetch(self, seconds: float) -> Sequence[Batch | Poison]:
         """The names that have come, for each partition; nothing if that takes longer than `seconds`."""

@@ -963,6 +963,27 @@ async def test_a_group_that_begins_behind_kept_names_says_so(
 
 
 @WAYS
+async def test_a_topic_that_was_made_anew_is_committed_from_its_beginning(
+    kafka_url: str, topic: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"{kafka_url}?path={path}"
+    async with greet.connect(url, topic) as line, line.subscribe("hello") as names:
+        await line.publish_many(MANY[:100])
+        assert await take(names, 100) == MANY[:100]
+        await becomes([99], lambda: positions(kafka_url, topic, "hello"), 10)  # the last name is in hand
+        admin = AIOKafkaAdminClient(bootstrap_servers=servers(kafka_url))
+        await admin.start()
+        await admin.delete_topics([topic])
+        await admin.close()
+        async with greet.connect(url, topic) as other:  # creates it
+            await other.publish_many(MANY[:10])
+        assert await take(names, 10) == MANY[:10]
+        await becomes([9], lambda: positions(kafka_url, topic, "hello"), 10)
+    (said,) = [one.getMessage() for one in caplog.records if one.name == "greet"]
+    assert said == f"topic {topic} was deleted and created again: group hello reads partition 0 from offset 0 on"
+
+
+@WAYS
 async def test_a_compacted_topic_says_what_it_refuses(kafka_url: str, topic: str, path: str) -> None:
     await make(kafka_url, topic, **{"cleanup.policy": "compact"})
     async with greet.connect(f"{kafka_url}?path={path}", topic) as line:
