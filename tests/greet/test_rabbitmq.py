@@ -1140,7 +1140,7 @@ async def test_what_could_not_be_settled_is_said(broker: Broker, topic: str) -> 
 
 
 async def test_a_broker_that_does_not_come_back(broker: Broker, topic: str) -> None:
-    async with line_to(broker.url, topic, timeout=1) as line:
+    async with line_to(broker.url, topic, timeout=3) as line:
         with pytest.raises(greet.ConnectionLost, match="come again"):  # the broker does not know that Ada is handled
             async with line.subscribe("hello") as names:
                 await line.publish("Ada")
