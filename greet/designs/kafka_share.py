@@ -596,9 +596,9 @@ class KafkaShareSubscription(Subscription):
     def _let_go(self) -> None:
         """The acquisition lock ends soon: give back the names that were not handed out.
 
-        Nobody asks for them here, so they are not polled again: after the last delivery Kafka would drop them.
+        If there are any, nobody asks here, so nothing is polled until somebody does: after the last delivery Kafka
+        would drop them.
         """
-        self._resting = True
         rest: list[Batch | Poison] = [*self._runs, *(one for some in self._come for one in some)]
         buried = [one for one in rest[:1] if isinstance(one, Poison) and not self._idle.is_set()]  # just now
         rest = rest[len(buried) :]
@@ -610,8 +610,9 @@ class KafkaShareSubscription(Subscription):
         self._runs.extend(buried)
         self._come.clear()
         for one in rest:
-            offsets = one.origins if isinstance(one, Batch) else [one.origin]
-            self._orders.put((AcknowledgeType.RELEASE, one.source, offsets))
+            if offsets := one.origins if isinstance(one, Batch) else [one.origin]:
+                self._resting = True
+                self._orders.put((AcknowledgeType.RELEASE, one.source, offsets))
 
     async def _next(self) -> Sequence[Batch | Poison]:
         quiet = self._line.timeout / 4

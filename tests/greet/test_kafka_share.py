@@ -424,6 +424,23 @@ async def test_what_nobody_asks_for_is_not_given_up(url: str, topic: str) -> Non
         assert await line.dead_letters() == []
 
 
+async def test_who_waits_long_after_a_name_gets_the_next_one(url: str, topic: str) -> None:
+    """Longer than the lock of the last one lasts: there was nothing to give back, so the broker is asked on."""
+    async with greet.connect(url, topic) as line, line.subscribe("hello") as names:
+        assert isinstance(names, KafkaShareSubscription)
+        names._lent = 0.4
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+
+        async def publish_later() -> None:
+            await asyncio.sleep(1)
+            await line.publish("Zoë")
+
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            group.create_task(publish_later())
+            assert await anext(names) == "Zoë"
+
+
 async def test_a_member_for_which_there_is_no_room_is_told_so_each_time(topic: str) -> None:
     async with kafka(config={"group.share.max.size": "1"}) as broker:
         url = SHARE.url(broker.url) + "?timeout=8"
