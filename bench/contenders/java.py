@@ -165,7 +165,7 @@ CONTENDERS: list[Contender] = [
             "kafka",
             "many",
             1_000_000,
-            "acks and batches of 1,000,000 bytes as greet's, linger 5 ms; its consumer checks no CRC, no commit; warm",
+            "acks and batches of 1,000,000 bytes as greet's, linger 5 ms; the consumer: no CRC check, no commit; warm",
         ),
         name=JAVA,
         guarantees=tuple(Guarantee),
