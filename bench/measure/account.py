@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import shake_256
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -49,15 +50,26 @@ class Series:
 
     def each(self) -> Iterator[str]:
         """The messages one by one, in order, each made as it is asked for."""
-        head, text, width = f"{self.tag}{self.publisher:02d}", filling().decode(), self.size - HEADER
+        head, width = f"{self.tag}{self.publisher:02d}", self.size - HEADER
         thousands = (f"{head}{number:07d}" for number in range(self.number // 1000 + 1))
-        tails = [f"{number:03d}{text[at : at + width]}" for number, at in enumerate(_places(width).tolist())]
+        tails = [f"{number:03d}{filling(number, width)}" for number in range(1000)]
         return islice((thousand + tail for thousand in thousands for tail in tails), self.number)
 
 
+def filling(number: int, width: int) -> str:
+    """What fills a message of this number: its last three digits choose the text, so near messages have others."""
+    at = _place(number, width)
+    return _text()[at : at + width].decode()
+
+
+def _place(number: Any, width: int) -> Any:
+    """Where the filling begins in the text, of a number or of an array of them."""
+    return number % 1000 * width % (len(_text()) - width)
+
+
 @cache
-def filling() -> bytes:
-    """Text of which messages are cut: it compresses as real messages do, by zstd and gzip to about a third.
+def _text() -> bytes:
+    """It compresses as real messages do, by zstd and gzip to about a third.
 
     It is made of hashes, so that it is the same on each machine and with each Python.
     """
@@ -67,11 +79,6 @@ def filling() -> bytes:
         first, second, *others = noise[start : start + 6]
         rows.append(f"{words[first % 40]}-{words[second % 20]}={int.from_bytes(others) % 10_000:04d};")
     return "".join(rows).encode()
-
-
-def _places(width: int) -> NDArray[np.int64]:
-    """Where the filling of a message begins, by the last three digits of its number."""
-    return np.arange(1000) * width % (len(filling()) - width)
 
 
 @dataclass(frozen=True)
@@ -127,8 +134,8 @@ def _letters(text: bytes | memoryview, tag: str, size: int) -> Codes:
     for place in range(2, 12):
         found = found * 10 + digits[:, place]
     if width := size - HEADER:
-        texts = sliding_window_view(np.frombuffer(filling(), np.uint8), width)
-        good &= (block[:, HEADER:] == texts[_places(width)[found % 1000]]).all(axis=1)
+        texts = sliding_window_view(np.frombuffer(_text(), np.uint8), width)
+        good &= (block[:, HEADER:] == texts[_place(found, width)]).all(axis=1)
     found |= (digits[:, 0].astype(np.int64) * 10 + digits[:, 1]) << SHIFT
     return np.where(good, found, STRANGER)
 

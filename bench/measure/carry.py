@@ -39,7 +39,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from bench.measure.account import SHIFT
+from bench.measure.account import SHIFT, filling
 from bench.measure.workload import Lines, Offsets, Workload
 from bench.model import LINES, Contender, Place, Publisher
 from greet import GreetError, PublishFailed, PublishUnknown
@@ -267,12 +267,10 @@ class _Pace:
         self._head, self._bodies, self._window = job.head, job.bodies, job.place.window
         self._due: list[int] = (job.due + start_ns).tolist()
         self._journal, self._stopped = journal, stopped
-        longest = max((one for one in job.bodies if isinstance(one, int)), default=0)
-        self._filling = "." * longest
 
     def _message(self, i: int) -> str:
         body = self._bodies[i]
-        return f"{self._head}{i:010d}{self._filling[:body] if isinstance(body, int) else body}"
+        return f"{self._head}{i:010d}{filling(i, body) if isinstance(body, int) else body}"
 
     async def lane(self, lane: int, publish: Callable[[str], Awaitable[object]]) -> None:
         """Every so manieth message, each awaited: at most as many are under way as there are lanes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import signal
@@ -35,7 +36,7 @@ from bench.judge import compare
 from bench.judge import workload as judge
 from bench.judge.workload import Answer
 from bench.measure.account import SHIFT
-from bench.measure.carry import Crew, Nothing, Outcome, Run
+from bench.measure.carry import Crew, Nothing, Outcome, Publish, Run, _Pace
 from bench.measure.trial import Trial, enough, figures, gap, grows, pile
 from bench.measure.workload import Misread, Workload, example, from_file, from_flag, lines_of, meaning, points
 from bench.model import Figures, Place
@@ -1288,3 +1289,16 @@ def test_the_ready_files_are_good(file: Path) -> None:
 def test_a_run_of_another_version_is_told_so(kept: dict[str, Any]) -> None:
     with pytest.raises(BadRun, match="measure it again"):
         judge.points({"workload": kept})
+
+
+def test_messages_are_filled_with_text_that_compresses_as_real_ones_do() -> None:
+    """A broker of the user may compress them: dots would shrink to a hundredth."""
+    contender = contenders.every()[0]
+    place = Place("asyncio:", "t", greet.Guarantee.AT_LEAST_ONCE)
+    job = Publish(contender, place, "ab1200", np.zeros(600, np.int64), [1000] * 600)
+    pace = _Pace(job, memoryview(b""), 0, lambda: False)
+    messages = [pace._message(number) for number in range(600)]
+    assert {len(one) for one in messages} == {1016}
+    assert messages[7].startswith("ab12000000000007")
+    text = "".join(messages).encode()
+    assert 0.25 < len(gzip.compress(text)) / len(text) < 0.45
