@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.contenders import access
-from bench.contenders.kafka_peers import ACKS, COMMITTED, Commits, make_topic
+from bench.contenders.kafka_peers import ACKS, COMMITTED, JOIN_S, Commits, make_topic
 from bench.model import Contender, Following, Place, Publisher
 from greet import Guarantee
 
@@ -28,8 +28,6 @@ AHEAD = 20_000
 """Names that the asyncio producer has unanswered; librdkafka's own buffer takes 100,000."""
 LOOK_S = 0.05
 """How long a `poll` waits, before the event loop has a turn."""
-JOIN_S = 5.0
-"""How long to wait for partitions before a consumer is there, and a clock runs. A member may also get none."""
 FLUSH_S = 60.0
 CONNECT_S = 0.3
 """A producer connects in the background, and nothing tells when it has."""
@@ -329,6 +327,7 @@ class ConfluentAio(Contender):
         await make_topic(place)
         if self.way == "many":
             async with AIOProducer(_producing(place)) as producer:
+                await asyncio.sleep(CONNECT_S)
                 yield _Futures(producer, place.topic)
             return
         async with AIOProducer(
@@ -344,6 +343,7 @@ class ConfluentAio(Contender):
 
             polling = asyncio.create_task(poll())
             try:
+                await asyncio.sleep(CONNECT_S)
                 yield Publisher(publish, place.window)
             finally:
                 polling.cancel()

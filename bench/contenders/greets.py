@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import greet
+from bench.contenders.kafka_peers import JOIN_S
 from bench.model import Contender, Place, Publisher, with_query
 from greet.designs import DESIGNS, KAFKA, RABBITMQ, Design, Product, named
-
-JOIN_S = 5.0
-"""How long to wait for partitions before a consumer is there, and a clock runs. A member may also get none."""
 
 
 class _Many(Publisher):

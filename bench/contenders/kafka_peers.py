@@ -38,6 +38,8 @@ BATCH_BYTES = 256 * 1024
 LIST = 1000
 """Names in a list of FastStream's `publish_batch`; with its headers they fill half of a batch as large as greet's."""
 ACKS: dict[Guarantee, int | str] = {Guarantee.AT_MOST_ONCE: 0, Guarantee.AT_LEAST_ONCE: 1, Guarantee.DURABLE: "all"}
+JOIN_S = 5.0
+"""How long to wait for partitions before a consumer is there, and a clock runs. A member may also get none."""
 _made: set[tuple[str, str]] = set()
 
 
