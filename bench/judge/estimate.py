@@ -38,10 +38,16 @@ from greet.designs import DESIGNS, Design
 
 LARGE = 256
 """Messages of more bytes on average are estimated from figures of such messages only."""
-SURE = 3.0
-"""What clients and brokers were estimated to carry was up to so many times what was measured: less room is not sure."""
 REASONS = {"process": "it has no broker to run", "room": "it carries more", "wait": "its messages wait less"}
 """Why one comes first, by the criterion of the measured answer."""
+
+
+def sure(workload: Workload) -> float:
+    """How many times too high an estimate of the speed has been: less room is not sure.
+
+    With several groups it is more: the p99 is too long before the speed is reached.
+    """
+    return 3.0 if workload.groups == 1 else 15.0
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ def _expected(workload: Workload, design: Design, limits: Mapping[str, float], t
     p99, least = times.at(peak)
     most = p99[0] * times.slower if p99 else math.inf
     last = max(0.0, 0.99 * workload.burst - 1) * 1000
-    behind = last / min(speed / SURE, work) + _queueing(workload, design)
+    behind = last / min(speed / sure(workload), work) + _queueing(workload, design)
     late, doubts = "", []
     if last / carried > limit_ms:
         late = f"the last of {workload.burst:,} that come at once wait {ms(last / carried)}"
@@ -181,8 +187,8 @@ def _expected(workload: Workload, design: Design, limits: Mapping[str, float], t
         doubts.append("its p99 is not known")
     elif most + behind > limit_ms:
         doubts.append(f"the limit is {limit_ms:g} ms")
-    if speed <= peak * SURE:
-        doubts.append(f"{short(speed / peak)} times by measured speeds, and less than {SURE:g} is not sure")
+    if speed <= peak * sure(workload):
+        doubts.append(f"{short(speed / peak)} times by measured speeds, and less than {sure(workload):g} is not sure")
     if work <= peak * ROOMIER:
         doubts.append("its readers have no time to spare")
     late = late and f"{late}; the limit is {limit_ms:g} ms"
@@ -315,8 +321,8 @@ def _share(run: Figures, workload: Workload, design: Design) -> float:
 def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
     """Which design to take, and why, in a few sentences."""
     possible = _best_first(workload, [one for one in found if one.possible])
-    sure, perhaps = ([one for one in possible if one.enough is enough] for enough in (True, False))
-    lines = _take(workload, sure)
+    certain, perhaps = ([one for one in possible if one.enough is enough] for enough in (True, False))
+    lines = _take(workload, certain)
     if not possible and all(one.unable or one.room is not None for one in found):
         lines.append("None of them: the reasons are below. Give up one need, or change the workload.")
     for one in perhaps:
@@ -330,26 +336,28 @@ def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
         elif not one.possible:
             lines.append(f"Not {one.design.title}: {one.late or _capacity(one)}{_members(workload, one, ';')}.")
     lines.append(
-        f"An estimate: it was up to {SURE:g} times what other workloads then carried. Times are of short messages, "
-        f"measured as {Guarantee.AT_LEAST_ONCE.name}. `{command(workload)}` measures it."
+        f"An estimate: it was up to {sure(workload):g} times what other workloads then carried. Times are of short "
+        f"messages, measured as {Guarantee.AT_LEAST_ONCE.name}. `{command(workload)}` measures it."
     )
     return lines
 
 
-def _take(workload: Workload, sure: Sequence[Estimate]) -> list[str]:
+def _take(workload: Workload, certain: Sequence[Estimate]) -> list[str]:
     """Which to take of those that can certainly do it, the best first."""
-    starts = [f"{one.design.title} is enough too: " for one in sure]
-    for best in sure[:1]:
+    starts = [f"{one.design.title} is enough too: " for one in certain]
+    for best in certain[:1]:
         title = best.design.title
         starts[0] = f"Take {title}: "
-        if sure[1:] and _kind(workload, best) == _kind(workload, sure[1]):
-            found = told_apart(_answer(best), _answer(sure[1]), workload.p99_ms)
+        if certain[1:] and _kind(workload, best) == _kind(workload, certain[1]):
+            found = told_apart(_answer(best), _answer(certain[1]), workload.p99_ms)
             if not found:
-                other = sure[1].design.title
+                other = certain[1].design.title
                 starts[:2] = [f"Take {title} or {other}: they differ in nothing that counts. {title}: ", f"{other}: "]
             elif found[0]:
                 starts[0] += f"{REASONS[found[1]]}; "
-    return [f"{start}{_why(workload, one)}.{_remarks(workload, one)}" for start, one in zip(starts, sure, strict=True)]
+    return [
+        f"{start}{_why(workload, one)}.{_remarks(workload, one)}" for start, one in zip(starts, certain, strict=True)
+    ]
 
 
 def _best_first(workload: Workload, found: Sequence[Estimate]) -> list[Estimate]:

@@ -54,7 +54,7 @@ NEXT = (
         "python -m bench workload --init mine.toml",
         "then `bench workload mine.toml`: the same question for your own messages",
     ),
-    ("python -m bench run --profile full", "two hours: all questions, with all peers"),
+    ("python -m bench run --profile full", "two and a half hours: all questions, with all peers"),
     ("python -m bench run --profile full --questions faults", "half an hour: what kills cost, and what survives"),
     ("python -m bench report --html > report.html", "this run as a page, with pictures"),
 )

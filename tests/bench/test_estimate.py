@@ -94,37 +94,37 @@ def test_the_wait_for_a_free_reader_is_bounded(members: int, load: float, least:
 
 
 def test_p99_is_what_was_measured_at_such_a_rate(rows: pd.DataFrame, run: estimate.Remembered) -> None:
-    """Not the median of a message that comes alone: the published p99 near 45,000 a second is 2.4 to 50 ms."""
+    """Not the median of a message that comes alone: near 45,000 a second it is 17 ms with Kafka."""
     one = found(run, rate=45_000, p99_ms=2)
     assert [name for name, each in one.items() if each.possible] == ["asyncio"]
     text = said(run, rate=45_000, p99_ms=2)
-    assert "Not Kafka: one in a hundred takes 2.54 ms or more; the limit is 2 ms." in text
-    assert "99 of 100 take less than 0.611 ms at 500 a second" in said(run, apart=True)
-    unknown = found(run, publish="many", rate=400_000)["kafka"]
+    assert "Not Kafka: one in a hundred takes 9.84 ms or more; the limit is 2 ms." in text
+    assert "99 of 100 take less than 2.51 ms at 500 a second" in said(run, apart=True)
+    unknown = found(run, publish="many", rate=250_000)["kafka"]
     assert unknown.possible
     assert not unknown.enough
-    text = said(run, publish="many", rate=400_000)
-    assert "half of them take less than 0.887 ms at 100 a second; its p99 is not known; measure it." in text
+    text = said(run, publish="many", rate=250_000)
+    assert "half of them take less than 1.25 ms at 100 a second; its p99 is not known; measure it." in text
     untimed = found(rows[rows["question"].ne("latency")])["rabbitmq"]
     assert untimed.possible
     assert untimed.doubts == ("its p99 is not known",)
-    large = found(run, size=65_536, p99_ms=1)["rabbitmq"]
-    assert not large.enough, "0.611 ms is the p99 of short messages"
+    large = found(run, size=65_536, p99_ms=4)["rabbitmq"]
+    assert not large.enough, "2.51 ms is the p99 of short messages"
 
 
 def test_one_by_one_no_more_is_carried_than_was_held(run: estimate.Remembered) -> None:
-    assert found(run, size=18)["kafka"].carried == pytest.approx(301_245, rel=1e-3)
-    assert (found(run, size=18, publish="many")["kafka"].carried or 0) > 3_000_000
+    assert found(run, size=18)["kafka"].carried == pytest.approx(175_903, rel=1e-3)
+    assert (found(run, size=18, publish="many")["kafka"].carried or 0) > 2_000_000
 
 
 def test_less_room_than_the_estimate_is_wrong_by_is_not_sure(run: estimate.Remembered) -> None:
     some, more = (found(run, rate=rate, size=18)["rabbitmq"] for rate in (30_000, 10_000))
-    assert 1 < (some.room or 0) < estimate.SURE < (more.room or 0)
+    assert 1 < (some.room or 0) < estimate.sure(Workload()) < (more.room or 0)
     assert some.possible
     assert not some.enough
     assert more.enough
     text = said(run, rate=30_000, size=18)
-    assert "1.66 times by measured speeds, and less than 3 is not sure; measure it." in text
+    assert "1.39 times by measured speeds, and less than 3 is not sure; measure it." in text
     assert "An estimate: it was up to 3 times what other workloads then carried." in text
     busy = said(run, rate=50, members=12, work_ms=200, p99_ms=1000)
     assert "its readers have no time to spare; measure it, or have 13 members." in busy
@@ -188,13 +188,13 @@ def test_what_was_measured_one_by_one_is_taken_before_a_guess(rows: pd.DataFrame
     chosen = rows["question"].eq("payload") & rows["design"].eq("rabbitmq") & rows["params.size"].eq(65_536)
     large = rows[chosen & rows["params.way"].eq("many") & rows["params.phase"].eq("together")].copy()
     large["params.way"], large["messages_per_s"] = "name", 100.0
-    both = pd.concat([rows, large])
+    both = pd.concat([rows[~(chosen & rows["params.way"].eq("name"))], large])
     assert found(both, size=65_536)["rabbitmq"].carried == pytest.approx(100)
     assert (found(both, size=65_536, publish="many")["rabbitmq"].carried or 0) > 500
 
 
 def test_it_is_near_what_was_measured(rows: pd.DataFrame) -> None:
-    """The workloads that are published: where their capacity was found, it is at most three times off."""
+    """The workloads that are published: where their capacity was found, it is at most so many times off."""
     run, seen = estimate.Remembered(rows), 0
     for folder in sorted(results.REFERENCE.glob("workload-*")):
         own, about = results.load(folder), results.about(folder)
@@ -203,7 +203,8 @@ def test_it_is_near_what_was_measured(rows: pd.DataFrame) -> None:
             for answer in judge.answers(one, number, own, about):
                 if answer.room and not answer.capped:
                     seen += 1
-                    assert 0.8 < (expected[answer.design.name].room or 0) / answer.room < 3, (folder, answer.title)
+                    times = (expected[answer.design.name].room or 0) / answer.room
+                    assert 0.8 < times < estimate.sure(one), (folder, answer.title)
     assert seen >= 8
 
 
