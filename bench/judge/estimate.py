@@ -38,16 +38,10 @@ from greet.designs import DESIGNS, Design
 
 LARGE = 256
 """Messages of more bytes on average are estimated from figures of such messages only."""
+SURE = 3.0
+"""What clients and brokers were estimated to carry was up to so many times what was measured: less room is not sure."""
 REASONS = {"process": "it has no broker to run", "room": "it carries more", "wait": "its messages wait less"}
 """Why one comes first, by the criterion of the measured answer."""
-
-
-def sure(workload: Workload) -> float:
-    """How many times too high an estimate of the speed has been: less room is not sure.
-
-    With several groups it is more: the p99 is too long before the speed is reached.
-    """
-    return 3.0 if workload.groups == 1 else 15.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +66,18 @@ class Times:
         above = [(p99, r) for curve in self.curves for r, p99 in curve.items() if r >= rate * self.slower]
         below = [curve[max(r for r in curve if r <= rate)] for curve in self.curves if min(curve) <= rate <= max(curve)]
         return min(above, default=None), max(self.alone_ms or 0.0, min(below, default=0.0))
+
+    def within(self, limit_ms: float) -> float:
+        """The highest rate up to which a client's p99 was within the limit; infinite if no rate shows where it ends.
+
+        It counts for lists, too: at a low rate few messages are due at once, so they go almost one by one.
+        """
+        ends = [(0.0, math.inf)]
+        for curve in self.curves:
+            too_long = min((rate for rate, p99 in curve.items() if p99 > limit_ms), default=math.inf)
+            ends += [(rate, too_long) for rate in curve if rate < too_long]
+        rate, too_long = max(ends)
+        return rate / self.slower if rate and too_long < math.inf else math.inf
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,8 @@ def _estimate(run: Figures, workload: Workload, design: Design) -> Estimate:
         times = replace(times, alone_ms=run.median(ALONE, **run.quickest(**_lightly(design.name))))
     with suppress(Missing):
         times = replace(times, curves=tuple(_curves(run, design)), slower=_slower(run, workload, design))
+    if limits:
+        limits[f"a p99 of {workload.p99_ms:g} ms"] = times.within(workload.p99_ms)
     found = _expected(workload, design, limits, times)
     if found.room is None or found.enough:
         return found
@@ -174,7 +182,7 @@ def _expected(workload: Workload, design: Design, limits: Mapping[str, float], t
     p99, least = times.at(peak)
     most = p99[0] * times.slower if p99 else math.inf
     last = max(0.0, 0.99 * workload.burst - 1) * 1000
-    behind = last / min(speed / sure(workload), work) + _queueing(workload, design)
+    behind = last / min(speed / SURE, work) + _queueing(workload, design)
     late, doubts = "", []
     if last / carried > limit_ms:
         late = f"the last of {workload.burst:,} that come at once wait {ms(last / carried)}"
@@ -187,8 +195,8 @@ def _expected(workload: Workload, design: Design, limits: Mapping[str, float], t
         doubts.append("its p99 is not known")
     elif most + behind > limit_ms:
         doubts.append(f"the limit is {limit_ms:g} ms")
-    if speed <= peak * sure(workload):
-        doubts.append(f"{short(speed / peak)} times by measured speeds, and less than {sure(workload):g} is not sure")
+    if speed <= peak * SURE:
+        doubts.append(f"{short(speed / peak)} times by measured speeds, and less than {SURE:g} is not sure")
     if work <= peak * ROOMIER:
         doubts.append("its readers have no time to spare")
     late = late and f"{late}; the limit is {limit_ms:g} ms"
@@ -321,8 +329,8 @@ def _share(run: Figures, workload: Workload, design: Design) -> float:
 def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
     """Which design to take, and why, in a few sentences."""
     possible = _best_first(workload, [one for one in found if one.possible])
-    certain, perhaps = ([one for one in possible if one.enough is enough] for enough in (True, False))
-    lines = _take(workload, certain)
+    sure, perhaps = ([one for one in possible if one.enough is enough] for enough in (True, False))
+    lines = _take(workload, sure)
     if not possible and all(one.unable or one.room is not None for one in found):
         lines.append("None of them: the reasons are below. Give up one need, or change the workload.")
     for one in perhaps:
@@ -336,28 +344,26 @@ def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
         elif not one.possible:
             lines.append(f"Not {one.design.title}: {one.late or _capacity(one)}{_members(workload, one, ';')}.")
     lines.append(
-        f"An estimate: it was up to {sure(workload):g} times what other workloads then carried. Times are of short "
-        f"messages, measured as {Guarantee.AT_LEAST_ONCE.name}. `{command(workload)}` measures it."
+        f"An estimate: it was up to {SURE:g} times what other workloads then carried. Times are of short messages, "
+        f"measured as {Guarantee.AT_LEAST_ONCE.name}. `{command(workload)}` measures it."
     )
     return lines
 
 
-def _take(workload: Workload, certain: Sequence[Estimate]) -> list[str]:
+def _take(workload: Workload, sure: Sequence[Estimate]) -> list[str]:
     """Which to take of those that can certainly do it, the best first."""
-    starts = [f"{one.design.title} is enough too: " for one in certain]
-    for best in certain[:1]:
+    starts = [f"{one.design.title} is enough too: " for one in sure]
+    for best in sure[:1]:
         title = best.design.title
         starts[0] = f"Take {title}: "
-        if certain[1:] and _kind(workload, best) == _kind(workload, certain[1]):
-            found = told_apart(_answer(best), _answer(certain[1]), workload.p99_ms)
+        if sure[1:] and _kind(workload, best) == _kind(workload, sure[1]):
+            found = told_apart(_answer(best), _answer(sure[1]), workload.p99_ms)
             if not found:
-                other = certain[1].design.title
+                other = sure[1].design.title
                 starts[:2] = [f"Take {title} or {other}: they differ in nothing that counts. {title}: ", f"{other}: "]
             elif found[0]:
                 starts[0] += f"{REASONS[found[1]]}; "
-    return [
-        f"{start}{_why(workload, one)}.{_remarks(workload, one)}" for start, one in zip(starts, certain, strict=True)
-    ]
+    return [f"{start}{_why(workload, one)}.{_remarks(workload, one)}" for start, one in zip(starts, sure, strict=True)]
 
 
 def _best_first(workload: Workload, found: Sequence[Estimate]) -> list[Estimate]:

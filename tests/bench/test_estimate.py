@@ -114,12 +114,12 @@ def test_p99_is_what_was_measured_at_such_a_rate(rows: pd.DataFrame, run: estima
 
 def test_one_by_one_no_more_is_carried_than_was_held(run: estimate.Remembered) -> None:
     assert found(run, size=18)["kafka"].carried == pytest.approx(175_903, rel=1e-3)
-    assert (found(run, size=18, publish="many")["kafka"].carried or 0) > 2_000_000
+    assert found(run, size=18, publish="many")["kafka"].carried == pytest.approx(2_533_696, rel=1e-3)
 
 
 def test_less_room_than_the_estimate_is_wrong_by_is_not_sure(run: estimate.Remembered) -> None:
     some, more = (found(run, rate=rate, size=18)["rabbitmq"] for rate in (30_000, 10_000))
-    assert 1 < (some.room or 0) < estimate.sure(Workload()) < (more.room or 0)
+    assert 1 < (some.room or 0) < estimate.SURE < (more.room or 0)
     assert some.possible
     assert not some.enough
     assert more.enough
@@ -194,7 +194,7 @@ def test_what_was_measured_one_by_one_is_taken_before_a_guess(rows: pd.DataFrame
 
 
 def test_it_is_near_what_was_measured(rows: pd.DataFrame) -> None:
-    """The workloads that are published: where their capacity was found, it is at most so many times off."""
+    """The workloads that are published: where their capacity was found, it is at most three times off."""
     run, seen = estimate.Remembered(rows), 0
     for folder in sorted(results.REFERENCE.glob("workload-*")):
         own, about = results.load(folder), results.about(folder)
@@ -203,8 +203,7 @@ def test_it_is_near_what_was_measured(rows: pd.DataFrame) -> None:
             for answer in judge.answers(one, number, own, about):
                 if answer.room and not answer.capped:
                     seen += 1
-                    times = (expected[answer.design.name].room or 0) / answer.room
-                    assert 0.8 < times < estimate.sure(one), (folder, answer.title)
+                    assert 0.8 < (expected[answer.design.name].room or 0) / answer.room < 3, (folder, answer.title)
     assert seen >= 8
 
 

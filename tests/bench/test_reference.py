@@ -14,7 +14,7 @@ from bench import results, stats
 from bench.judge import answer, claims
 from bench.judge.claims import DEPENDS, FAILS, HOLDS, UNKNOWN, verdicts
 from bench.model import JAVA, PERFTEST
-from bench.show import report
+from bench.show import plots, report
 from bench.show.plots import GLANCE
 from greet.designs import names
 
@@ -69,6 +69,7 @@ def test_a_file_without_marks_is_refused() -> None:
 
 def test_the_pictures_are_of_them(rows: pd.DataFrame) -> None:
     """To draw them anew: `python -m bench report --pictures pictures bench/reference/*`."""
+    assert "0.85 ms over RabbitMQ" in str(plots.glance(rows).get_label()), "kept in memory, as its caption says"
     runs = rows.groupby("question")["run"].agg(lambda some: ", ".join(some.unique())).to_dict()
     drawn = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "pictures").glob("*.svg")}
     runs["glance"] = ", ".join(rows[rows["question"].isin(GLANCE)]["run"].unique())
