@@ -84,7 +84,9 @@ reference: $(STAMP) rabbitmq
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 	@echo "reference: made; tests/bench/test_reference.py says which figures of README.md are older"
 
-$(MADE)/%: HOW = run --profile full --contenders all --questions $(notdir $@)
+$(MADE)/%: HOW = run --profile full --contenders all --questions $(notdir $@) $(ROUNDS)
+# Slow messages (p99) differ most from round to round.
+$(MADE)/latency $(MADE)/connections: ROUNDS = --rounds 10
 $(MADE)/faults-streams: HOW = run --profile full --questions faults --designs rabbitmq-stream,kafka-share
 $(MADE)/workload-%: HOW = workload $(patsubst workload-%,workloads/%.toml,$(notdir $@)) $(ASKED)
 $(MADE)/workload-history: ASKED = --designs asyncio,rabbitmq,kafka,rabbitmq-stream,kafka-share

@@ -274,10 +274,6 @@ def _two(value: float) -> str:
     return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
-def _spanned(found: stats.Ratio) -> str:
-    return f"{_two(found.value)} ({_two(found.low)} to {_two(found.high)})"
-
-
 def _many(design: str, way: str = "many") -> dict[str, Any]:
     """Throughput with the strongest guarantee of brokers, while publishers and consumers work at the same time."""
     return {"question": "throughput", "design": design, "way": way, "guarantee": "DURABLE", "phase": "together"}
@@ -478,7 +474,7 @@ def _more_brokers(run: Figures) -> Verdict:
         return [run.times("messages_per_s", cell | {"rung": rung + spread}, one) for rung in MORE_BROKERS]
 
     def said(found: Sequence[stats.Ratio]) -> str:
-        return " and ".join(map(_spanned, found))
+        return " and ".join(map(str, found))
 
     def busy(spread: str = "") -> bool:
         """Whether one broker used most of what it may. Else its clients are the limit, and more brokers get more."""
@@ -695,7 +691,7 @@ def _volumes(run: Figures) -> Verdict:
         for size in SIZES[:-1]:
             with suppress(Missing):
                 pair = [run.best(**_large(design) | {"size": size}) for design in ("kafka", "rabbitmq")]
-                between.append(f"{size:,} bytes {_spanned(run.times('messages_per_s', *pair))} times")
+                between.append(f"{size:,} bytes {run.times('messages_per_s', *pair)} times")
         evidence += f"; of messages of {', of '.join(between)}" if between else ""
     return _settled(evidence, *settled, on="the size of a message")
 

@@ -87,12 +87,17 @@ def workers(workload: Workload, design: Design) -> str:
 
 
 def more_members(workload: Workload, design: Design) -> str:
-    """How many members a group needs for its work, in words; "" if it has them, or if more of them do not help."""
-    peak, grown = max(workload.rates), replace(workload, members=workload.members + 1, partitions=0)
-    if handled(workload, design) > peak or handled(grown, design) <= handled(workload, design):
+    """How many members a group needs for its work, in words; "" if it has them, or if more of them cannot help."""
+    peak, grown = max(workload.rates), _grown(workload)
+    if handled(workload, design) > peak or handled(grown, design) <= handled(workload, design) or unable(grown, design):
         return ""
     both = " and partitions" if design.partitioned and workload.partitions else ""
     return f"more than {math.floor(peak * workload.work_ms / 1000):,} members{both}"
+
+
+def _grown(workload: Workload) -> Workload:
+    """The same load for a group of one member more."""
+    return replace(workload, members=workload.members + 1, partitions=0)
 
 
 def forgets(workload: Workload, design: Design) -> str:
@@ -599,7 +604,7 @@ def _nobody(workload: Workload, found: Sequence[Answer]) -> list[str]:
         said.append(f"The nearest is {best.title}: it carries {rate} messages a second in time.")
     elif near:
         best = min(near, key=lambda one: one.late or 0)
-        helps = best.design.deals_out or best.design.partitioned
+        helps = (best.design.deals_out or best.design.partitioned) and not unable(_grown(workload), best.design)
         ways = [f"have {more_members(workload, best.design) or 'more members'}"] if helps else []
         if workload.handled_at_most(best.design) >= workload.mean_rate:  # else they pile up, whatever is allowed
             ways.insert(0, f"allow more than {workload.p99_ms:g} ms")

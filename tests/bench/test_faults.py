@@ -240,9 +240,9 @@ def test_a_control_that_finds_nothing_is_a_breach() -> None:
     assert breaches(replace(CONTROLS[0], guarantee=DURABLE), nothing) == []
 
 
-def over_asyncio(folder: Path) -> Stage:
+def over_asyncio(folder: Path, url: str = "asyncio:?maxsize=1") -> Stage:
+    """With room for one message, so that a flood is held back soon."""
     trial = Trial("member killed", "asyncio", ALO)
-    url = "asyncio:?maxsize=1"  # so that a flood is held back soon
     return Stage(trial, FAULTS["member killed"], folder, Pool(), url=url, around=url)
 
 
@@ -281,6 +281,13 @@ async def test_an_error_of_who_is_told_to_end_is_told(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, trouble: Exception, error: str | None, raised: str | None
 ) -> None:
     await stage.drain()
+    leaving_fails(monkeypatch, trouble)
+    await stage.dismiss("publisher", "member")
+    verdict = stage.verdict()
+    assert (verdict.lost, verdict.recovered, verdict.error, verdict.raised) == (0, True, error, raised)
+
+
+def leaving_fails(monkeypatch: pytest.MonkeyPatch, trouble: Exception) -> None:
     write = Journal.write
 
     def fails(journal: Journal, event: str, *more: object, **fields: object) -> None:
@@ -289,9 +296,29 @@ async def test_an_error_of_who_is_told_to_end_is_told(
         write(journal, event, *more, **fields)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Journal, "write", fails)
-    await stage.dismiss("publisher", "member")
-    verdict = stage.verdict()
-    assert (verdict.lost, verdict.recovered, verdict.error, verdict.raised) == (0, True, error, raised)
+
+
+async def test_who_leaves_with_an_error_before_the_broker_is_killed_is_told_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = over_asyncio(tmp_path / "stage", "asyncio:")
+    scene = Scene([stage], Pool(), random.Random(0))
+    try:
+        await stage.begin()
+        with monkeypatch.context() as patched:
+            leaving_fails(patched, greet.ConnectionLost("gone"))
+            (away,) = await injections._names_wait(scene)
+        assert away.over
+        assert stage.errors == []
+        await scene.flowing()
+        (other,) = stage.of("member", away.duty.group)
+        assert other is not away
+        await stage.dismiss("publisher", "member")
+        verdict = stage.verdict()
+        assert (verdict.recovered, verdict.error) == (False, None)
+        assert verdict.raised == "a member ended by itself: ConnectionLost: gone"
+    finally:
+        await stage.close()
 
 
 async def nothing() -> None:

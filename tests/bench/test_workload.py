@@ -927,6 +927,17 @@ def test_the_nearest_says_how_many_members_the_work_needs() -> None:
     )
 
 
+@pytest.mark.parametrize(("order", "name"), [("all", "kafka"), ("all", "rabbitmq"), ("key", "rabbitmq")])
+def test_the_nearest_is_not_told_to_have_members_that_break_the_order(order: str, name: str) -> None:
+    slow = row(name, in_time=False, late=1.0, backlog=900)
+    one = Workload(rate=800, work_ms=15, order=order, p99_ms=250)
+    nearest = advised(one, slow).sentences[2]
+    assert nearest.startswith("The nearest is ")
+    assert "let fewer come, or handle them faster" in nearest
+    assert "members" not in nearest
+    assert "members" in advised(replace(one, order="none"), slow).sentences[2]
+
+
 def printed(
     workloads: Sequence[Workload], *rows: dict[str, Any], width: int = 80, dimensions: Sequence[str] = (), **more: Any
 ) -> str:
