@@ -30,6 +30,7 @@ from bench.judge.workload import (
     unable,
     workers,
 )
+from bench.measure.run import HELD_MS
 from bench.measure.workload import LATE, Workload
 from bench.questions.payload import SIZES
 from bench.stats import short
@@ -68,16 +69,16 @@ class Times:
         return min(above, default=None), max(self.alone_ms or 0.0, min(below, default=0.0))
 
     def within(self, limit_ms: float) -> float:
-        """The highest rate up to which a client's p99 was within the limit; infinite if no rate shows where it ends.
+        """The highest rate up to which a client's p99 was within the limit; infinite if no rate shows it.
 
-        It counts for lists, too: at a low rate few messages are due at once, so they go almost one by one.
+        It counts for lists, too: to keep a limit shorter than `HELD_MS` they must be short, so they go almost one by
+        one. No rate above the highest that was measured is taken to keep it: a client held no more.
         """
-        ends = [(0.0, math.inf)]
-        for curve in self.curves:
+        kept = []
+        for curve in self.curves if limit_ms < HELD_MS else ():
             too_long = min((rate for rate, p99 in curve.items() if p99 > limit_ms), default=math.inf)
-            ends += [(rate, too_long) for rate in curve if rate < too_long]
-        rate, too_long = max(ends)
-        return rate / self.slower if rate and too_long < math.inf else math.inf
+            kept += [rate for rate in curve if rate < too_long]
+        return max(kept, default=math.inf) / self.slower
 
 
 @dataclass(frozen=True)
