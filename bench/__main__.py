@@ -31,7 +31,7 @@ from bench.measure import doctor, runner, workers
 from bench.measure.loops import said
 from bench.measure.pool import processes
 from bench.measure.surroundings import surroundings
-from bench.model import DESIGNS, LOOP, USUAL, Cell, Contender, Settings
+from bench.model import DESIGNS, LOOP, ROUNDS, USUAL, Cell, Contender, Settings
 from bench.schema import MOST
 from bench.show import page, plots, progress, report
 from greet import GreetError, Guarantee
@@ -223,7 +223,7 @@ def _run_parser(commands: Any) -> None:
     parser.add_argument(
         "--seconds", type=_positive(float), help="length of a repetition (full 1, quick 0.5, main questions 0.4)"
     )
-    parser.add_argument("--rounds", type=_positive(int), help="repetitions (5; main questions 4)")
+    parser.add_argument("--rounds", type=_positive(int), help="repetitions (5; main and slow questions fewer)")
     parser.add_argument("--seed", type=_seed, default=0, help="seed for the order within the rounds (0)")
     parser.add_argument("--loop", choices=(LOOP, "uvloop"), default=LOOP, help=f"event loop of the workers ({LOOP})")
     parser.add_argument(
@@ -311,7 +311,7 @@ def _measured(options: argparse.Namespace, cluster: workers.Cluster | None) -> i
         profile=options.profile,
         guarantee=options.guarantee,
         seconds=options.seconds or (1.0 if full else 0.4 if first else 0.5),
-        rounds=options.rounds or (4 if first else 5),
+        rounds=options.rounds or (4 if first else ROUNDS),
         loop=options.loop,
         seed=options.seed,
     )

@@ -21,6 +21,8 @@ USUAL = tuple(one.name for one in designs.DESIGNS if one.usual)
 """The designs of a first look, and of questions that are asked of all only where designs are named."""
 LINES = sorted({one.line.partition(":")[0] for one in designs.DESIGNS})
 """The modules of all designs, to load before processes are forked; one whose driver is not there is passed over."""
+ROUNDS = 5
+"""The usual number of repetitions."""
 LOOP = "asyncio"
 """The event loop that is taken where no other is asked for."""
 JAVA, PERFTEST = "Java's own", "PerfTest"
@@ -265,7 +267,7 @@ class Settings:
     guarantee: Guarantee | None = None
     """None is what each question thinks best."""
     seconds: float = 0.6
-    rounds: int = 5
+    rounds: int = ROUNDS
     loop: str = LOOP
     seed: int = 0
 
@@ -287,6 +289,10 @@ class Settings:
     def includes(self, peer: Contender) -> bool:
         """Whether peers are measured, and the module that this one needs is there."""
         return peer.needs in {one.needs for one in self.of()}
+
+    def at_most(self, rounds: int) -> int:
+        """The usual number of repetitions, but no more than `rounds`; or the number that was asked for instead."""
+        return min(rounds, self.rounds) if self.rounds <= ROUNDS else self.rounds
 
     def rounds_of(self, cell: Cell) -> int:
         """How many repetitions `cell` has."""

@@ -143,7 +143,7 @@ def cells(settings: Settings) -> list[Cell]:
                 guarantee,
                 publishers=LEVELS[-1],
                 rate=RATE,
-                rounds=min(ROUNDS, settings.rounds),
+                rounds=settings.at_most(ROUNDS),
                 loop=LOOP,
                 measure=climb,
             )

@@ -93,7 +93,7 @@ def cells(settings: Settings) -> list[Cell]:
             window=WINDOW,
             rung=rung,
             loop="select",
-            rounds=min(ROUNDS, settings.rounds),
+            rounds=settings.at_most(ROUNDS),
             measure=carried,
         )
         for one in settings.of(name="greet", way="name")

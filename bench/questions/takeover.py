@@ -72,7 +72,7 @@ def cells(settings: Settings) -> list[Cell]:
             rate=RATE,
             rung=KILLED,
             loop="select",
-            rounds=min(ROUNDS, settings.rounds) if settings.full else 1,
+            rounds=settings.at_most(ROUNDS) if settings.full else 1,
             measure=lived,
         )
         for one in groups

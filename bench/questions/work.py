@@ -73,7 +73,7 @@ def cells(settings: Settings) -> list[Cell]:
             for partitions in sorted({*FIXED, members}) if design.partitioned and not design.deals_out else (1,):
                 working = Working(**vars(one), work_ms=work_ms)
                 names = int(SECONDS * 1000 / work_ms * design.at_work(members, partitions))
-                more: dict[str, Any] = {"rung": f"{work_ms:g} ms", "rounds": min(4, settings.rounds), "names": names}
+                more: dict[str, Any] = {"rung": f"{work_ms:g} ms", "rounds": settings.at_most(4), "names": names}
                 found += [
                     Cell(working, guarantee, members=members, partitions=partitions, **more)
                     for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)

@@ -15,7 +15,7 @@ from bench.measure.account import Series
 from bench.measure.loops import Received, Sent, Usage
 from bench.measure.run import session
 from bench.model import Figures, Session, Settings
-from bench.questions import connections
+from bench.questions import connections, scaling, work
 from greet import brokers
 from greet.brokers import VARIABLES
 
@@ -26,6 +26,13 @@ def test_a_plain_driver_is_asked_or_else_greet() -> None:
     assert [one.contender.name for one in plain] == ["aiormq", "aiokafka"]
     own = connections.cells(Settings(designs, tuple(one for one in every() if one.name == "greet")))
     assert [(one.contender.design, one.contender.name) for one in own] == [("rabbitmq", "greet"), ("kafka", "greet")]
+
+
+@pytest.mark.parametrize(("asked", "has"), [(5, 4), (2, 2), (10, 10)])
+def test_a_slow_question_has_fewer_rounds_unless_more_were_asked_for(asked: int, has: int) -> None:
+    for question in (connections, scaling, work):
+        settings = Settings(("kafka",), tuple(every()), "full", rounds=asked)
+        assert {settings.rounds_of(cell) for cell in question.cells(settings)} == {has}
 
 
 def test_the_cpu_time_of_the_clients_is_of_publishers_and_reader() -> None:
