@@ -152,7 +152,7 @@ def _usual(variances: Sequence[float]) -> float:
 def _judged(pair: Pair, usual: float, freedom: int, many: int) -> Difference:
     """`usual` is the variance of its question and measure, and `freedom` the degrees of freedom of that."""
     own = pair.freedom
-    lent = min(own, freedom - own)
+    lent = min(own, freedom - own) if pair.variance <= usual else 0  # the others tell nothing of a noisier cell
     ratio = stats.unpaired(pair.before, pair.after, max(pair.variance, usual), own + lent, many)
     seen = min(ratio.low / ratio.value, 1 / (1 + pair.floor))
     meaning = _meaning(stats.verdict(ratio, pair.floor), MEASURES[pair.measure][1])

@@ -223,18 +223,16 @@ def slowed(pair: compare.Pair) -> compare.Pair:
     return replace(pair, after=pair.after + math.log(2 / 3 if more_is_better else 3 / 2))
 
 
-def test_at_most_one_of_twenty_shuffles_of_the_published_rounds_is_called_a_difference(
+def test_in_twenty_shuffles_of_the_published_rounds_nothing_is_called_a_difference(
     reference: list[compare.Pair],
 ) -> None:
-    """In any of its cells: 95 of 100 comparisons of a run with itself raise no alarm."""
-    source, alarms = np.random.default_rng(9), 0
-    for _ in range(200):
+    source = np.random.default_rng(9)
+    for _ in range(20):
         halves = [np.array_split(source.permutation(one.before), 2) for one in reference]
         shuffled = [
             replace(one, before=first, after=second) for one, (first, second) in zip(reference, halves, strict=True)
         ]
-        alarms += any(one.verdict in ("better", "worse") for one in compare.judged(shuffled))
-    assert alarms <= 10
+        assert [one.cell for one in compare.judged(shuffled) if one.verdict in ("better", "worse")] == []
 
 
 @pytest.mark.parametrize(("rounds", "share"), [(5, 0.8), (8, 0.9)])
