@@ -57,7 +57,7 @@ def _several_programs(run: Figures) -> str:
     with suppress(Missing):
         lost, of = run.lost("rabbitmq", guarantee="DURABLE", fault="broker killed")
         said += f"; kill -9 of the broker lost {lost:,} of {of:,}"
-    return f"{said}{_alone(run, 'rabbitmq', ' kept in memory')}."
+    return f"{said}{_alone(run, 'rabbitmq', 'transient ')}."
 
 
 def _large_volumes(run: Figures) -> str:
@@ -69,7 +69,7 @@ def _large_volumes(run: Figures) -> str:
         what = f"Reading again: Kafka. For volume it is {'not faster' if more is False else 'not known to be faster'}"
     said = f"{what}. {short(many)} a second in batches{_beside(run, pairs['many'])}, "
     said += f"{short(one)} one by one{_beside(run, pairs['name'])}, with the same guarantee"
-    return f"{said}{_alone(run, 'kafka', ' with acks=1')}."
+    return f"{said}{_alone(run, 'kafka', how=' with acks=1')}."
 
 
 def _large_messages(run: Figures) -> str:
@@ -79,7 +79,7 @@ def _large_messages(run: Figures) -> str:
     best = [run.best(**cell) for cell in cells]
     kafka, rabbitmq = (f"{short(run.speed(**cell))} a second" for cell in best)
     said = f"Messages of 64 KiB: Kafka {kafka}{_beside(run, best)}, RabbitMQ {rabbitmq} with {best[1]['contender']}"
-    return f"{said}, kept in memory."
+    return f"{said}, transient."
 
 
 def _beside(run: Figures, pair: list[dict[str, object]]) -> str:
@@ -88,10 +88,10 @@ def _beside(run: Figures, pair: list[dict[str, object]]) -> str:
     return f" with {pair[0]['contender']} ({low} to {high} times RabbitMQ's)"
 
 
-def _alone(run: Figures, design: str, kept: str = "") -> str:
+def _alone(run: Figures, design: str, kind: str = "", how: str = "") -> str:
     with suppress(Missing):
         _, (wait,) = claims._alone(run, design)
-        return f"; at 100 a second a message{kept} takes {wait}"
+        return f"; at 100 a second a {kind}message{how} takes {wait}"
     return ""
 
 

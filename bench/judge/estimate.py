@@ -12,7 +12,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -118,30 +117,9 @@ class Estimate:
         return self.possible and not self.doubts
 
 
-class Remembered(Figures):
-    """The figures of a run, each cell looked for once: a form asks for the same ones at each change."""
-
-    def __init__(self, rows: pd.DataFrame) -> None:
-        super().__init__(rows)
-        self._known: dict[tuple[object, ...], pd.DataFrame | Missing] = {}
-
-    def rows(self, question: str, design: str, contender: str = "greet", **params: Any) -> pd.DataFrame:
-        """As of `Figures`."""
-        cell = (question, design, contender, *sorted(params.items()))
-        if cell not in self._known:
-            try:
-                self._known[cell] = super().rows(question, design, contender, **params)
-            except Missing as missing:
-                self._known[cell] = missing
-        found = self._known[cell]
-        if isinstance(found, Missing):
-            raise found
-        return found
-
-
 def estimates(run: pd.DataFrame | Figures, workload: Workload) -> list[Estimate]:
     """One for each design, in the order of their table, from the rows of a run or its figures."""
-    run = run if isinstance(run, Figures) else Remembered(run)
+    run = run if isinstance(run, Figures) else Figures(run)
     return [_estimate(run, workload, one) for one in DESIGNS]
 
 

@@ -23,8 +23,9 @@ NOTE = (
     "All by greet, with messages of 18 bytes and the strongest guarantee of the design; latency and work with"
     " AT_LEAST_ONCE. Kills: how often × lost / twice / the longest time without a message. A star says that a publisher"
     " or member ended with an error, and another took its place. Two settings make the gaps of Kafka shorter than by"
-    " default: a killed member of a consumer group has a session of 6 s (`session.timeout.ms`, by default 45 s), and a"
-    " single broker that is killed one of 4 s (`broker.session.timeout.ms`, by default 9 s, as in the cluster of three)"
+    " default: a killed member of a consumer group has a session of 6 s (`session.timeout.ms`, by default 45 s,"
+    " with aiokafka 10 s), and a single broker that is killed one of 4 s (`broker.session.timeout.ms`,"
+    " by default 9 s, as in the cluster of three)"
 )
 NONE = "–"
 WORK_MS, MEMBERS = 5, 16

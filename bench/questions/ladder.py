@@ -142,7 +142,6 @@ def picture(rows: pd.DataFrame) -> Picture:
     most = sorted(steps, key=lambda place: -abs(math.log(steps[place])))
     kept = [*dict.fromkeys([*firsts.values(), *fastest.values(), *most])][: pictures.MOST]
     told = {place: f"{pictures.number(times[place])} ×" for place in kept}
-    told |= {place: f"{told[place]} (step {pictures.number(steps[place])} ×)" for place in kept if place in steps}
     told |= {place: f"1 = {stats.short(speeds[place])} messages a second" for place in firsts.values()}
     shown = rows[rows["place"].isin(kept)]
     label = shown["design"].map(title_of) + ", " + shown["params.rung"]
@@ -152,6 +151,6 @@ def picture(rows: pd.DataFrame) -> Picture:
         title=pictures.headline(said and most_of, __doc__),
         rows=shown.assign(row=label.str.replace(": ", ":\n", n=1), said=shown["place"].map(told)),
         unit="times as many messages a second as the first loop of the same design",
-        note="After the colon: what a step gives away. Steps that change less are in the table.",
+        note="After the colon: what a step gives away. The table of RESULTS.md has all steps.",
         base=1,
     )

@@ -296,5 +296,6 @@ def picture(rows: pd.DataFrame) -> Picture:
         rows=tables.in_order(rows.assign(row=rows["design"].map(title_of) + ", " + rows["contender"], hollow=~killed)),
         unit="ms, the longest wait of a message",
         form="{} ms",
-        note="Filled: a member is killed. Hollow: one joins or leaves. Sessions of Kafka's groups: 6 s, by default 45.",
+        note="Filled: a member is killed. Hollow: one joins or leaves. Sessions of Kafka's groups: 6 s, by default 45"
+        " (aiokafka 10).",
     )

@@ -112,5 +112,5 @@ def picture(rows: pd.DataFrame) -> Picture:
         title=pictures.headline(pictures.carried(rows), __doc__),
         rows=pd.concat(shown),
         unit="messages a second",
-        note="Hollow: one at a time. Filled: in batches. Below greet its fastest peers: the table has them all.",
+        note="Hollow: one by one, hundreds unconfirmed. Filled: in batches. Below greet its fastest peers.",
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench import stats, tables
-from bench.model import DESIGNS, rank, title_of
+from bench import pictures, stats, tables
+from bench.model import BARE, DESIGNS, rank, title_of
+from bench.questions import ladder
 from bench.show.plots import WAYS
 
 LISTS, ALONE = WAYS["many"], WAYS["name"]
@@ -55,18 +56,23 @@ def kept(rows: pd.DataFrame) -> pd.DataFrame:
     """Which share of the speed of AT_MOST_ONCE each guarantee leaves; of RabbitMQ over its usual queue."""
     own = _of(rows, "durability", contender="greet")
     usual = own[own["params.queue_type"].isna()] if "params.queue_type" in own else own
-    speed = usual.pivot_table("messages_per_s", "guarantee", "design", "median")
-    return speed.div(speed.loc[KEEPS[0]])[_order(speed)].loc[KEEPS]
+    usual = usual.assign(value=usual["messages_per_s"])
+    share = usual.assign(share=pictures.relative(usual, usual[usual["guarantee"].eq(KEEPS[0])], "design"))
+    found = share.pivot_table("share", "guarantee", "design", "median")
+    return found[_order(found)].loc[KEEPS]
 
 
 def rungs(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each design the slowest and the fastest step of the ladder, and how many times the one is the other."""
+    """Of each design the first, the slowest and the fastest step of the ladder, and how many times the first it is."""
     own = _of(rows, "ladder")
-    middle = own.groupby(["design", "params.rung"])["messages_per_s"].median()
+    own = own.assign(value=own["messages_per_s"])
     lines = {}
     for design in sorted(own["design"].unique(), key=_place):
-        steps = middle[design]
-        lines[design] = {"slowest": steps.idxmin(), "fastest": steps.idxmax(), "times": steps.max() / steps.min()}
+        steps = own[own["design"].eq(design)]
+        first = next(rung.said for rung in ladder.RUNGS if title_of(rung.design) == design)
+        times = pictures.relative(steps, steps[steps["params.rung"].eq(first)], "design")
+        middle = times.groupby(steps["params.rung"]).median().drop(BARE, errors="ignore")
+        lines[design] = {"first": first, "slowest": middle.idxmin(), "fastest": middle.idxmax(), "times": middle.max()}
     return pd.DataFrame(lines).T
 
 
@@ -123,10 +129,12 @@ def lightly(rows: pd.DataFrame) -> pd.Series[float]:
     return own.groupby("design")["latency_ms.p50"].median()
 
 
-def first_round(rows: pd.DataFrame, load: float) -> pd.DataFrame:
-    """The rows of the first round of latency at a share of each design's most, for `plots.distribution`."""
-    own = rows["question"].eq("latency") & rows["contender"].eq("greet") & stats.is_sound(rows)
-    return rows[own & rows["params.load"].eq(load) & rows["repetition"].eq(1)]
+def usual_round(rows: pd.DataFrame, load: float) -> pd.DataFrame:
+    """Of each design the round with the median p99, at a share of its most, for `plots.distribution`."""
+    chosen = rows["question"].eq("latency") & rows["contender"].eq("greet") & stats.is_sound(rows)
+    own = rows[chosen & rows["params.load"].eq(load)]
+    p99 = own.groupby("design")["latency_ms.p99"]
+    return own[p99.rank(method="first").eq((p99.transform("count") + 1) // 2)]
 
 
 def worst(rows: pd.DataFrame, load: float) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import ipywidgets as widgets
 import pandas as pd
 
 from bench.judge import estimate
+from bench.judge.claims import Figures
 from bench.measure import workload as asked
 from bench.measure.workload import Workload
 from bench.show.page import CODE, COMMAND
@@ -45,7 +46,7 @@ def form(rows: pd.DataFrame) -> widgets.HBox:
     }
     for name, value in START.items():
         keys[name].value = value
-    answer, run = widgets.HTML(), estimate.Remembered(rows)
+    answer, run = widgets.HTML(), Figures(rows)
 
     def follow(_: object = None) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from bench import contenders
 from bench.measure.run import OpenSession, session
 from bench.model import Cell, Contender, Figures, Settings
 from greet import Guarantee
+from greet.brokers import Broker
 
 
 @dataclass(frozen=True)
@@ -85,3 +87,13 @@ class Pacing:
         if figures.fields["error"]:
             raise RuntimeError(figures.fields["error"])
         return Paced(design, float(rate), figures)
+
+
+async def stop(broker: Broker, *, after_s: float, for_s: float) -> None:
+    """Stop a private broker after some seconds, for some seconds; then it goes on."""
+    await asyncio.sleep(after_s)
+    await broker.pause()
+    try:
+        await asyncio.sleep(for_s)
+    finally:
+        await broker.resume()

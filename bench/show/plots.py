@@ -91,7 +91,7 @@ def dots(what: pictures.Dots) -> Figure:
             _bar(axes, part["value"], place, part)
             _mark(axes, (middle, place), part, f"{label}: {figure_said}, {what.unit}", hollow=bool(hollow))
             side = -1 if middle < middles.max() else 1
-            end = float(part["value"].min() if side < 0 else part["value"].max())
+            end = float(own["value"].min() if side < 0 else own["value"].max())
             words.append((end, len(said) if side < 0 else 0, len(said) if side > 0 else 0))
             _say(axes, said, (end, place), side)
     axes.set_yticks(range(len(labels)), labels, fontsize="small")
@@ -388,20 +388,23 @@ def distribution(details: pd.DataFrame, title: str, series: Iterable[str] = ("in
     `details` are rows of `bench.load(run, details=True)`: a line for each of them and each of `series`.
     """
     figure = _figure(4.5)
-    axes = figure.subplots()
+    axes, clocks = figure.subplots(), [*series]
     for _, row in details.sort_values("design", key=lambda names: names.map(rank)).iterrows():
-        load, style = row["params.load"], _marked(row["design"], hollow=row["contender"] != "greet")
-        at = f"{row['target_rate']:g} a second" if pd.isna(load) else f"{load:g} of its most"
-        label = f"{title_of(row['design'])} {row['contender']} at {at}"
-        for what, line in zip(series, ("-", "--", ":"), strict=False):
+        style = _marked(row["design"], hollow=row["contender"] != "greet")
+        label = f"{title_of(row['design'])} {row['contender']} at {row['target_rate']:,.0f} a second"
+        for what, line in zip(clocks, ("-", "--", ":"), strict=False):
             tail = row["latencies"].get(what, {}).get("tail") or [(1, 0)]
             shares, times = zip(*tail, strict=True)
-            axes.step(times, shares, line, where="post", markevery=0.1, label=f"{label}, {what}", **style)
+            clock = f", {what}" if len(clocks) > 1 else ""
+            axes.step(
+                times, [100 * one for one in shares], line, where="post", markevery=0.1, label=label + clock, **style
+            )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g} %")
     axes.set_xlabel("latency (ms)")
-    axes.set_ylabel("share of messages that took at least so long")
+    axes.set_ylabel("messages that took at least so long")
     axes.set_title(title, loc="left")
     axes.grid(alpha=0.3)
     if len(details):

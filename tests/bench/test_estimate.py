@@ -15,6 +15,7 @@ import bench
 from bench import results
 from bench.judge import estimate
 from bench.judge import workload as judge
+from bench.judge.claims import Figures
 from bench.measure import workload as asked
 from bench.measure.runner import told
 from bench.measure.surroundings import surroundings
@@ -31,15 +32,15 @@ def rows() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def run(rows: pd.DataFrame) -> estimate.Remembered:
-    return estimate.Remembered(rows)
+def run(rows: pd.DataFrame) -> Figures:
+    return Figures(rows)
 
 
-def found(rows: pd.DataFrame | estimate.Remembered, **keys: Any) -> dict[str, estimate.Estimate]:
+def found(rows: pd.DataFrame | Figures, **keys: Any) -> dict[str, estimate.Estimate]:
     return {one.design.name: one for one in estimate.estimates(rows, Workload(**keys))}
 
 
-def said(run: estimate.Remembered, **keys: Any) -> str:
+def said(run: Figures, **keys: Any) -> str:
     workload = Workload(**keys)
     return " ".join(estimate.said(workload, estimate.estimates(run, workload)))
 
@@ -63,7 +64,7 @@ def test_the_work_limits_it_and_more_readers_help_as_far_as_there_are_partitions
     assert bound["rabbitmq"].carried == pytest.approx(80)
 
 
-def test_who_waits_behind_others_is_told_before_the_work_is_too_much(run: estimate.Remembered) -> None:
+def test_who_waits_behind_others_is_told_before_the_work_is_too_much(run: Figures) -> None:
     """The published job queue with half of the readers busy: over Kafka more than one in ten waited 100 ms or more."""
     keys: dict[str, Any] = {"rate": 20, "size": 600, "members": 6, "work_ms": 150, "apart": True}
     one = found(run, p99_ms=100, **keys)
@@ -94,7 +95,7 @@ def test_the_wait_for_a_free_reader_is_bounded(members: int, load: float, least:
     assert (estimate._queueing(burst, named("kafka")) > 100 * apart) == (members > 1)
 
 
-def test_p99_is_what_was_measured_at_such_a_rate(rows: pd.DataFrame, run: estimate.Remembered) -> None:
+def test_p99_is_what_was_measured_at_such_a_rate(rows: pd.DataFrame, run: Figures) -> None:
     """Not the median of a message that comes alone: at 45,000 a second it is at least 2.7 ms with Kafka."""
     one = found(run, rate=45_000, p99_ms=2)
     assert [name for name, each in one.items() if each.possible] == ["asyncio"]
@@ -123,16 +124,16 @@ def test_a_short_limit_is_kept_up_to_the_highest_rate_at_which_it_was_measured()
     assert estimate.Times(curves=(ends,)).within(100) == math.inf, "longer lists keep it"
 
 
-def test_one_by_one_no_more_is_carried_than_was_held(rows: pd.DataFrame, run: estimate.Remembered) -> None:
+def test_one_by_one_no_more_is_carried_than_was_held(rows: pd.DataFrame, run: Figures) -> None:
     latency, rate = rows["question"].eq("latency"), rows["target_rate"]
-    less = estimate.Remembered(rows.assign(target_rate=rate.where(~latency, rate / 4)))
+    less = Figures(rows.assign(target_rate=rate.where(~latency, rate / 4)))
     held = estimate._held(run, named("kafka"))
     for one, carried in ((run, 295_939), (less, held / 4)):
         assert found(one, size=18)["kafka"].carried == pytest.approx(carried, rel=1e-3)
         assert found(one, size=18, publish="many")["kafka"].carried == pytest.approx(2_533_696, rel=1e-3)
 
 
-def test_less_room_than_the_estimate_is_wrong_by_is_not_sure(run: estimate.Remembered) -> None:
+def test_less_room_than_the_estimate_is_wrong_by_is_not_sure(run: Figures) -> None:
     some, more = (found(run, rate=rate, size=18)["rabbitmq"] for rate in (30_000, 10_000))
     assert 1 < (some.room or 0) < estimate.SURE < (more.room or 0)
     assert some.possible
@@ -145,7 +146,7 @@ def test_less_room_than_the_estimate_is_wrong_by_is_not_sure(run: estimate.Remem
     assert "its readers have no time to spare; measure it, or have 13 members." in busy
 
 
-def test_it_takes_who_the_measured_answer_would_take(run: estimate.Remembered) -> None:
+def test_it_takes_who_the_measured_answer_would_take(run: Figures) -> None:
     """The same rule on the published workloads, among the designs that were measured."""
     for folder in sorted(results.REFERENCE.glob("workload-*")):
         own, about = results.load(folder), results.about(folder)
@@ -156,7 +157,7 @@ def test_it_takes_who_the_measured_answer_would_take(run: estimate.Remembered) -
             assert take.title in first.removeprefix("Take ").split(" or "), (folder, first)
 
 
-def test_who_is_alike_is_named_together_and_idle_members_come_last(run: estimate.Remembered) -> None:
+def test_who_is_alike_is_named_together_and_idle_members_come_last(run: Figures) -> None:
     assert "Take RabbitMQ or Kafka: they differ in nothing that counts. RabbitMQ: it can" in said(run, apart=True)
     assert said(run).startswith("Take asyncio: it has no broker to run; it can carry")
     keyed = said(run, rate=200, order="key", members=4)
@@ -165,13 +166,13 @@ def test_who_is_alike_is_named_together_and_idle_members_come_last(run: estimate
     assert "One member of a group reads at a time, so 3 of them stand by." in keyed
 
 
-def test_the_remarks_of_the_measured_answer_are_told(run: estimate.Remembered) -> None:
+def test_the_remarks_of_the_measured_answer_are_told(run: Figures) -> None:
     text = said(run, rate=5, size=60_000, keep="7 days")
     assert "5.00 messages a second, kept for 7 days, take at least 181 GB of disk for each copy." in text
     assert "By default it deletes them after 7 days, read or not: set `retention.ms`" in text
 
 
-def test_members_that_would_break_the_order_are_no_advice(run: estimate.Remembered) -> None:
+def test_members_that_would_break_the_order_are_no_advice(run: Figures) -> None:
     assert "have" not in said(run, rate=30, work_ms=100, order="all")
     assert "; have 5 members" in said(run, rate=30, work_ms=100)
 
@@ -189,7 +190,7 @@ def test_readers_that_are_always_busy_are_not_enough(rows: pd.DataFrame) -> None
 
 
 def test_larger_messages_and_more_groups_leave_less_room(rows: pd.DataFrame) -> None:
-    run = estimate.Remembered(rows)
+    run = Figures(rows)
     for design in ("asyncio", "rabbitmq", "kafka"):
         for publish in ("many", "each"):
             rooms = [found(run, size=size, publish=publish, rate=1000)[design].room or 0 for size in (18, 4096, 65_536)]
@@ -210,7 +211,7 @@ def test_what_was_measured_one_by_one_is_taken_before_a_guess(rows: pd.DataFrame
 
 def test_it_is_near_what_was_measured(rows: pd.DataFrame) -> None:
     """The workloads that are published: where their capacity was found, it is at most three times off."""
-    run, seen = estimate.Remembered(rows), 0
+    run, seen = Figures(rows), 0
     for folder in sorted(results.REFERENCE.glob("workload-*")):
         own, about = results.load(folder), results.about(folder)
         for number, one in enumerate(judge.points(about)):

@@ -92,7 +92,7 @@ def test_settings_that_are_not_the_default_are_told() -> None:
     single = int(SOONER["broker.session.timeout.ms"]) // 1000
     assert f"one of {single} s (`broker.session.timeout.ms`, by default 9 s" in side_by_side.NOTE
     member = int(str(dict(CLASSIC)["session.timeout.ms"])) // 1000
-    assert f"a session of {member} s (`session.timeout.ms`, by default 45 s)" in side_by_side.NOTE
+    assert f"a session of {member} s (`session.timeout.ms`, by default 45 s, with aiokafka 10 s)" in side_by_side.NOTE
 
 
 def test_one_design_is_beside_nothing(rows: pd.DataFrame) -> None:
