@@ -247,12 +247,11 @@ class Line(Entered, ABC):
                 if isinstance(names, AsyncIterable):
                     async with aclosing(arriving(names, min(self.names_at_once, MOST_ARRIVED))) as come:
                         async for some in come:
-                            for part in chunks(some, self.names_at_once, self.characters_at_once):
-                                await bulk.send(part)
+                            if not await bulk.send(some):
+                                break
                 else:
-                    for part in chunks(names, self.names_at_once, self.characters_at_once):
-                        await bulk.send(part)
-            except GreetError as error:
+                    await bulk.send(names)
+            except BadName as error:
                 bulk.note(error)
             await bulk.finish()
         finally:
@@ -370,8 +369,19 @@ class _Bulk:
         self._under_way: deque[asyncio.Task[int]] = deque()
         self._failure: GreetError | None = None
 
-    async def send(self, names: list[str]) -> None:
-        """Send `names` after those that are being sent. If `ahead` lists are being sent, wait for the first."""
+    async def send(self, names: Iterable[str]) -> bool:
+        """Send `names` in lists, after those that are being sent; False if some were not accepted: send no more."""
+        line = self._line
+        for some in chunks(names, line.names_at_once, line.characters_at_once):
+            try:
+                await self._send(some)
+            except GreetError as error:
+                self.note(error)
+                return False
+        return True
+
+    async def _send(self, names: list[str]) -> None:
+        """Send one list. If `ahead` lists are being sent, wait for the first."""
         while self._under_way and self._under_way[0].done():  # it may have failed
             self.accepted += await self._under_way.popleft()
         work = self._line._send(names, self._line._deadline())

@@ -166,7 +166,7 @@ async def arriving(names: AsyncIterable[str], size: int) -> AsyncGenerator[list[
         try:
             async for name in names:
                 await come.put(name)
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:  # whatever it is, the caller gets it
             if leaving:
                 raise
             await come.put(_End(error))

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 
 import greet
-from greet import Subscription
-from greet.brokers import watchdog
+from greet import Line, Subscription
+from greet.brokers import Broker, watchdog
 
 
 async def take(names: Subscription, count: int, *, many: bool = False, seconds: float = 20) -> list[str]:
@@ -37,6 +37,30 @@ async def started(*command: str) -> AsyncIterator[Process]:
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+async def all_wait_for(broker: Broker, url: str, topic: str) -> None:
+    """A broker hangs for half of the time-out. All that is asked of it meanwhile is done."""
+
+    async def entered(one: Line | Subscription) -> None:
+        async with one:
+            pass
+
+    async def go_on() -> None:
+        await asyncio.sleep(2)
+        await broker.resume()
+
+    url += ("&" if "?" in url else "?") + "timeout=4"
+    await carried(url, "Ada", topic)
+    async with greet.connect(url, topic) as line:
+        await broker.pause()
+        async with asyncio.TaskGroup() as asked:
+            asked.create_task(go_on())
+            asked.create_task(entered(greet.connect(url, topic)))
+            asked.create_task(entered(line.subscribe("goodbye")))
+            asked.create_task(line.publish("Zoë"))
+            letters = asked.create_task(line.dead_letters())
+        assert letters.result() == []
 
 
 async def carried(url: str, name: str, topic: str = "carried") -> str:

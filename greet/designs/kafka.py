@@ -55,7 +55,7 @@ from greet.address import Address
 from greet.designs import Design
 from greet.designs.kafka_dead import LARGEST_BODY, Graveyard
 from greet.designs.kafka_group import GroupMember, log
-from greet.designs.kafka_producer import ProducingLine
+from greet.designs.kafka_producer import Attempt, ProducingLine
 from greet.designs.kafka_settings import DRIVER_ERRORS, RETRY_SECONDS, UNREADABLE, codec, insist, login, settings
 from greet.designs.kafka_topic import committed, start
 from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishUnknown
@@ -132,13 +132,16 @@ class KafkaLine(ProducingLine):
         sending = [self._send_share(number, share, deadline) for number, share in shares.items()]
         return _sum(await asyncio.gather(*sending, return_exceptions=True))
 
-    async def _send_share(self, number: int, bodies: list[bytes], deadline: float) -> int:
+    async def _send_share(
+        self, number: int, bodies: list[bytes], deadline: float, attempt: Attempt | None = None
+    ) -> int:
         """Publish `bodies` to partition `number`, one batch after another, and wait until all are accepted.
 
         If a batch is too large for the topic, it is split and sent again: only a name that is too
         large by itself fails.
         """
-        async with self._publishing(deadline) as attempt:
+        attempt = attempt or Attempt()
+        async with self._publishing(deadline, attempt):
             ready = self._filled((await self._started()).create_batch(), bodies, 0)  # before it waits for its turn
             async with self._lanes[number]:
                 while attempt.accepted < len(bodies):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from greet.designs.kafka_producer import Attempt
-from greet.designs.kafka_settings import settings, trouble
+from greet.designs.kafka_settings import insist, settings, trouble
 from greet.designs.kafka_topic import committed, make_topic, start
 from greet.errors import ConnectionLost, GreetError, PublishFailed
 from greet.line import DEAD, DeadLetter
@@ -39,7 +39,7 @@ class Graveyard:
         async with trouble(PublishFailed, deadline, address, self._topic, what=what, verb="create"):
             if not self._made:
                 config = {"retention.ms": "-1", "max.message.bytes": str(LARGEST_BODY)}
-                await make_topic(address, self._topic, 1, line._replicas, config)
+                await insist(address, lambda: make_topic(address, self._topic, 1, line._replicas, config))
                 self._made = True
         async with trouble(PublishFailed, deadline, address, self._topic, what=what, verb="write"):
             await line._write(
@@ -72,39 +72,50 @@ class Graveyard:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[AIOKafkaConsumer]:
-        async with self._trouble(UNREAD):  # a file of the address may be gone
-            consumer = AIOKafkaConsumer(
-                **settings(self._line.address), group_id=self._topic, enable_auto_commit=False, max_poll_records=1000
-            )
+        async with self._trouble(UNREAD):
+            consumer = await insist(self._line.address, self._started)
         try:
             yield consumer
         finally:
             await self._line._stop(consumer, self._line._deadline())
 
+    async def _started(self) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
+            **settings(self._line.address), group_id=self._topic, enable_auto_commit=False, max_poll_records=1000
+        )
+        try:
+            await start(consumer)
+        except BaseException:
+            await self._line._stop(consumer, 0)
+            raise
+        return consumer
+
     async def _read(self, consumer: AIOKafkaConsumer) -> list[tuple[int, DeadLetter]]:
         """The letters with their offsets, from the first one that was not sent again."""
+        async with self._trouble(UNREAD):
+            return await insist(self._line.address, lambda: self._read_all(consumer))
+
+    async def _read_all(self, consumer: AIOKafkaConsumer) -> list[tuple[int, DeadLetter]]:
         letters = []
         known = set()
-        async with self._trouble(UNREAD):
-            await start(consumer)
-            partition = self._partition
-            # First: a topic that the user may not see is not listed.
-            done = (await committed(self._line.address, self._topic, [partition]))[partition]
-            if self._topic not in await consumer.topics():
-                return []
-            consumer.assign([partition])
-            oldest = (await consumer.beginning_offsets([partition]))[partition]
-            self._end = (await consumer.end_offsets([partition]))[partition]
-            consumer.seek(partition, max(oldest, done))
-            while await consumer.position(partition) < self._end:
-                for record in (await consumer.getmany(partition, timeout_ms=1000)).get(partition, []):
-                    headers = {key: (value or b"").decode(errors="replace") for key, value in record.headers}
-                    group, origin, reason = (headers.get(key, "") for key in ("group", "origin", "reason"))
-                    letter = DeadLetter(record.value or b"", group, origin, reason)
-                    # If a member died after it had kept a letter, another member kept it again.
-                    if not origin or (group, letter.message) not in known:
-                        letters.append((record.offset, letter))
-                    known.add((group, letter.message))
+        partition = self._partition
+        # First: a topic that the user may not see is not listed.
+        done = (await committed(self._line.address, self._topic, [partition]))[partition]
+        if self._topic not in await consumer.topics():
+            return []
+        consumer.assign([partition])
+        oldest = (await consumer.beginning_offsets([partition]))[partition]
+        self._end = (await consumer.end_offsets([partition]))[partition]
+        consumer.seek(partition, max(oldest, done))
+        while await consumer.position(partition) < self._end:
+            for record in (await consumer.getmany(partition, timeout_ms=1000)).get(partition, []):
+                headers = {key: (value or b"").decode(errors="replace") for key, value in record.headers}
+                group, origin, reason = (headers.get(key, "") for key in ("group", "origin", "reason"))
+                letter = DeadLetter(record.value or b"", group, origin, reason)
+                # If a member died after it had kept a letter, another member kept it again.
+                if not origin or (group, letter.message) not in known:
+                    letters.append((record.offset, letter))
+                known.add((group, letter.message))
         return letters
 
     async def _sent_to(self, consumer: AIOKafkaConsumer, offset: int) -> None:

@@ -120,21 +120,25 @@ class ProducingLine(Line):
                 return
 
     @asynccontextmanager
-    async def _publishing(self, deadline: float) -> AsyncIterator[Attempt]:
+    async def _publishing(self, deadline: float, attempt: Attempt | None = None) -> AsyncIterator[Attempt]:
         """Raise `PublishUnknown` if a batch may have been accepted, else `PublishFailed`."""
-        attempt = Attempt()
+        attempt = attempt or Attempt()
         try:
             async with asyncio.timeout_at(deadline):
                 yield attempt
         except (*DRIVER_ERRORS, PublishFailed) as error:  # the latter if the line was left in the meantime
-            why = self._why(error, attempt)
-            failure: GreetError = PublishFailed(f"{why}: publish it again when that is fixed")
-            if attempt.handed_over:
-                failure = PublishUnknown(f"{why}: publish it again if a duplicate does no harm")
-            elif isinstance(error, PublishFailed):
-                failure = PublishFailed(*error.args)
+            failure = self._failure(error, attempt)
             failure.accepted = attempt.accepted
             raise failure from error
+
+    def _failure(self, error: Exception, attempt: Attempt) -> GreetError:
+        """What `error` means for the names of `attempt` that are not accepted."""
+        why = self._why(error, attempt)
+        if attempt.handed_over:
+            return PublishUnknown(f"{why}: publish it again if a duplicate does no harm")
+        if isinstance(error, PublishFailed):
+            return PublishFailed(*error.args)
+        return PublishFailed(f"{why}: publish it again when that is fixed")
 
     def _why(self, error: Exception, attempt: Attempt) -> str:
         if self._state is State.LEFT:

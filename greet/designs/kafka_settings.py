@@ -47,6 +47,8 @@ DRIVER_ERRORS = (
 """All that aiokafka raises, intended or not. A time-out is an OSError."""
 AWAY = (ConnectionError, TimeoutError, kafka.KafkaConnectionError, kafka.KafkaTimeoutError)
 """Raised when the broker that was asked is down."""
+SLOW = (TimeoutError, kafka.KafkaTimeoutError, kafka.RequestTimedOutError)
+"""Raised when the broker that was asked has not answered in the time of a request."""
 NOBODY = (kafka.NodeNotReadyError, kafka.StaleMetadata)
 """Raised when a broker's answer lists no brokers: it was silent, and has not rejoined the cluster yet."""
 UNREADABLE = (kafka.UnsupportedCodecError, kafka.CorruptRecordException, *UNPACKING)
@@ -305,7 +307,7 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((TimeoutError, kafka.RequestTimedOutError), "{address} has not answered in time"),
     (
         (EOFError, ConnectionResetError, kafka.KafkaConnectionError, *NOBODY),
-        "{address} closed the connection: correct the scheme, or the login (user and password, sasl=, token_file=)",
+        "{address} closed the connection{advice}",
     ),
 )
 _RIGHTS = {
@@ -315,10 +317,19 @@ _RIGHTS = {
 }
 
 
-def words(error: BaseException, address: Address, topic: str, group: str = "the group", verb: str = "write") -> str:
-    """The message for an error: what is wrong, where, and what to do."""
+def words(
+    error: BaseException,
+    address: Address,
+    topic: str,
+    *,
+    group: str = "the group",
+    verb: str = "write",
+    entering: bool = False,
+) -> str:
+    """The message for an error: what is wrong, where, and what to do. Who was connected has the right login."""
     user = f"user {address.user}" if address.user else "an anonymous user"
     known = {"address": address, "topic": topic, "group": group, "verb": verb, "right": _RIGHTS[verb], "user": user}
+    known["advice"] = ": correct the scheme, or the login (user and password, sasl=, token_file=)" if entering else ""
     error = _named(error)
     for kinds, text in _WORDS:
         if isinstance(error, kinds):
@@ -333,6 +344,8 @@ def _named(error: BaseException) -> BaseException:
     """The error inside: aiokafka wraps some answers in a `KafkaError` that only has their name, and wraps `NoKafka`."""
     if isinstance(error.__cause__, NoKafka):
         return error.__cause__
+    if type(error) is kafka.KafkaError and "Unexpected error during batch" in str(error):
+        return kafka.KafkaConnectionError()  # type: ignore[no-any-return] # while it was written, of a batch that is not acknowledged
     if type(error) is kafka.KafkaError and (found := re.search(r"(\w+)\(", str(error))):
         for kind in kafka.kafka_errors.values():
             if kind.__name__ == found[1]:
@@ -358,7 +371,7 @@ async def trouble(
     except DRIVER_ERRORS as error:
         reason = _reason(error) if ours is ConnectFailed else error  # only connecting can have a logged reason
         kind = Unsupported if isinstance(reason, UNREADABLE) else ours
-        raise kind(what + words(reason, address, topic, **more)) from reason
+        raise kind(what + words(reason, address, topic, entering=ours is ConnectFailed, **more)) from reason
     finally:
         _log.reset(token)
 
@@ -366,10 +379,11 @@ async def trouble(
 async def insist(address: Address, attempt: Callable[[], Awaitable[T]], passing: tuple[type[Exception], ...] = ()) -> T:
     """The result of `attempt`. While it raises `passing`, it is repeated, until the caller's deadline.
 
-    With a cluster, errors of a node that is down pass too: the other nodes list it for some seconds
-    more, and aiokafka asks it as well. An answer that lists no brokers passes too, unless there is a
-    token: aiokafka raises the same for a token that has expired.
+    A request ends earlier than the caller does, so a time-out passes. With a cluster, errors of a node that is
+    down pass too: the other nodes list it for some seconds more, and aiokafka asks it as well. An answer that lists
+    no brokers passes too, unless there is a token: aiokafka raises the same for a token that has expired.
     """
+    passing += SLOW
     if "token_file" not in address.options:
         passing += NOBODY
     if len(address.hosts) > 1:

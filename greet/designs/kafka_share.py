@@ -262,21 +262,22 @@ class KafkaShareLine(Line):
             partitions, config = 1, {"retention.ms": "-1", "max.message.bytes": str(LARGEST_BODY)}
         new = NewTopic(topic, partitions, self._replicas, config=config)
         try:
-            await answer(self._asks.create_topics([new], request_timeout=self.timeout)[topic])
+            await answer(lambda: self._asks.create_topics([new], request_timeout=self.timeout)[topic])
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
 
     async def _count(self, topic: str) -> int:
         """The number of partitions of `topic`; 0 if it does not exist, -1 if one of them has no leader."""
-        asked = self._asks.describe_topics(TopicCollection([topic]), request_timeout=self.timeout)
+        this = TopicCollection([topic])
         try:
-            found = (await answer(asked[topic])).partitions
+            found = await answer(lambda: self._asks.describe_topics(this, request_timeout=self.timeout)[topic])
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise
             return 0
-        return len(found) if found and all(one.leader and one.leader.id >= 0 for one in found) else -1
+        leaders = [one.leader for one in found.partitions]
+        return len(leaders) if leaders and all(one and one.id >= 0 for one in leaders) else -1
 
     @property
     def _asks(self) -> Any:
@@ -312,8 +313,8 @@ class KafkaShareLine(Line):
 
     async def _config(self, kind: Any, name: str) -> dict[str, str]:
         resource = ConfigResource(kind, name)
-        asked = self._asks.describe_configs([resource], request_timeout=self.timeout)
-        return {key: entry.value for key, entry in (await answer(asked[resource])).items()}
+        found = await answer(lambda: self._asks.describe_configs([resource], request_timeout=self.timeout)[resource])
+        return {key: entry.value for key, entry in found.items()}
 
     # ------------------------------------------------------------------------------------ dead letters
 
@@ -337,13 +338,16 @@ class KafkaShareLine(Line):
                     again |= {letter.message} if letter.origin else set()
                     sent += 1
                 done = end if number == len(letters) else offset + 1
-                async with self._trouble(ConnectionLost, self._deadline(), "it could not be recorded what was sent: "):
-                    place = ConsumerGroupTopicPartitions(self._dead, [TopicPartition(self._dead, 0, done)])
-                    await answer(self._asks.alter_consumer_group_offsets([place])[self._dead])
+                await self._sent_to(done)
         except GreetError as error:
             error.accepted = sent
             raise
         return sent
+
+    async def _sent_to(self, offset: int) -> None:
+        place = ConsumerGroupTopicPartitions(self._dead, [TopicPartition(self._dead, 0, offset)])
+        async with self._trouble(ConnectionLost, self._deadline(), "it could not be recorded what was sent: "):
+            await answer(lambda: self._asks.alter_consumer_group_offsets([place])[self._dead])
 
     async def _letters(self) -> tuple[list[tuple[int, DeadLetter]], int]:
         """The dead letters that were not sent again, with their offsets; and the offset after them."""
@@ -353,7 +357,8 @@ class KafkaShareLine(Line):
                 return [], 0
             await self._make(self._dead)
             place = ConsumerGroupTopicPartitions(self._dead, [TopicPartition(self._dead, 0)])
-            (sent,) = (await answer(self._asks.list_consumer_group_offsets([place])[self._dead])).topic_partitions
+            kept = await answer(lambda: self._asks.list_consumer_group_offsets([place])[self._dead])
+            (sent,) = kept.topic_partitions
             oldest, end = (await self._bounds(self._dead))[0]
             start = max(sent.offset, oldest)
             found: list[tuple[int, DeadLetter]] = []
@@ -499,7 +504,7 @@ class KafkaShareSubscription(Subscription):
             if value is not None and key in known
         ]
         resource = ConfigResource(ConfigResource.Type.GROUP, self._id, incremental_configs=entries)
-        await answer(line._asks.incremental_alter_configs([resource])[resource])
+        await answer(lambda: line._asks.incremental_alter_configs([resource])[resource])
 
     # ------------------------------------------------------------------------------- in the thread
 
@@ -837,11 +842,12 @@ def words(error: BaseException, address: Address) -> str:
     return f"{address} says: {one_line(Exception(said))}: fix that, and try again"
 
 
+LATE = (KafkaError._TIMED_OUT, KafkaError._MSG_TIMED_OUT, KafkaError.REQUEST_TIMED_OUT)
 _LATE = "{} has not answered in time: check the broker, or raise timeout="
 _LOGIN = "{} refuses the login: correct user and password, and enable PLAIN at the broker"
 _CODES = {
     KafkaError.INVALID_RECORD_STATE: "they were in hand for longer than the acquisition lock: use a smaller deal=",
-    **dict.fromkeys((KafkaError._TIMED_OUT, KafkaError._MSG_TIMED_OUT, KafkaError.REQUEST_TIMED_OUT), _LATE),
+    **dict.fromkeys(LATE, _LATE),
     **dict.fromkeys((KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.UNSUPPORTED_SASL_MECHANISM), _LOGIN),
 }
 _WORDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
@@ -854,11 +860,19 @@ _WORDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str],
 )
 
 
-async def answer(future: Future[Any]) -> Any:
-    """The result from the driver's own threads; they continue if the caller is cancelled."""
-    mine = asyncio.wrap_future(future)
-    mine.add_done_callback(looked_at)
-    return await asyncio.shield(mine)
+async def answer(ask: Callable[[], Future[Any]]) -> Any:
+    """The result from the driver's own threads; they continue if the caller is cancelled.
+
+    A request of the driver ends earlier than the caller does, so it is repeated after a time-out.
+    """
+    while True:
+        mine = asyncio.wrap_future(ask())
+        mine.add_done_callback(looked_at)
+        try:
+            return await asyncio.shield(mine)
+        except KafkaException as error:
+            if error.args[0].code() not in LATE:
+                raise
 
 
 def in_thread(work: Callable[[], None]) -> asyncio.Future[None]:

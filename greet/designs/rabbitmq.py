@@ -213,7 +213,8 @@ class RabbitMQSubscription(QueueMember):
             await await_leader(channel, self._queue)
         channel.close_callbacks.add(lambda *_: self._lost(channel))
         underlay.on_consumer_cancel_callbacks.add(lambda _: self._lost(channel))  # as when the queue is deleted
-        self._told_broker = self._behind_broker = False
+        self._told_broker = bool(self._redelivered)  # their acknowledgements may be lost with the connection
+        self._behind_broker = False
         self._settlement = None
         self._proving = Lasting()
         self._channel = channel
@@ -347,6 +348,8 @@ class RabbitMQSubscription(QueueMember):
                 async with within(deadline):
                     if not channel:
                         raise ConnectionError
+                    if self._redelivered:
+                        await channel.get_queue(self._queue)  # the answer comes after them: they are acknowledged again
                     await self._prove(channel)
             except DRIVER:
                 behind = True

@@ -51,7 +51,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -75,7 +75,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from greet.designs.kafka import BATCH_BYTES, KafkaLine, KafkaSubscription
-from greet.designs.kafka_producer import Tasks
+from greet.designs.kafka_producer import Attempt, Tasks
 from greet.designs.kafka_settings import RETRY_SECONDS
 from greet.errors import GreetError, PublishUnknown
 from greet.fast.kafka_wire import LONG_BODY, RECORD_BYTES, Bundle, carry, checked
@@ -197,36 +197,84 @@ class _Outbox:
         return posted
 
     async def _send_posted(self) -> None:
-        """When the lane is free, send as many of the waiting names as one batch holds, by the deadline of the first."""
-        line = self._line
-        failure: GreetError = PublishUnknown("the line was closed: publish it again if a duplicate does no harm")
+        """When the lane is free, send as many of the waiting names as one batch holds."""
         async with self._lane:  # who holds it began earlier, so its deadline comes earlier too
             count = _fitting(self._bodies, 0, BATCH_BYTES)
-            bodies, self._bodies = self._bodies[:count], self._bodies[count:]
-            posted, self._posted = self._posted[:count], self._posted[count:]
-            deadline, self._deadlines = self._deadlines[0], self._deadlines[count:]
+            shared = _Shared(self._bodies[:count], self._posted[:count], self._deadlines[:count])
+            self._bodies, self._posted = self._bodies[count:], self._posted[count:]
+            self._deadlines = self._deadlines[count:]
         if self._bodies:
-            beside(self._send_posted(), line._sending)
-        start = 0
+            beside(self._send_posted(), self._line._sending)
+        if await shared.send(self._line, self._number):
+            self._crowded = count > 1
+        self._line._recount()
+
+
+class _Shared:
+    """Names of several publishers that are sent together. Each publisher has its own deadline.
+
+    If it is over before they are handed to the driver, the others are sent without this name. If it is over later, its
+    publisher is told, and the others wait on.
+    """
+
+    def __init__(self, bodies: list[bytes], posted: list[asyncio.Future[None]], deadlines: list[float]) -> None:
+        self._bodies, self._posted, self._deadlines = bodies, posted, deadlines
+        self._done = 0  # so many are accepted, or failed
+        self._attempt = Attempt()
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, line: FastKafkaLine, number: int) -> bool:
+        """Send them, and tell each publisher what became of its name; whether the last of them were accepted."""
+        failure: GreetError = PublishUnknown("the line was closed: publish it again if a duplicate does no harm")
         try:
-            while start < count:
+            while self._done < len(self._bodies):
+                if (over := self._over()) > self._done:
+                    _answer(self._posted[:over], line._failure(TimeoutError(), self._attempt))
+                    self._done = over
+                    continue
+                self._attempt = Attempt()
                 try:
-                    await line._send_share(self._number, bodies[start:], deadline)
-                    self._crowded = count > 1
-                    # Only now: what they publish next is then sent together.
-                    _answer(posted, None)
-                    start = count
+                    async with asyncio.timeout(None) as self._limit:
+                        self._wait_until(self._done, line)
+                        await line._send_share(number, self._bodies[self._done :], max(self._deadlines), self._attempt)
+                except TimeoutError:  # what is left was not handed over
+                    self._accept(self._attempt.accepted)
                 except GreetError as error:
-                    accepted = start + error.accepted
-                    _answer(posted[:accepted], None)
+                    self._accept(error.accepted)
                     if not isinstance(error.__cause__, MessageSizeTooLargeError):
                         failure = error
                         break
-                    _answer(posted[accepted : accepted + 1], error)  # the others may fit
-                    start = accepted + 1
-            line._recount()
+                    _answer(self._posted[self._done : self._done + 1], error)  # the others may fit
+                    self._done += 1
+                else:
+                    _answer(self._posted, None)  # only now: what they publish next is then sent together
+                    return True
+                finally:
+                    self._timer.cancel()
+            return False
         finally:
-            _answer(posted, failure)
+            _answer(self._posted, failure)
+
+    def _over(self) -> int:
+        """How many of the deadlines are over: they are in order."""
+        return bisect_right(self._deadlines, self._loop.time())
+
+    def _wait_until(self, place: int, line: FastKafkaLine) -> None:
+        self._timer = self._loop.call_at(self._deadlines[place], self._overdue, line)
+
+    def _overdue(self, line: FastKafkaLine) -> None:
+        """A deadline is over while they are sent."""
+        if not self._attempt.handed_over:
+            self._limit.reschedule(0)
+            return
+        _answer(self._posted[: self._done + self._attempt.accepted], None)
+        _answer(self._posted[: (over := self._over())], line._failure(TimeoutError(), self._attempt))
+        if over < len(self._deadlines):
+            self._wait_until(over, line)
+
+    def _accept(self, count: int) -> None:
+        self._done += count
+        _answer(self._posted[: self._done], None)
 
 
 def _fitting(bodies: Sequence[bytes], start: int, most: int) -> int:

@@ -152,12 +152,25 @@ def _send(
     for part in _joined(parts):
         connection._writer.write(part)
     if not expect_response:
-        drained: Awaitable[Any] = connection._writer.drain()
-        return drained
+        return _drained(connection, connection._writer)
     answer = asyncio.get_running_loop().create_future()
     connection._requests.append((number, asked, answer))
     answered: Awaitable[Any] = wait_for(answer, connection._request_timeout)
     return answered
+
+
+class Lost(KafkaConnectionError):  # type: ignore[misc]
+    """The connection was lost while something was written that wants no answer: it may have arrived, so only once."""
+
+    retriable = False
+
+
+async def _drained(connection: Any, writer: asyncio.StreamWriter) -> None:
+    """Wait until there is room for more. aiokafka's sender would end by an error that is not Kafka's."""
+    try:
+        await writer.drain()
+    except OSError as error:
+        raise Lost(f"the connection to {connection.host}:{connection.port} was lost") from error
 
 
 def _joined(parts: Sequence[bytes]) -> Iterator[bytes | memoryview]:

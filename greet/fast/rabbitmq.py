@@ -693,7 +693,7 @@ class Outbox:
             parcel = self._pending.pop(int(message_id(payload) or "0", 16) - self._base, None)
             if parcel:
                 self._settle(parcel, PublishFailed(nowhere(self._exchange)))
-            else:
+            elif not self._confirms:  # else its publisher was told before
                 self.returned += 1
         return True
 

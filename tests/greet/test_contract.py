@@ -936,23 +936,37 @@ async def test_publish_many_of_nothing(line: Line) -> None:
         assert await line.publish_many([]) == 0
 
 
+class End(BaseException):
+    """As `pytest.fail` raises it: no `Exception`."""
+
+
+def own_errors() -> list[BaseException]:
+    of_another_line = greet.PublishFailed("of another line")
+    of_another_line.accepted = 7
+    return [Crash(), of_another_line, End()]
+
+
 async def test_a_callers_own_error_comes_out_as_it_is(line: Line) -> None:
-    def names() -> Iterator[str]:
+    def names(error: BaseException) -> Iterator[str]:
         yield "Ada"
-        raise Crash
+        raise error
 
     async with line.subscribe("hello"):
-        with pytest.raises(Crash):
-            await line.publish_many(names())
+        for error in own_errors():
+            with pytest.raises(type(error)) as raised:
+                await line.publish_many(names(error))
+            assert raised.value is error
         await line.publish("Zoë")
 
 
 async def test_a_callers_own_error_comes_out_of_an_async_iterable_too(line: Line) -> None:
-    async def names() -> AsyncIterator[str]:
+    async def names(error: BaseException) -> AsyncIterator[str]:
         yield "Ada"
-        raise Crash
+        raise error
 
-    async with line.subscribe("hello"):
-        with pytest.raises(Crash):
-            await line.publish_many(names())
+    async with line.subscribe("hello"), asyncio.timeout(10):
+        for error in own_errors():
+            with pytest.raises(type(error)) as raised:
+                await line.publish_many(names(error))
+            assert raised.value is error
         await line.publish("Zoë")

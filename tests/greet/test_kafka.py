@@ -26,7 +26,7 @@ from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.protocol.metadata import MetadataRequest
-from common import take
+from common import all_wait_for, take
 
 import greet
 from bench.faults.arena import SOONER
@@ -38,8 +38,9 @@ from greet.brokers.process import free_ports
 from greet.designs import kafka as design
 from greet.designs import kafka_topic
 from greet.designs.kafka import JOIN_SECONDS, KafkaLine, KafkaSubscription
+from greet.designs.kafka_producer import Attempt
 from greet.designs.kafka_settings import words
-from greet.fast.kafka import FastKafkaLine, _Outbox
+from greet.fast.kafka import FastKafkaLine, _Outbox, _Shared
 
 MANY = [f"name-{number:013d}" for number in range(5000)]
 WAYS = pytest.mark.parametrize("path", ["fast", "plain"])
@@ -633,6 +634,38 @@ async def behind() -> AsyncIterator[tuple[Broker, int]]:
     (port,) = free_ports(1)
     async with greet.brokers.kafka(proxy_port=port) as broker:
         yield broker, port
+
+
+@WAYS
+async def test_a_broker_that_hangs_for_a_moment_is_waited_for(own: Broker, topic: str, path: str) -> None:
+    await all_wait_for(own, f"{own.url}?path={path}", topic)
+
+
+@WAYS
+async def test_each_publish_has_its_own_time(own: Broker, topic: str, path: str) -> None:
+    """After an outage as long as the time-out, only those have failed whose time was over."""
+    url = f"{own.url}?timeout=2&path={path}"
+    async with greet.connect(url, topic, guarantee=Guarantee.AT_LEAST_ONCE) as line, line.subscribe("hello"):
+        await line.publish("Ada")
+        await own.pause()
+        try:
+            early = [asyncio.create_task(line.publish(name)) for name in MANY[:3]]
+            await asyncio.sleep(1.6)
+            late = [asyncio.create_task(line.publish(name)) for name in MANY[3:6]]
+            await asyncio.sleep(0.6)
+            for one in early:
+                with pytest.raises((greet.PublishUnknown, greet.PublishFailed), match="acknowledged it within 2 s"):
+                    await one
+        finally:
+            await own.resume()
+        await asyncio.gather(*late)
+
+
+def test_a_connection_that_breaks_while_a_batch_is_written_has_its_words() -> None:
+    """Of what is not acknowledged, aiokafka only says that something unexpected happened."""
+    address = greet.connect("kafka://h").address
+    said = words(kafka.KafkaError("Unexpected error during batch delivery"), address, "names")
+    assert said == "kafka://h:9092 closed the connection"
 
 
 async def test_a_broker_that_stops_answering(own: Broker, topic: str) -> None:
@@ -1397,8 +1430,10 @@ async def test_a_name_is_there_before_its_sender_begins() -> None:
     """Else a sender that begins at once finds nothing, and the publisher waits for ever."""
     sent: list[bytes] = []
 
-    async def send(_: int, bodies: list[bytes], deadline: float) -> int:
-        assert deadline == 7
+    deadline = asyncio.get_running_loop().time() + 7
+
+    async def send(_: int, bodies: list[bytes], until: float, __: Attempt) -> int:
+        assert until == deadline
         sent.extend(bodies)
         return len(bodies)
 
@@ -1408,9 +1443,40 @@ async def test_a_name_is_there_before_its_sender_begins() -> None:
     outbox = _Outbox(line, 0)
     outbox._crowded = True
     with eager_tasks():
-        posted = cast(asyncio.Future[None], outbox.post(b"Ada", 7))
+        posted = cast(asyncio.Future[None], outbox.post(b"Ada", deadline))
     assert sent == [b"Ada"]
     assert posted.done()
+
+
+@pytest.mark.parametrize("handed_over", [True, False])
+async def test_who_shares_a_batch_is_told_when_its_own_time_is_over(handed_over: bool) -> None:
+    sent: list[list[bytes]] = []
+    acknowledged = asyncio.Event()
+
+    async def send(_: int, bodies: list[bytes], __: float, attempt: Attempt) -> int:
+        sent.append(bodies)
+        attempt.handed_over = handed_over
+        await acknowledged.wait()
+        return len(bodies)
+
+    def failure(_: Exception, attempt: Attempt) -> greet.GreetError:
+        return greet.PublishUnknown("late") if attempt.handed_over else greet.PublishFailed("late")
+
+    loop = asyncio.get_running_loop()
+    posted = [loop.create_future() for _ in range(3)]
+    deadlines = [loop.time() + seconds for seconds in (0.05, 0.1, 20.0)]
+    shared = _Shared([b"Ada", b"Bob", b"Zoe"], posted, deadlines)
+    sending = asyncio.create_task(shared.send(cast(Any, SimpleNamespace(_send_share=send, _failure=failure)), 0))
+    async with asyncio.timeout(5):
+        for one in posted[:2]:
+            with pytest.raises(greet.PublishUnknown if handed_over else greet.PublishFailed):
+                await one
+        assert not posted[2].done()
+        acknowledged.set()
+        assert await sending
+        await posted[2]
+    assert sent[0] == [b"Ada", b"Bob", b"Zoe"]
+    assert sent[1:] == ([] if handed_over else [[b"Bob", b"Zoe"], [b"Zoe"]])
 
 
 # Secrets

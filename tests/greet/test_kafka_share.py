@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from common import carried, started, take
+from common import all_wait_for, carried, started, take
 
 pytest.importorskip("confluent_kafka", reason="kafka+share needs it: pip install -e '.[share]'")
 
@@ -58,6 +58,10 @@ async def broker() -> AsyncIterator[Broker]:
     async with kafka(config={"group.share.min.record.lock.duration.ms": "1000"}) as broker:
         await carried(SHARE.url(broker.url), "Ada")  # the first share group takes some seconds
         yield broker
+
+
+async def test_a_broker_that_hangs_for_a_moment_is_waited_for(broker: Broker, topic: str) -> None:
+    await all_wait_for(broker, SHARE.url(broker.url), topic)
 
 
 async def lend_shortly(url: str, topic: str) -> None:

@@ -14,7 +14,7 @@ from aiokafka.record.util import calc_crc32c
 
 from greet.designs.kafka_settings import CLIENT, NoKafka
 from greet.fast import kafka_bounds, kafka_wire
-from greet.fast.kafka_wire import RECORD_BYTES, Bundle, Frames, checked
+from greet.fast.kafka_wire import RECORD_BYTES, Bundle, Frames, Lost, checked
 
 BODIES = [b"Ada", b"x" * 65_536, b"", *[b"y" * 300] * 9_000]
 
@@ -133,3 +133,16 @@ async def test_an_answer_that_cannot_be_read_closes_the_connection_and_so_does_i
     assert not frames.eof_received()
     frames.connection_lost(None)
     assert [type(one) for one in connection.closed[:1]] == [asyncio.IncompleteReadError]
+
+
+async def test_a_connection_that_is_lost_while_something_is_written_without_an_answer_is_an_error_of_kafka() -> None:
+    """Else aiokafka's sender would end by it. It is not retriable: with AT_MOST_ONCE nothing may come twice."""
+
+    class Writer:
+        async def drain(self) -> None:
+            raise ConnectionResetError("Connection lost")
+
+    connection = SimpleNamespace(host="h", port=9092)
+    with pytest.raises(Lost, match="the connection to h:9092 was lost") as raised:
+        await kafka_wire._drained(connection, Writer())  # type: ignore[arg-type]
+    assert not raised.value.retriable

@@ -30,7 +30,7 @@ import pytest_asyncio
 import trustme
 from aio_pika.abc import AbstractChannel, AbstractExchange
 from aio_pika.exceptions import AMQPConnectionError, ChannelClosed
-from common import carried, take
+from common import all_wait_for, carried, take
 from pamqp.base import Frame
 from pamqp.body import ContentBody
 from pamqp.commands import Basic, Channel, Connection
@@ -1007,6 +1007,11 @@ async def test_both_ends_go_on_after_a_kill(broker: Broker, topic: str) -> None:
     assert 0 < len(unknown) <= 20
 
 
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_a_broker_that_hangs_for_a_moment_is_waited_for(broker: Broker, topic: str, path: str) -> None:
+    await all_wait_for(broker, f"{broker.url}?path={path}", topic)
+
+
 async def test_a_stopped_broker(broker: Broker, topic: str) -> None:
     """Nobody can tell what became of what was sent; of what was not, everybody can."""
     async with line_to(broker.url, topic, timeout=1) as line, line.subscribe("hello") as names:
@@ -1431,6 +1436,60 @@ async def test_a_deleted_exchange_is_made_and_bound_again(
         await until(published, 6)
         assert await take(names, 1) == ["Zoë"]
     assert f"exchange {topic} was deleted" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_a_clean_end_just_after_a_loss_is_not_silent_about_what_comes_again(
+    rabbitmq_url: str, topic: str, path: str
+) -> None:
+    """What was acknowledged on the lost connection is redelivered: it is acknowledged again, or the end says so."""
+    address = greet.connect(rabbitmq_url).address
+    url = f"{rabbitmq_url.rpartition('@')[0]}@127.0.0.1:{{}}/?path={path}"
+    async with proxy(*address.hosts[0]) as between, greet.connect(url.format(between.port), topic) as line:
+        async with line.subscribe("hello"):
+            await line.publish_many(f"name {number}" for number in range(300))
+        handled: list[str] = []
+        said: greet.ConnectionLost | None = None
+        try:
+            async with line.subscribe("hello") as names:
+                member = cast(Any, names)
+
+                async def leave() -> None:
+                    await until(lambda: member._channel is None)
+                    while not member._channel:
+                        await asyncio.sleep(0)
+                    limit.reschedule(0)
+
+                handled += await anext(names.batches())
+                between.drop()
+                leaving = asyncio.create_task(leave())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None) as limit:
+                        while True:
+                            handled += await anext(names.batches())
+                await leaving
+        except greet.ConnectionLost as error:
+            said = error
+        async with line.subscribe("hello") as names:
+            rest = await take(names, 300, seconds=0.5)
+    assert said or not {*handled} & {*rest}
+    assert {*handled, *rest} == {f"name {number}" for number in range(300)}
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_a_clean_end_raises_nothing_that_a_publish_has_raised(rabbitmq_url: str, topic: str, path: str) -> None:
+    """What comes back while the line is left."""
+    async with plain_channel(rabbitmq_url) as channel:
+        async with line_to(rabbitmq_url, topic, path=path) as line:
+            async with line.subscribe("hello"):
+                await line.publish("Ada")
+            await channel.queue_delete(f"{topic}:hello")
+            publishing = [asyncio.create_task(line.publish(name)) for name in ("Zoë", "Bob")]
+            for _ in range(4):  # they are written
+                await asyncio.sleep(0)
+        for one in publishing:
+            with pytest.raises((greet.PublishFailed, greet.PublishUnknown)):
+                await one
 
 
 @pytest.mark.parametrize("path", ["fast", "plain"])

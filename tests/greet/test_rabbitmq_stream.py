@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel
-from common import started, take
+from common import all_wait_for, started, take
 from pamqp.common import FieldTable
 
 import greet
@@ -59,6 +59,11 @@ async def broker() -> AsyncIterator[Broker]:
     """One of our own, to be killed."""
     async with rabbitmq() as broker:
         yield broker
+
+
+@WAYS
+async def test_a_broker_that_hangs_for_a_moment_is_waited_for(broker: Broker, topic: str, path: str) -> None:
+    await all_wait_for(broker, f"{DESIGN.url(broker.url)}?path={path}", topic)
 
 
 # Places
