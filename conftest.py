@@ -48,7 +48,11 @@ def _ends_with_us() -> None:
 
 
 def pytest_configure() -> None:
-    """SIGTERM, or a closed terminal, ends the run as Ctrl-C does: its brokers end too."""
+    """SIGTERM, or a closed terminal, ends the run as Ctrl-C does: its brokers end too.
+
+    They live for a minute or two, in which Java's second compiler costs more than it gains.
+    """
+    os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.default_int_handler)

@@ -26,7 +26,6 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from time import monotonic
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from greet.errors import (
@@ -128,11 +127,9 @@ class Entered:
     def _open(self) -> None:
         self._state, self._loop = State.OPEN, get_running_loop()
 
-    def _close(self) -> None:
+    async def _close(self, work: Coroutine[Any, Any, None]) -> None:
+        """It is left at once. Until `work`, which follows from that, is done, it cannot be entered again."""
         self._state, self._loop, self._ending = State.LEFT, None, True
-
-    async def _wind_up(self, work: Coroutine[Any, Any, None]) -> None:
-        """What follows from `_close`: until it is done, this cannot be entered again."""
         try:
             await to_the_end(work)
         finally:
@@ -183,15 +180,12 @@ class Line(Entered, ABC):
         try:
             await self._connect(self._deadline())
         except BaseException:
-            self._close()
-            await self._wind_up(self._disconnect(self._deadline(), clean=False))
+            await self._close(self._disconnect(self._deadline(), clean=False))
             raise
         self._open()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Disconnect within the address's `timeout`. Leave the members of the line first: this does not end them.
 
         A `publish` that still waits is accepted, fails, or raises `PublishUnknown`.
@@ -200,8 +194,7 @@ class Line(Entered, ABC):
             PublishFailed: at a clean end under `AT_MOST_ONCE`, if names were dropped after `publish` had returned, and
                 no later call has said so.
         """
-        self._close()
-        await self._wind_up(self._disconnect(self._deadline(), clean=error is None))
+        await self._close(self._disconnect(self._deadline(), clean=error is None))
 
     async def publish(self, name: str) -> None:
         """Return once the design has accepted `name` under the guarantee.
@@ -252,11 +245,10 @@ class Line(Entered, ABC):
                 else:
                     await bulk.send(names)
             except BadName as error:
-                bulk.note(error)
-            await bulk.finish()
+                bulk.failure = error
+            return await bulk.finish()
         finally:
             await bulk.close()
-        return bulk.accepted
 
     def subscribe(self, group: str, *, replay: bool = False) -> Subscription:
         """A member of `group`; open it by `async with`.
@@ -364,10 +356,10 @@ class _Bulk:
     """The lists that one `publish_many` has sent, and that are not accepted yet."""
 
     def __init__(self, line: Line) -> None:
-        self.accepted = 0
+        self.failure: GreetError | None = None
+        self._accepted = 0
         self._line = line
         self._under_way: deque[asyncio.Task[int]] = deque()
-        self._failure: GreetError | None = None
 
     async def send(self, names: Iterable[str]) -> bool:
         """Send `names` in lists, after those that are being sent; False if some were not accepted: send no more."""
@@ -376,42 +368,27 @@ class _Bulk:
             try:
                 await self._send(some)
             except GreetError as error:
-                self.note(error)
+                self.failure = error
                 return False
         return True
 
     async def _send(self, names: list[str]) -> None:
         """Send one list. If `ahead` lists are being sent, wait for the first."""
         while self._under_way and self._under_way[0].done():  # it may have failed
-            self.accepted += await self._under_way.popleft()
+            self._accepted += await self._under_way.popleft()
         work = self._line._send(names, self._line._deadline())
         if self._line.ahead == 1:
-            self.accepted += await work
+            self._accepted += await work
             return
         self._under_way.append(asyncio.create_task(work))
         await asyncio.sleep(0)  # let it begin before the next names are checked
         if len(self._under_way) == self._line.ahead:
-            self.accepted += await self._under_way.popleft()
+            self._accepted += await self._under_way.popleft()
 
-    def note(self, error: GreetError) -> None:
-        """Keep the first error, or the first `PublishUnknown`: it says that a name may have been accepted.
-
-        It is raised at the end. Names that were accepted before an error still count.
-        """
-        self.accepted += error.accepted
-        if self._failure is None or isinstance(error, PublishUnknown) > isinstance(self._failure, PublishUnknown):
-            self._failure = error
-
-    async def finish(self) -> None:
-        """Wait until all lists are accepted; raise the first error."""
-        while self._under_way:
-            try:
-                self.accepted += await self._under_way.popleft()
-            except GreetError as error:
-                self.note(error)
-        if self._failure:
-            self._failure.accepted = self.accepted
-            raise self._failure
+    async def finish(self) -> int:
+        """Wait until all lists are accepted. Names that were accepted after an error count too."""
+        rest = await asyncio.gather(*self._under_way, return_exceptions=True)
+        return total([self._accepted, *([self.failure] if self.failure else []), *rest])
 
     async def close(self) -> None:
         """Cancel what is still being sent, after a cancellation or an error of the caller."""
@@ -441,7 +418,7 @@ class Poison:
     source: Any = None
 
 
-class Subscription(Entered, ABC):
+class Subscription(Entered, AsyncIterator[str]):
     """One member of a group: an async iterator of names that does not end by itself.
 
     A name is settled when the next one is asked for, or when the `async with` ends without an
@@ -506,9 +483,8 @@ class Subscription(Entered, ABC):
         try:
             await self._join(self._line._deadline())
         except BaseException:
-            self._close()
             with suppress(ConnectionLost):
-                await self._wind_up(self._part(self._line._deadline(), clean=False))
+                await self._close(self._part(self._line._deadline(), clean=False))
             raise
         self._open()
         self._turned = monotonic()
@@ -516,21 +492,18 @@ class Subscription(Entered, ABC):
         self._settling.add_done_callback(looked_at)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Leave the group. A clean end returns once the broker has all settlements, or raises `ConnectionLost`."""
         clean = error is None
         if (clean and self._was_handled()) or self._early:
             self._settled = self._taken
-        self._close()
         self._owner = None
         if not self._idle.is_set():
             self._notice_a_stall()
         if self._asking and self._asking is not current_task():
             self._asking.cancel()  # its call raises that the member has left
         self._settling.cancel()
-        await self._wind_up(self._leave(clean=clean))
+        await self._close(self._leave(clean=clean))
 
     async def _leave(self, *, clean: bool) -> None:
         await asyncio.wait([self._settling], timeout=self._line.timeout)
@@ -551,9 +524,6 @@ class Subscription(Entered, ABC):
                 raise ConnectionLost(f"{lost}{self._stall()}") from lost
         if clean and self._settling.done() and not self._settling.cancelled():
             self._settling.result()  # it ends only by an error, which is raised here
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> str:
         if current_task() is not self._owner:
@@ -781,14 +751,11 @@ class Subscription(Entered, ABC):
         """
 
 
-class _Batches:
+class _Batches(AsyncIterator[list[str]]):
     """Not a generator: a generator that was cancelled would end silently when it is asked again."""
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> list[str]:
         return await self._subscription._next_batch()
@@ -799,6 +766,17 @@ def plain(what: str, text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", text):
         raise BadURL(f"{what} {text[:40]!a} is not allowed: use up to 200 of A-Z a-z 0-9 . _ -")
     return text
+
+
+def total(results: Sequence[int | BaseException]) -> int:
+    """How many names were accepted. If some failed, raise that error; a `PublishUnknown` before others."""
+    accepted = sum(one if isinstance(one, int) else getattr(one, "accepted", 0) for one in results)
+    failures = [one for one in results if isinstance(one, BaseException)]
+    for failure in sorted(failures, key=lambda one: not isinstance(one, PublishUnknown)):
+        if isinstance(failure, GreetError):
+            failure.accepted = accepted
+        raise failure
+    return accepted
 
 
 def runs(bodies: Sequence[bytes | None], origins: Sequence[Any], source: Any = None) -> list[Batch | Poison]:

@@ -323,7 +323,7 @@ def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
         elif not one.possible:
             lines.append(f"Not {one.design.title}: {one.late or _capacity(one)}{_members(workload, one, ';')}.")
     lines.append(
-        f"An estimate: it was up to {SURE:g} times what other workloads then carried. Times are of short messages, "
+        f"An estimate: for other workloads it was up to {SURE:g} times too high. Times are of short messages, "
         f"measured as {Guarantee.AT_LEAST_ONCE.name}. `{command(workload)}` measures it."
     )
     return lines

@@ -455,7 +455,7 @@ def advice(workload: Workload, found: Sequence[Answer]) -> Advice:
     if not meeting:
         return Advice(None, tuple(_nobody(workload, found)))
     best, *others = ranked(meeting, workload.p99_ms)
-    how_many = "both meet" if len(meeting) == len(found) == 2 else f"{len(meeting)} of {len(found)} meet"
+    how_many = "both meet" if len(meeting) == len(found) == 2 else f"{len(meeting)} of the {len(found)} designs meet"
     if others and not told_apart(best, others[0], workload.p99_ms):
         these = "differ in nothing that counts" if len(meeting) == 2 else "these two differ in nothing that counts"
         first = f"Take {best.title} or {others[0].title}: {how_many} every need, and {these}."
@@ -464,7 +464,7 @@ def advice(workload: Workload, found: Sequence[Answer]) -> Advice:
     elif others:
         first = f"Take {best.title}: {how_many} every need, and {_reason(best, others[0], workload.p99_ms)}."
     elif len(found) > 1:
-        first = f"Take {best.title}: it alone of {len(found)} meets every need."
+        first = f"Take {best.title}: it alone of the {len(found)} designs meets every need."
     else:
         first = f"Take {best.title}: it meets every need, and no other design was measured."
     said = (first, _figures(workload, best), _otherwise(workload, best, others, found))

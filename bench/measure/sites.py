@@ -137,8 +137,8 @@ async def _site(design: str, url: str, broker: Broker | None, stack: AsyncExitSt
     if broker is None:
         stack.push_async_callback(remove, design, found.url, found.made)
     found.control = f"bench-ready-{secrets.token_hex(4)}"
-    found.made[found.control] = {"bench"}
     line = await stack.enter_async_context(greet.connect(found.url, found.control))
+    found.made[found.control] = {"bench"}  # a broker that is not there has nothing to remove
     hearing = asyncio.create_task(found.listen(line))
     stack.push_async_callback(_end, hearing)
     await found.wait_ready([""])

@@ -84,10 +84,11 @@ def picture(rows: pd.DataFrame) -> Picture:
     said = pictures.across(pictures.medians(rows[own & ~idle]), " ms")
     asleep = pictures.across(pictures.medians(rows[own & idle]), " ms")
     later = f"; after a second of sleep {asleep}" if asleep else ""
+    whose = "greet and its peers" if rows["contender"].ne("greet").any() else "greet"
     return Dots(
         title=pictures.headline(said and f"With greet a message takes {said}{later}", __doc__),
         rows=tables.in_order(rows.assign(row=rows["design"].map(title_of) + ", " + rows["contender"], hollow=idle)),
         unit="ms from the actual send, p50",
         form="{} ms",
-        note="greet and its peers. Hollow: one message a second, all asleep. Filled: a hundred a second.",
+        note=f"{whose}. Hollow: one message a second, all asleep. Filled: a hundred a second.",
     )

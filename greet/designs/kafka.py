@@ -58,8 +58,8 @@ from greet.designs.kafka_group import GroupMember, log
 from greet.designs.kafka_producer import Attempt, ProducingLine
 from greet.designs.kafka_settings import DRIVER_ERRORS, RETRY_SECONDS, UNREADABLE, codec, insist, login, settings
 from greet.designs.kafka_topic import committed, start
-from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishUnknown
-from greet.line import Batch, DeadLetter, Guarantee, Poison, runs
+from greet.errors import ConnectFailed, ConnectionLost
+from greet.line import Batch, DeadLetter, Guarantee, Poison, runs, total
 from greet.tasks import beside
 
 ACKS = {Guarantee.AT_MOST_ONCE: 0, Guarantee.AT_LEAST_ONCE: 1, Guarantee.DURABLE: "all"}
@@ -130,7 +130,7 @@ class KafkaLine(ProducingLine):
                 for body in bodies:
                     shares[crc32(body) % count].append(body)
         sending = [self._send_share(number, share, deadline) for number, share in shares.items()]
-        return _sum(await asyncio.gather(*sending, return_exceptions=True))
+        return total(await asyncio.gather(*sending, return_exceptions=True))
 
     async def _send_share(
         self, number: int, bodies: list[bytes], deadline: float, attempt: Attempt | None = None
@@ -458,14 +458,3 @@ class KafkaSubscription(GroupMember, ConsumerRebalanceListener):  # type: ignore
                 await self._commit_settled(deadline)
             if clean and self._missed:
                 raise CommitFailedError
-
-
-def _sum(results: Sequence[int | BaseException]) -> int:
-    """How many names were accepted. If some failed, raise that error; a `PublishUnknown` before others."""
-    accepted = sum(one if isinstance(one, int) else getattr(one, "accepted", 0) for one in results)
-    failures = [one for one in results if isinstance(one, BaseException)]
-    for failure in sorted(failures, key=lambda one: not isinstance(one, PublishUnknown)):
-        if isinstance(failure, GreetError):
-            failure.accepted = accepted
-        raise failure
-    return accepted

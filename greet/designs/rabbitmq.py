@@ -71,8 +71,8 @@ from greet.designs.rabbitmq_link import (
 from greet.designs.rabbitmq_member import LOOK, QueueMember
 from greet.designs.rabbitmq_publisher import PublishingLine
 from greet.designs.rabbitmq_topic import await_leader, binding, declare, exchange, exists, kept, queue, short
-from greet.errors import ConnectionLost, PublishFailed, PublishUnknown
-from greet.line import DEAD, Batch, DeadLetter, Guarantee, Poison, runs
+from greet.errors import ConnectionLost, GreetError, PublishFailed, PublishUnknown
+from greet.line import DEAD, Batch, DeadLetter, Guarantee, Poison, runs, total
 from greet.tasks import Lasting, looked_at
 
 log = logging.getLogger("greet")
@@ -117,12 +117,7 @@ class RabbitMQLine(PublishingLine):
         while accepted < len(bodies):
             part = self._together(bodies[accepted:])
             results = await asyncio.gather(*(self._publish(exchange, body, deadline) for body in part))
-            failures = [one for one in results if one]
-            accepted += len(part) - len(failures)
-            if failures:
-                failure = next((one for one in failures if isinstance(one, PublishUnknown)), failures[0])
-                failure.accepted = accepted
-                raise failure
+            accepted = total([accepted, *results])
             self._safe_size = max(self._safe_size, rounded(max(map(len, part))))
         return accepted
 
@@ -135,12 +130,10 @@ class RabbitMQLine(PublishingLine):
         safe = list(takewhile(lambda body: len(body) <= self._safe_size, bodies))
         return safe or bodies[:1]
 
-    async def _publish(
-        self, exchange: AbstractExchange, body: bytes, deadline: float
-    ) -> PublishFailed | PublishUnknown | None:
-        """Publish one name; return the reason if it was not accepted."""
+    async def _publish(self, exchange: AbstractExchange, body: bytes, deadline: float) -> int | GreetError:
+        """Publish one name; return 1, or the reason if it was not accepted."""
         message = aio_pika.Message(body, delivery_mode=self._mode)
-        failure: PublishFailed | PublishUnknown
+        failure: GreetError
         self._flying += 1
         try:
             async with within(deadline):
@@ -173,7 +166,7 @@ class RabbitMQLine(PublishingLine):
             self._flying -= 1
         if self._confirms:
             self._heard = self._confirmed = self._time()
-        return None
+        return 1
 
     # Reading
 

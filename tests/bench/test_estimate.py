@@ -141,7 +141,7 @@ def test_less_room_than_the_estimate_is_wrong_by_is_not_sure(run: Figures) -> No
     assert more.enough
     text = said(run, rate=30_000, size=18)
     assert "1.39 times by measured speeds, and less than 3 is not sure; measure it." in text
-    assert "An estimate: it was up to 3 times what other workloads then carried." in text
+    assert "An estimate: for other workloads it was up to 3 times too high." in text
     busy = said(run, rate=50, members=12, work_ms=200, p99_ms=1000)
     assert "its readers have no time to spare; measure it, or have 13 members." in busy
 
