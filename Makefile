@@ -35,9 +35,9 @@ setup: $(STAMP) rabbitmq chromium
 bench: $(STAMP) rabbitmq
 	@$(BIN)/python -m bench $(ARGS)
 
-# Five at a time, as most tests wait for a broker. Each has brokers of its own, some 7 GB in all: ARGS="-n 2" needs less.
+# Four at a time, as most tests wait for a broker. Each has brokers of its own, some 6 GB in all: ARGS="-n 2" needs less.
 test: $(STAMP) rabbitmq
-	@$(BIN)/python -m pytest -m "not long" -n 5 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m "not long" -n 4 --dist loadfile $(ARGS)
 
 test-all: $(STAMP) rabbitmq chromium
 	@$(BIN)/python -m pytest $(ARGS)

@@ -1572,13 +1572,14 @@ async def test_only_a_name_that_is_longer_than_those_before_goes_alone(monkeypat
 
     async def exchange(*_: object) -> None: ...
 
-    async def publish(*_: object) -> None:
+    async def publish(*_: object) -> int:
         nonlocal flying
         flying += 1
         await asyncio.sleep(0)
         if flying:
             together.append(flying)
         flying = 0
+        return 1
 
     line = greet.connect("amqp://localhost?path=plain")
     assert isinstance(line, RabbitMQLine)
