@@ -236,16 +236,13 @@ class Line(Entered, ABC):
             raise BadName("a str is one name: publish it, or pass a list of names")
         bulk = _Bulk(self)
         try:
-            try:
-                if isinstance(names, AsyncIterable):
-                    async with aclosing(arriving(names, min(self.names_at_once, MOST_ARRIVED))) as come:
-                        async for some in come:
-                            if not await bulk.send(some):
-                                break
-                else:
-                    await bulk.send(names)
-            except BadName as error:
-                bulk.failure = error
+            if isinstance(names, AsyncIterable):
+                async with aclosing(arriving(names, min(self.names_at_once, MOST_ARRIVED))) as come:
+                    async for some in come:
+                        if not await bulk.send(some):
+                            break
+            else:
+                await bulk.send(names)
             return await bulk.finish()
         finally:
             await bulk.close()
@@ -356,19 +353,21 @@ class _Bulk:
     """The lists that one `publish_many` has sent, and that are not accepted yet."""
 
     def __init__(self, line: Line) -> None:
-        self.failure: GreetError | None = None
+        self._failure: GreetError | None = None
         self._accepted = 0
         self._line = line
         self._under_way: deque[asyncio.Task[int]] = deque()
 
     async def send(self, names: Iterable[str]) -> bool:
-        """Send `names` in lists, after those that are being sent; False if some were not accepted: send no more."""
+        """Send `names` in lists, after those that are being sent; False after a failure: then send no more."""
         line = self._line
         for some in chunks(names, line.names_at_once, line.characters_at_once):
             try:
+                if isinstance(some, BadName):
+                    raise some
                 await self._send(some)
             except GreetError as error:
-                self.failure = error
+                self._failure = error
                 return False
         return True
 
@@ -388,7 +387,7 @@ class _Bulk:
     async def finish(self) -> int:
         """Wait until all lists are accepted. Names that were accepted after an error count too."""
         rest = await asyncio.gather(*self._under_way, return_exceptions=True)
-        return total([self._accepted, *([self.failure] if self.failure else []), *rest])
+        return total([self._accepted, *([self._failure] if self._failure else []), *rest])
 
     async def close(self) -> None:
         """Cancel what is still being sent, after a cancellation or an error of the caller."""

@@ -134,15 +134,19 @@ def decode(body: bytes) -> str:
     return name
 
 
-def chunks(names: Iterable[str], size: int, characters: int) -> Iterator[list[str]]:
+def chunks(names: Iterable[str], size: int, characters: int) -> Iterator[list[str] | BadName]:
     """The names in lists of at most `size` names and `characters` (a longer name has its own list), all checked.
 
     A list is checked as a whole before it is handed out. So if a name is bad, the lists before it were
-    sent, and nothing of its own list.
+    sent, and nothing of its own list. Then the error comes last, and is not raised: `names` may raise such errors too.
     """
     names, some = iter(names), min(size, 100)  # `some` follows the length of the names before: memory stays bounded
     while chunk := list(islice(names, some)):
-        length = check_all(chunk)
+        try:
+            length = check_all(chunk)
+        except BadName as error:
+            yield error
+            return
         some = max(1, min(size, characters * len(chunk) // length))
         if length <= characters:
             yield chunk

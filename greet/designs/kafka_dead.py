@@ -48,16 +48,17 @@ class Graveyard:
 
     async def letters(self) -> list[DeadLetter]:
         """The dead letters that were not sent again, the oldest first."""
-        async with self._opened() as consumer:
-            return [letter for _, letter in await self._read(consumer)]
+        deadline = self._line._deadline()
+        async with self._opened(deadline) as consumer:
+            return [letter for _, letter in await self._read(consumer, deadline)]
 
     async def resend(self) -> int:
         """Publish each of them again; return how many."""
-        sent = 0
-        async with self._opened() as consumer:
+        sent, deadline = 0, self._line._deadline()
+        async with self._opened(deadline) as consumer:
             again: set[tuple[str, bytes]] = set()
             try:
-                for offset, letter in await self._read(consumer):
+                for offset, letter in await self._read(consumer, deadline):
                     if letter.message not in again:  # each group has kept its own copy
                         await self._line._send_bodies([letter.body], self._line._deadline())
                         again |= {letter.message} if letter.origin else set()
@@ -71,8 +72,8 @@ class Graveyard:
         return sent
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[AIOKafkaConsumer]:
-        async with self._trouble(UNREAD):
+    async def _opened(self, deadline: float) -> AsyncIterator[AIOKafkaConsumer]:
+        async with self._trouble(UNREAD, deadline):
             consumer = await insist(self._line.address, self._started)
         try:
             yield consumer
@@ -90,9 +91,9 @@ class Graveyard:
             raise
         return consumer
 
-    async def _read(self, consumer: AIOKafkaConsumer) -> list[tuple[int, DeadLetter]]:
+    async def _read(self, consumer: AIOKafkaConsumer, deadline: float) -> list[tuple[int, DeadLetter]]:
         """The letters with their offsets, from the first one that was not sent again."""
-        async with self._trouble(UNREAD):
+        async with self._trouble(UNREAD, deadline):
             return await insist(self._line.address, lambda: self._read_all(consumer))
 
     async def _read_all(self, consumer: AIOKafkaConsumer) -> list[tuple[int, DeadLetter]]:
@@ -119,9 +120,9 @@ class Graveyard:
         return letters
 
     async def _sent_to(self, consumer: AIOKafkaConsumer, offset: int) -> None:
-        async with self._trouble("it could not be recorded which dead letters were sent: "):
+        async with self._trouble("it could not be recorded which dead letters were sent: ", self._line._deadline()):
             await consumer.commit({self._partition: offset})
 
-    def _trouble(self, what: str) -> AbstractAsyncContextManager[None]:
+    def _trouble(self, what: str, deadline: float) -> AbstractAsyncContextManager[None]:
         line, mine = self._line, f"group {self._topic}"
-        return trouble(ConnectionLost, line._deadline(), line.address, self._topic, what=what, verb="read", group=mine)
+        return trouble(ConnectionLost, deadline, line.address, self._topic, what=what, verb="read", group=mine)

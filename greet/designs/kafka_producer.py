@@ -127,18 +127,19 @@ class ProducingLine(Line):
             async with asyncio.timeout_at(deadline):
                 yield attempt
         except (*DRIVER_ERRORS, PublishFailed) as error:  # the latter if the line was left in the meantime
-            failure = self._failure(error, attempt)
-            failure.accepted = attempt.accepted
-            raise failure from error
+            raise self._failure(error, attempt) from error
 
     def _failure(self, error: Exception, attempt: Attempt) -> GreetError:
         """What `error` means for the names of `attempt` that are not accepted."""
         why = self._why(error, attempt)
+        failure: GreetError = PublishFailed(f"{why}: publish it again when that is fixed")
         if attempt.handed_over:
-            return PublishUnknown(f"{why}: publish it again if a duplicate does no harm")
-        if isinstance(error, PublishFailed):
-            return PublishFailed(*error.args)
-        return PublishFailed(f"{why}: publish it again when that is fixed")
+            failure = PublishUnknown(f"{why}: publish it again if a duplicate does no harm")
+        elif isinstance(error, PublishFailed):
+            failure = PublishFailed(*error.args)
+        failure.__cause__ = error
+        failure.accepted = attempt.accepted
+        return failure
 
     def _why(self, error: Exception, attempt: Attempt) -> str:
         if self._state is State.LEFT:

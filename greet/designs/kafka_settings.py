@@ -326,7 +326,7 @@ def words(
     verb: str = "write",
     entering: bool = False,
 ) -> str:
-    """The message for an error: what is wrong, where, and what to do. Who was connected has the right login."""
+    """The message for an error: what is wrong, where, and what to do. Only who is `entering` may have a wrong login."""
     user = f"user {address.user}" if address.user else "an anonymous user"
     known = {"address": address, "topic": topic, "group": group, "verb": verb, "right": _RIGHTS[verb], "user": user}
     known["advice"] = ": correct the scheme, or the login (user and password, sasl=, token_file=)" if entering else ""
@@ -344,8 +344,9 @@ def _named(error: BaseException) -> BaseException:
     """The error inside: aiokafka wraps some answers in a `KafkaError` that only has their name, and wraps `NoKafka`."""
     if isinstance(error.__cause__, NoKafka):
         return error.__cause__
-    if type(error) is kafka.KafkaError and "Unexpected error during batch" in str(error):
-        return kafka.KafkaConnectionError()  # type: ignore[no-any-return] # while it was written, of a batch that is not acknowledged
+    cause = error.__cause__  # of the first error; the others of the same batch have none
+    if "Unexpected error during batch" in str(error) and (cause is None or isinstance(cause, OSError)):
+        return kafka.KafkaConnectionError()  # type: ignore[no-any-return] # a batch that gets no answer was written
     if type(error) is kafka.KafkaError and (found := re.search(r"(\w+)\(", str(error))):
         for kind in kafka.kafka_errors.values():
             if kind.__name__ == found[1]:
@@ -388,10 +389,14 @@ async def insist(address: Address, attempt: Callable[[], Awaitable[T]], passing:
         passing += NOBODY
     if len(address.hosts) > 1:
         passing += NOBODY + AWAY
+    log = _log.get() or _Log()
     while True:
+        before = log.reason
         try:
             return await attempt()
         except DRIVER_ERRORS as error:
+            if log.reason is before:
+                log.reason = None  # that of an earlier attempt
             if not isinstance(_reason(error), passing):
                 raise
         await asyncio.sleep(RETRY_SECONDS)

@@ -873,6 +873,7 @@ async def answer(ask: Callable[[], Future[Any]]) -> Any:
         except KafkaException as error:
             if error.args[0].code() not in LATE:
                 raise
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 def in_thread(work: Callable[[], None]) -> asyncio.Future[None]:

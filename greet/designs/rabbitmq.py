@@ -206,7 +206,8 @@ class RabbitMQSubscription(QueueMember):
             await await_leader(channel, self._queue)
         channel.close_callbacks.add(lambda *_: self._lost(channel))
         underlay.on_consumer_cancel_callbacks.add(lambda _: self._lost(channel))  # as when the queue is deleted
-        self._told_broker = bool(self._redelivered)  # their acknowledgements may be lost with the connection
+        # Acknowledgements may be lost with a connection; those of AT_MOST_ONCE were proven before.
+        self._told_broker = bool(self._redelivered) and not self._early
         self._behind_broker = False
         self._settlement = None
         self._proving = Lasting()
@@ -341,8 +342,9 @@ class RabbitMQSubscription(QueueMember):
                 async with within(deadline):
                     if not channel:
                         raise ConnectionError
-                    if self._redelivered:
-                        await channel.get_queue(self._queue)  # the answer comes after them: they are acknowledged again
+                    if self._redelivered:  # have them come, and acknowledge them again, before the last answer
+                        await channel.get_queue(self._queue)
+                        await self._prove(channel)
                     await self._prove(channel)
             except DRIVER:
                 behind = True

@@ -237,8 +237,11 @@ class _Shared:
                     async with asyncio.timeout(None) as self._limit:
                         self._wait_until(self._done, line)
                         await line._send_share(number, self._bodies[self._done :], max(self._deadlines), self._attempt)
-                except TimeoutError:  # what is left was not handed over
+                except TimeoutError:
                     self._accept(self._attempt.accepted)
+                    if self._attempt.handed_over:  # while its end was on the way: to send it again could be twice
+                        failure = line._failure(TimeoutError(), self._attempt)
+                        break
                 except GreetError as error:
                     self._accept(error.accepted)
                     if not isinstance(error.__cause__, MessageSizeTooLargeError):

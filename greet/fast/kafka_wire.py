@@ -160,7 +160,7 @@ def _send(
 
 
 class Lost(KafkaConnectionError):  # type: ignore[misc]
-    """The connection was lost while something was written that wants no answer: it may have arrived, so only once."""
+    """The connection was lost while a batch was written that gets no answer. It may have arrived."""
 
     retriable = False
 

@@ -941,9 +941,10 @@ class End(BaseException):
 
 
 def own_errors() -> list[BaseException]:
-    of_another_line = greet.PublishFailed("of another line")
-    of_another_line.accepted = 7
-    return [Crash(), of_another_line, End()]
+    of_another_line = [greet.PublishFailed("of another line"), greet.BadName("of another line")]
+    for error in of_another_line:
+        error.accepted = 7
+    return [Crash(), *of_another_line, End()]
 
 
 async def test_a_callers_own_error_comes_out_as_it_is(line: Line) -> None:
@@ -956,6 +957,7 @@ async def test_a_callers_own_error_comes_out_as_it_is(line: Line) -> None:
             with pytest.raises(type(error)) as raised:
                 await line.publish_many(names(error))
             assert raised.value is error
+            assert getattr(error, "accepted", 7) == 7
         await line.publish("Zoë")
 
 
@@ -969,4 +971,5 @@ async def test_a_callers_own_error_comes_out_of_an_async_iterable_too(line: Line
             with pytest.raises(type(error)) as raised:
                 await line.publish_many(names(error))
             assert raised.value is error
+            assert getattr(error, "accepted", 7) == 7
         await line.publish("Zoë")

@@ -36,7 +36,7 @@ from greet import line as promises
 from greet.brokers import Broker
 from greet.brokers.process import free_ports
 from greet.designs import kafka as design
-from greet.designs import kafka_topic
+from greet.designs import kafka_settings, kafka_topic
 from greet.designs.kafka import JOIN_SECONDS, KafkaLine, KafkaSubscription
 from greet.designs.kafka_producer import Attempt
 from greet.designs.kafka_settings import words
@@ -1477,6 +1477,54 @@ async def test_who_shares_a_batch_is_told_when_its_own_time_is_over(handed_over:
         await posted[2]
     assert sent[0] == [b"Ada", b"Bob", b"Zoe"]
     assert sent[1:] == ([] if handed_over else [[b"Bob", b"Zoe"], [b"Zoe"]])
+
+
+async def test_what_is_handed_over_just_when_its_time_is_over_is_not_sent_again() -> None:
+    sent: list[list[bytes]] = []
+    lane = asyncio.Event()
+
+    async def send(_: int, bodies: list[bytes], __: float, attempt: Attempt) -> int:
+        await lane.wait()
+        sent.append(bodies)
+        attempt.handed_over = True
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+    loop = asyncio.get_running_loop()
+    line = cast(Any, SimpleNamespace(_send_share=send, _failure=lambda *_: greet.PublishUnknown("late")))
+    posted = [loop.create_future() for _ in range(2)]
+    shared = _Shared([b"Ada", b"Bob"], posted, [loop.time() + 20] * 2)
+    sending = asyncio.create_task(shared.send(line, 0))
+    await asyncio.sleep(0.01)
+    lane.set()
+    shared._overdue(line)
+    async with asyncio.timeout(5):
+        assert not await sending
+        for one in posted:
+            with pytest.raises(greet.PublishUnknown):
+                await one
+    assert sent == [[b"Ada", b"Bob"]]
+
+
+async def test_an_error_is_not_explained_by_what_was_logged_before_it() -> None:
+    """A time-out passes. What comes after it, and logs nothing, is no time-out."""
+    log = kafka_settings._Log()
+    token = kafka_settings._log.set(log)
+    tried = 0
+
+    async def attempt() -> None:
+        nonlocal tried
+        tried += 1
+        if tried == 1:
+            log.reason = TimeoutError()
+        raise kafka.KafkaConnectionError
+
+    try:
+        with pytest.raises(kafka.KafkaConnectionError):
+            await kafka_settings.insist(greet.connect("kafka://h").address, attempt)
+    finally:
+        kafka_settings._log.reset(token)
+    assert tried == 2
+    assert log.reason is None
 
 
 # Secrets
