@@ -130,11 +130,7 @@ async def stop_broker(scene: Scene) -> None:
     """SIGSTOP and, later, SIGCONT: connections stay open and nothing answers."""
     assert scene.broker
     scene.strike()
-    await scene.broker.pause()
-    try:
-        await asyncio.sleep(scene.pause_s)
-    finally:
-        await scene.broker.resume()
+    await scene.broker.hang(scene.pause_s)
 
 
 async def cut(scene: Scene) -> None:

@@ -743,7 +743,7 @@ def _faster(run: Figures) -> Verdict:
 
 def _awaited(design: str) -> dict[str, Any]:
     """The first step of *ladder*: a loop that awaits what it publishes, as in a first tutorial."""
-    first = next(rung for rung in ladder.RUNGS if rung.design == design)
+    first = ladder.first(design)
     cell = {"question": "ladder", "design": design, "contender": first.contender, "guarantee": "DURABLE"}
     return cell | {"rung": first.said}
 

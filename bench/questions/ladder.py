@@ -58,6 +58,11 @@ RUNGS = (
 )
 
 
+def first(design: str) -> Rung:
+    """The loop of a first tutorial."""
+    return next(rung for rung in RUNGS if rung.design == design)
+
+
 def cells(settings: Settings) -> list[Cell]:
     """The available steps, with the strongest guarantee of each design."""
     found = [

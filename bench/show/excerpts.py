@@ -67,9 +67,9 @@ def rungs(rows: pd.DataFrame) -> pd.DataFrame:
     own = _of(rows, "ladder")
     own = own.assign(value=own["messages_per_s"])
     lines = {}
-    for design in sorted(own["design"].unique(), key=_place):
+    for name in filter(lambda one: own["design"].eq(title_of(one)).any(), DESIGNS):
+        design, first = title_of(name), ladder.first(name).said
         steps = own[own["design"].eq(design)]
-        first = next(rung.said for rung in ladder.RUNGS if title_of(rung.design) == design)
         times = pictures.relative(steps, steps[steps["params.rung"].eq(first)], "design")
         middle = times.groupby(steps["params.rung"]).median().drop(BARE, errors="ignore")
         lines[design] = {"first": first, "slowest": middle.idxmin(), "fastest": middle.idxmax(), "times": middle.max()}

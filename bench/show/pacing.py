@@ -92,8 +92,4 @@ class Pacing:
 async def stop(broker: Broker, *, after_s: float, for_s: float) -> None:
     """Stop a private broker after some seconds, for some seconds; then it goes on."""
     await asyncio.sleep(after_s)
-    await broker.pause()
-    try:
-        await asyncio.sleep(for_s)
-    finally:
-        await broker.resume()
+    await broker.hang(for_s)

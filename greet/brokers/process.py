@@ -263,6 +263,14 @@ class Broker:
         """Let a paused node go on, with SIGCONT."""
         self._node(node).real().resume()
 
+    async def hang(self, seconds: float) -> None:
+        """Pause the first node for so many seconds."""
+        await self.pause()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            await self.resume()
+
     def _node(self, number: int) -> Node:
         if not 1 <= number <= len(self.nodes):
             raise ValueError(f"there is no node {number}: they are numbered 1 to {len(self.nodes)}")

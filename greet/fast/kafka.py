@@ -200,12 +200,14 @@ class _Outbox:
         """When the lane is free, send as many of the waiting names as one batch holds."""
         async with self._lane:  # who holds it began earlier, so its deadline comes earlier too
             count = _fitting(self._bodies, 0, BATCH_BYTES)
-            shared = _Shared(self._bodies[:count], self._posted[:count], self._deadlines[:count])
+            shared = _Shared(
+                self._line, self._number, self._bodies[:count], self._posted[:count], self._deadlines[:count]
+            )
             self._bodies, self._posted = self._bodies[count:], self._posted[count:]
             self._deadlines = self._deadlines[count:]
         if self._bodies:
             beside(self._send_posted(), self._line._sending)
-        if await shared.send(self._line, self._number):
+        if await shared.send():
             self._crowded = count > 1
         self._line._recount()
 
@@ -217,30 +219,39 @@ class _Shared:
     publisher is told, and the others wait on.
     """
 
-    def __init__(self, bodies: list[bytes], posted: list[asyncio.Future[None]], deadlines: list[float]) -> None:
+    def __init__(
+        self,
+        line: FastKafkaLine,
+        number: int,
+        bodies: list[bytes],
+        posted: list[asyncio.Future[None]],
+        deadlines: list[float],
+    ) -> None:
+        self._line, self._number = line, number
         self._bodies, self._posted, self._deadlines = bodies, posted, deadlines
         self._done = 0  # so many are accepted, or failed
         self._attempt = Attempt()
         self._loop = asyncio.get_running_loop()
 
-    async def send(self, line: FastKafkaLine, number: int) -> bool:
+    async def send(self) -> bool:
         """Send them, and tell each publisher what became of its name; whether the last of them were accepted."""
         failure: GreetError = PublishUnknown("the line was closed: publish it again if a duplicate does no harm")
         try:
             while self._done < len(self._bodies):
                 if (over := self._over()) > self._done:
-                    _answer(self._posted[:over], line._failure(TimeoutError(), self._attempt))
+                    _answer(self._posted[:over], self._late())
                     self._done = over
                     continue
                 self._attempt = Attempt()
                 try:
                     async with asyncio.timeout(None) as self._limit:
-                        self._wait_until(self._done, line)
-                        await line._send_share(number, self._bodies[self._done :], max(self._deadlines), self._attempt)
+                        self._wait_until(self._done)
+                        rest, last = self._bodies[self._done :], max(self._deadlines)
+                        await self._line._send_share(self._number, rest, last, self._attempt)
                 except TimeoutError:
                     self._accept(self._attempt.accepted)
                     if self._attempt.handed_over:  # while its end was on the way: to send it again could be twice
-                        failure = line._failure(TimeoutError(), self._attempt)
+                        failure = self._late()
                         break
                 except GreetError as error:
                     self._accept(error.accepted)
@@ -262,18 +273,22 @@ class _Shared:
         """How many of the deadlines are over: they are in order."""
         return bisect_right(self._deadlines, self._loop.time())
 
-    def _wait_until(self, place: int, line: FastKafkaLine) -> None:
-        self._timer = self._loop.call_at(self._deadlines[place], self._overdue, line)
+    def _late(self) -> GreetError:
+        return self._line._failure(TimeoutError(), self._attempt)
 
-    def _overdue(self, line: FastKafkaLine) -> None:
+    def _wait_until(self, place: int) -> None:
+        self._timer = self._loop.call_at(self._deadlines[place], self._overdue)
+
+    def _overdue(self) -> None:
         """A deadline is over while they are sent."""
         if not self._attempt.handed_over:
             self._limit.reschedule(0)
             return
+        over = self._over()
         _answer(self._posted[: self._done + self._attempt.accepted], None)
-        _answer(self._posted[: (over := self._over())], line._failure(TimeoutError(), self._attempt))
+        _answer(self._posted[:over], self._late())
         if over < len(self._deadlines):
-            self._wait_until(over, line)
+            self._wait_until(over)
 
     def _accept(self, count: int) -> None:
         self._done += count

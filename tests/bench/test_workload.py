@@ -394,6 +394,7 @@ async def test_the_load_alone_is_counted_message_by_message(publish: str, read: 
     assert counted.fields["received"] == 1000 * len(found.handled)
     assert counted.fields["lost"] == counted.fields["duplicates"] == 0
     assert counted.fields["error"] is None
+    assert counted.params["in_time"] is True
 
 
 @pytest.mark.parametrize(
@@ -1124,8 +1125,7 @@ def test_a_load_beyond_all_is_met_by_none_and_ends_in_time(room: str, tmp_path: 
     assert not rows.loc["asked", "params.in_time"]
     assert rows.loc["asked", "lost"] == 0
     if room == "true":
-        found = float(rows["params.room"]["room"])
-        assert not found > 0.53, "20 ms of work are 50 a second; a busy machine does fewer"
+        assert 0.35 <= rows["params.room"].astype(float)["room"] <= 0.53, "20 ms of work are 50 a second"
 
 
 @pytest.mark.usefixtures("rabbitmq_url")

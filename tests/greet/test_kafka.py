@@ -1465,8 +1465,8 @@ async def test_who_shares_a_batch_is_told_when_its_own_time_is_over(handed_over:
     loop = asyncio.get_running_loop()
     posted = [loop.create_future() for _ in range(3)]
     deadlines = [loop.time() + seconds for seconds in (0.05, 0.1, 20.0)]
-    shared = _Shared([b"Ada", b"Bob", b"Zoe"], posted, deadlines)
-    sending = asyncio.create_task(shared.send(cast(Any, SimpleNamespace(_send_share=send, _failure=failure)), 0))
+    line = cast(Any, SimpleNamespace(_send_share=send, _failure=failure))
+    sending = asyncio.create_task(_Shared(line, 0, [b"Ada", b"Bob", b"Zoe"], posted, deadlines).send())
     async with asyncio.timeout(5):
         for one in posted[:2]:
             with pytest.raises(greet.PublishUnknown if handed_over else greet.PublishFailed):
@@ -1492,11 +1492,11 @@ async def test_what_is_handed_over_just_when_its_time_is_over_is_not_sent_again(
     loop = asyncio.get_running_loop()
     line = cast(Any, SimpleNamespace(_send_share=send, _failure=lambda *_: greet.PublishUnknown("late")))
     posted = [loop.create_future() for _ in range(2)]
-    shared = _Shared([b"Ada", b"Bob"], posted, [loop.time() + 20] * 2)
-    sending = asyncio.create_task(shared.send(line, 0))
+    shared = _Shared(line, 0, [b"Ada", b"Bob"], posted, [loop.time() + 20] * 2)
+    sending = asyncio.create_task(shared.send())
     await asyncio.sleep(0.01)
     lane.set()
-    shared._overdue(line)
+    shared._overdue()
     async with asyncio.timeout(5):
         assert not await sending
         for one in posted:

@@ -39,7 +39,7 @@ from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 
 import greet
-from bench.faults.proxy import proxy
+from bench.faults.proxy import Proxy, proxy
 from greet import Guarantee, Subscription
 from greet.brokers import Broker
 from greet.brokers.process import free_ports, listens
@@ -86,6 +86,13 @@ async def put(channel: AbstractChannel, topic: str, *bodies: bytes) -> None:
     exchange = await channel.get_exchange(topic)
     for body in bodies:
         await exchange.publish(aio_pika.Message(body), "")
+
+
+@asynccontextmanager
+async def through_proxy(url: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """A proxy before the broker, and the broker's URL through it."""
+    async with proxy(*greet.connect(url).address.hosts[0]) as between:
+        yield between, f"{url.rpartition('@')[0]}@127.0.0.1:{between.port}/"
 
 
 async def later(seconds: float, what: Awaitable[None]) -> None:
@@ -390,12 +397,10 @@ async def test_a_member_whose_connection_is_cut_while_nobody_asks_and_then_again
     rabbitmq_url: str, topic: str, path: str
 ) -> None:
     """Who asks for a name in vain begins the way back; it ends while nobody waits for it."""
-    address = greet.connect(rabbitmq_url).address
-    login = rabbitmq_url.rpartition("@")[0]
     async with (
-        proxy(*address.hosts[0]) as between,
+        through_proxy(rabbitmq_url) as (between, url),
         line_to(rabbitmq_url, topic) as line,
-        greet.connect(f"{login}@127.0.0.1:{between.port}/?path={path}", topic) as far,
+        line_to(url, topic, path=path) as far,
         far.subscribe("hello") as names,
     ):
         between.drop()
@@ -1094,10 +1099,9 @@ async def test_a_line_that_is_left_just_before_it_reconnects(rabbitmq_url: str, 
 
 
 async def test_who_closes_while_it_connects_leaves_no_connection(broker: Broker) -> None:
-    login = broker.url.rpartition("@")[0]
-    async with proxy("127.0.0.1", broker.nodes[0].port) as between:
+    async with through_proxy(broker.url) as (between, url):
         between.hold()
-        link = line_to(f"{login}@127.0.0.1:{between.port}/", "names")._link
+        link = line_to(url, "names")._link
         far = asyncio.get_running_loop().time() + 20
         opening = asyncio.create_task(link.open(far))
         await until(lambda: bool(between._links))
@@ -1122,9 +1126,8 @@ async def test_who_is_cancelled_just_when_it_is_connected_leaves_no_connection(
         return answer
 
     monkeypatch.setattr(aiormq.Connection, "connect", made)
-    login = rabbitmq_url.rpartition("@")[0]
-    async with proxy(*greet.connect(rabbitmq_url).address.hosts[0]) as between:
-        link = line_to(f"{login}@127.0.0.1:{between.port}/", "names", path=path)._link
+    async with through_proxy(rabbitmq_url) as (between, url):
+        link = line_to(url, "names", path=path)._link
         opening = asyncio.create_task(link.open(asyncio.get_running_loop().time() + 20))
         with pytest.raises(asyncio.CancelledError):
             await opening
@@ -1199,10 +1202,9 @@ async def test_a_broker_without_memory_keeps_its_connection(broker: Broker, topi
 
 async def test_a_half_open_connection_is_noticed(broker: Broker, topic: str) -> None:
     """After three missed heartbeats, both ends go over a new connection."""
-    login = broker.url.rpartition("@")[0]
     async with (
-        proxy("127.0.0.1", broker.nodes[0].port) as between,
-        line_to(f"{login}@127.0.0.1:{between.port}/", topic, heartbeat=1) as line,
+        through_proxy(broker.url) as (between, url),
+        line_to(url, topic, heartbeat=1) as line,
         line.subscribe("hello") as names,
     ):
         await line.publish("first")
@@ -1348,15 +1350,10 @@ async def test_with_at_most_once_two_members_do_not_get_the_same_names_when_one_
     rabbitmq_url: str, topic: str, path: str
 ) -> None:
     """Its acknowledgement is on the way when the network is cut: the broker gives the names to the other one."""
-    address = greet.connect(rabbitmq_url).address
-    url = f"{rabbitmq_url.rpartition('@')[0]}@127.0.0.1:{{}}/?path={path}&timeout=1"
     sent = [f"name {number}" for number in range(100)]
-    async with proxy(*address.hosts[0]) as between, line_to(rabbitmq_url, topic, AMO) as line:
+    async with through_proxy(rabbitmq_url) as (between, url), line_to(rabbitmq_url, topic, AMO) as line:
         with suppress(greet.ConnectionLost):  # it cannot leave cleanly
-            async with (
-                greet.connect(url.format(between.port), topic, guarantee=AMO) as far,
-                far.subscribe("hello") as one,
-            ):
+            async with line_to(url, topic, AMO, path=path, timeout=1) as far, far.subscribe("hello") as one:
                 member = cast(Any, one)
                 await line.publish_many(sent)
                 await until(lambda: member._inbox._bodies != [] if path == "fast" else not member._come.empty())
@@ -1443,9 +1440,7 @@ async def test_a_clean_end_just_after_a_loss_is_not_silent_about_what_comes_agai
     rabbitmq_url: str, topic: str, path: str
 ) -> None:
     """What was acknowledged on the lost connection is redelivered: it is acknowledged again, or the end says so."""
-    address = greet.connect(rabbitmq_url).address
-    url = f"{rabbitmq_url.rpartition('@')[0]}@127.0.0.1:{{}}/?path={path}"
-    async with proxy(*address.hosts[0]) as between, greet.connect(url.format(between.port), topic) as line:
+    async with through_proxy(rabbitmq_url) as (between, url), line_to(url, topic, path=path) as line:
         async with line.subscribe("hello"):
             await line.publish_many(f"name {number}" for number in range(300))
         handled: list[str] = []
