@@ -76,12 +76,13 @@ async def there(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, Betw
         pytest.skip(str(missing))
 
 
-async def test_twenty_milliseconds_each_way_are_forty(
+async def test_fifty_milliseconds_each_way_are_a_hundred(
     there: tuple[str, Between], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message crosses the proxy twice: from its publisher, and to its consumer, if that waits for it.
 
     Kafka's consumer asks for more, and commits, by journeys of their own: at four messages a second they are over.
+    The way is long beside what a busy machine adds, and short beside the 150 ms that a fetch waits for messages.
     """
     design, here = there
     medians = []
@@ -89,11 +90,11 @@ async def test_twenty_milliseconds_each_way_are_forty(
     async with measuring(design) as opened:
         cell = Cell(BY_NAME[design], Guarantee.AT_LEAST_ONCE, rate=4.0)
         try:
-            for here.way.delay_s in (0.0, 0.02):
+            for here.way.delay_s in (0.0, 0.05):
                 medians.append(well(await opened.deliver(cell, 12)).details["latencies"]["service"]["p50"])
         finally:
             here.way.delay_s = 0.0
-    assert 36 < medians[1] - medians[0] < 72  # counted once it is 40, counted twice 80; a busy machine adds to it
+    assert 90 < medians[1] - medians[0] < 180  # counted once it is 100, counted twice 200
 
 
 async def test_a_stall_of_one_second_shows_in_the_right_share(
