@@ -90,6 +90,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """The workers share the brokers of the run, which so get warm once."""
+    _brokers()
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """A file goes to one worker, as its fixtures may start brokers; the contract, which has none, goes to all."""
     from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415
