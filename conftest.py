@@ -79,9 +79,9 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
-    """A picture as SVG is compared as little as one as PNG: by its words, which are the output's text."""
+    """A picture as SVG is compared as little as one as PNG: by its words, the text of the output. So is a table."""
     if type(collector).__name__ == "IPyNbFile":
-        collector.skip_compare = (*collector.skip_compare, "image/svg+xml")  # type: ignore[attr-defined]
+        collector.skip_compare = (*collector.skip_compare, "image/svg+xml", "text/html")  # type: ignore[attr-defined]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,12 @@ await bench.tried(rate=300)        those of a workload that is tried now
 
 from __future__ import annotations
 
+import signal
+import sys
+
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the rest is imported, Ctrl-C ends it without a traceback
+
 from bench.results import about, latest, live, load, reference, tried
 
 __all__ = ["about", "latest", "live", "load", "reference", "tried"]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the rest is imported, Ctrl-C ends it without a traceback
-
 import argparse
 import asyncio
 import codecs
 import os
+import signal
+import sys
 import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
@@ -264,7 +260,8 @@ def _positive(kind: Any) -> Any:
         except ValueError:
             value = 0
         if not 0 < value < 1e6:
-            raise argparse.ArgumentTypeError(f"{text!a} is not a positive number")
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!a} is not {what} above 0 and below 1,000,000")
         return value
 
     return number

@@ -397,14 +397,15 @@ async def _send(line: greet.Line, source: _Source) -> int:
         accepted += error.accepted
         raise
     finally:
-        _tell(f"{accepted} names accepted ({line.guarantee.name})")
+        _tell(f"{accepted} name{'s' * (accepted != 1)} accepted ({line.guarantee.name})")
     return 0
 
 
 async def _consume(line: greet.Line, arguments: argparse.Namespace, stop: _Stop, output: _Output) -> int:
     async with line.subscribe(arguments.group, replay=arguments.replay) as subscription:
         stop.working = True
-        _tell(f"listening as {arguments.group} to {line.address} (Ctrl-C ends)")
+        again = "; --replay is for a new group, and one that has read before goes on" if arguments.replay else ""
+        _tell(f"listening as {arguments.group} to {line.address} (Ctrl-C ends){again}")
         if arguments.ready:
             try:
                 arguments.ready.touch()

@@ -94,7 +94,8 @@ def parse(url: str, design: Design) -> Address:
     port = design.ports[kind]
     known = ("timeout", "path", *(["cleartext"] if port else []), *design.keys)
     parts = PARTS.match(url)
-    assert parts  # a scheme was found, and the rest may be anything
+    if not parts:
+        raise BadURL(f"the URL has only a scheme: write it as {scheme}:{'' if design.in_process else '//host'}")
     authority, path, query = (parts[one] or "" for one in ("authority", "path", "query"))
     login, at, where = authority.rpartition("@")
     user, _, password = login.partition(":")

@@ -44,6 +44,8 @@ async def remove(design: str, url: str, made: Made) -> None:
     if not made:
         return
     topics = f"the topics {min(made)} to {max(made)} and their groups"
+    if len(made) == 1:
+        topics = f"the topic {min(made)} and its groups"
     try:
         await removed(design, url, made)
     except asyncio.CancelledError:

@@ -39,7 +39,7 @@ from greet.designs import DESIGNS, Design
 LARGE = 256
 """Messages of more bytes on average are estimated from figures of such messages only."""
 SURE = 3.0
-"""What clients and brokers were estimated to carry was up to so many times what was measured: less room is not sure."""
+"""An estimate that carries less than so many times the load is not sure. It was 1.0 to 1.3 times what was measured."""
 REASONS = {"process": "it has no broker to run", "room": "it carries more", "wait": "its messages wait less"}
 """Why one comes first, by the criterion of the measured answer."""
 
@@ -118,7 +118,12 @@ class Estimate:
 
 
 def estimates(run: pd.DataFrame | Figures, workload: Workload) -> list[Estimate]:
-    """One for each design, in the order of their table, from the rows of a run or its figures."""
+    """One for each design, in the order of their table, from the rows of a run or its figures.
+
+    Raises:
+        Misread: a value of the workload is invalid.
+    """
+    workload.check()
     run = run if isinstance(run, Figures) else Figures(run)
     return [_estimate(run, workload, one) for one in DESIGNS]
 
@@ -323,7 +328,7 @@ def said(workload: Workload, found: Sequence[Estimate]) -> list[str]:
         elif not one.possible:
             lines.append(f"Not {one.design.title}: {one.late or _capacity(one)}{_members(workload, one, ';')}.")
     lines.append(
-        f"An estimate: for other workloads it was up to {SURE:g} times too high. Times are of short messages, "
+        f"An estimate: what carries less than {SURE:g} times the load is not sure. Times are of short messages, "
         f"measured as {Guarantee.AT_LEAST_ONCE.name}. `{command(workload)}` measures it."
     )
     return lines

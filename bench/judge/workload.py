@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
-from bench.measure.workload import GUARANTEES, LATE, Workload, told_time
+from bench.measure.workload import GUARANTEES, LATE, Workload, names, told_time
 from bench.schema import BadRun
 from bench.stats import PERCENTILES, short
 from greet import Guarantee
@@ -267,10 +268,8 @@ class Answer:
             found.append(self.error)
         if not self.in_time and (self.late or self.backlog or not self.error) and not self._only_lost:
             found.append(self._slow(workload))
-        elif self.in_time and (most := workload.handled_at_most(self.design)) < (rate := workload.mean_rate):
-            found.append(
-                f"its readers handle at most {short(most)} of {short(rate)} messages a second, so they pile up"
-            )
+        elif self.in_time and (piling := self._piling(workload)):
+            found.append(piling)
         if self.unread:
             found.append(f"{self.unread:,} of {self.due or 0:,} receipts were still missing when the run ended")
         if self.lost:
@@ -293,9 +292,17 @@ class Answer:
         slow = (self.late or 0) > LATE or (self.backlog or 0) > (self.lost or 0)
         return bool(self.lost) and not slow and not self.refused
 
+    def _piling(self, workload: Workload) -> str:
+        """That more comes than the readers can handle; "" if not."""
+        most, rate = workload.handled_at_most(self.design), workload.mean_rate
+        said = f"its readers handle at most {short(most)} of {short(rate)} messages a second, so they pile up"
+        return said if most < rate else ""
+
     def _slow(self, workload: Workload) -> str:
         if self.refused:
             return f"{self.refused:,} messages were not accepted"
+        if not self.made and (piling := self._piling(workload)):
+            return piling
         if not self.made:
             return "not known: this machine cannot create such a load in time, even without any design"
         if self.late and self.late > LATE:
@@ -329,10 +336,13 @@ def ms(value: float | None) -> str:
 
 def points(about: Mapping[str, Any]) -> list[Workload]:
     """The workloads of a run, as its run.json keeps them. Raises `BadRun` if it does not, or in another way."""
+    asked = about.get("workload") or {}
     try:
-        found = [Workload(**one) for one in about["workload"]["points"]]
-        [*about["workload"]["designs"], *about["workload"]["dimensions"]]
-    except (KeyError, TypeError):
+        found = [Workload(**one) for one in asked["points"]]
+        for one in found:
+            one.check()
+        [*map(named, asked["designs"]), *map(names().index, asked["dimensions"]), *(about.get("missing") or {}).items()]
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise BadRun("run.json does not say the workload as this version of the kit does: measure it again") from None
     return found
 
@@ -381,6 +391,7 @@ def _asked(part: pd.DataFrame) -> dict[str, Any]:
     good = part[part["params.in_time"].notna()] if "params.in_time" in part else part[:0]
     if good.empty:
         return {"error": "; ".join(dict.fromkeys(errors))}
+    _has(good, "late", "samples", "backlog", "pile", "due", "groups", "unread", "refused", "unknown")
     elapsed = good["elapsed_s"].astype(float)
     cpu, rss = (
         tuple(_median(good[f"{what}.{side}"] / (elapsed if what == "cpu_s" else 1)) for side in ("client", "broker"))
@@ -417,6 +428,7 @@ def _broken(one: pd.Series[Any]) -> dict[str, Any]:
         return known
     if isinstance(error, str):
         return {**known, "break_error": error}
+    _has(one.to_frame().T.infer_objects(), "refused", "unknown")
     return {
         **known,
         "break_lost": None if pd.isna(one["lost"]) else int(one["lost"]),
@@ -426,6 +438,13 @@ def _broken(one: pd.Series[Any]) -> dict[str, Any]:
         "gap_s": _figure(one, "params.gap_s"),
         "may_lose": "lost" in str(one.get("params.allowed")),
     }
+
+
+def _has(rows: pd.DataFrame, *params: str) -> None:
+    """Raises `BadRun` if a row does not have these numbers."""
+    for column in ("received", "duplicates", *(f"params.{one}" for one in params)):
+        if column not in rows or not is_numeric_dtype(rows[column]) or rows[column].isna().any():
+            raise BadRun(f"measurements.jsonl: a row of a workload has no number as {column}: measure it again")
 
 
 def _median(column: pd.Series[Any]) -> float | None:
@@ -463,6 +482,8 @@ def advice(workload: Workload, found: Sequence[Answer]) -> Advice:
         first = f"Take {best.title}: it meets every need and is a part of the program, with no broker to run."
     elif others:
         first = f"Take {best.title}: {how_many} every need, and {_reason(best, others[0], workload.p99_ms)}."
+    elif unknown := _unknown(found):
+        first = f"Take {best.title}: it meets every need; {unknown} not measured."
     elif len(found) > 1:
         first = f"Take {best.title}: it alone of the {len(found)} designs meets every need."
     else:
@@ -584,27 +605,32 @@ def _changes(workload: Workload, best: Answer, second: Answer) -> list[str]:
     return found[:2]
 
 
+def _unknown(found: Sequence[Answer]) -> str:
+    """Which designs could perhaps do it, and were not measured, up to the verb; "" if there is none."""
+    titles = [one.title for one in found if one.missing and not one.unable]
+    return f"{' and '.join(titles)} {'was' if len(titles) == 1 else 'were'}" if titles else ""
+
+
 def _nobody(workload: Workload, found: Sequence[Answer]) -> list[str]:
-    names = ", ".join(one.title for one in found)
-    unknown = [one.title for one in found if one.missing and not one.unable]
-    if unknown:
-        was = "was" if len(unknown) == 1 else "were"
-        said = [f"No design is known to meet every need: {' and '.join(unknown)} {was} not measured."]
+    titles = ", ".join(one.title for one in found)
+    if unknown := _unknown(found):
+        said = [f"No design is known to meet every need: {unknown} not measured."]
     else:
-        said = [f"None of {names} meets every need." if len(found) > 1 else f"{names} does not meet every need."]
+        said = [f"None of {titles} meets every need." if len(found) > 1 else f"{titles} does not meet every need."]
     why = {one.title: "; ".join(one.misses(workload)) for one in found}
     alike = len(found) > 1 and len(set(why.values())) == 1
     said.append(
         f"All of them: {why[found[0].title]}." if alike else " ".join(f"{name}: {what}." for name, what in why.items())
     )
-    near = [one for one in found if one.measured and not one.unable]
+    near = [one for one in found if one.measured and not one.unable and one.made and not one.error]
     if near and any(one.room for one in near):
         best = max(near, key=lambda one: one.room or 0)
         rate = short((best.room or 0) * workload.mean_rate)
         said.append(f"The nearest is {best.title}: it carries {rate} messages a second in time.")
     elif near:
         best = min(near, key=lambda one: one.late or 0)
-        helps = (best.design.deals_out or best.design.partitioned) and not unable(_grown(workload), best.design)
+        helps = workload.work_ms and (best.design.deals_out or best.design.partitioned)
+        helps = helps and not unable(_grown(workload), best.design)
         ways = [f"have {more_members(workload, best.design) or 'more members'}"] if helps else []
         if workload.handled_at_most(best.design) >= workload.mean_rate:  # else they pile up, whatever is allowed
             ways.insert(0, f"allow more than {workload.p99_ms:g} ms")
@@ -627,10 +653,10 @@ def _unasked(workload: Workload, found: Sequence[Answer]) -> str:
     able = [one for one in keeping_up if not unable(workload, one)]
     if not able:
         return ""
-    names = ",".join(one.name for one in [*(one.design for one in found if not one.unable), *able])
+    asked = ",".join(one.name for one in [*(one.design for one in found if not one.unable), *able])
     has, was = ("has", "was") if len(able) == 1 else ("have", "were")
     can = f"{' and '.join(one.title for one in able)} {has} what it needs too"
-    return f" {can}, but {was} not measured: add `--designs {names}`."
+    return f" {can}, but {was} not measured: add `--designs {asked}`."
 
 
 def failed(workload: Workload, found: Sequence[Answer]) -> bool:

@@ -146,6 +146,7 @@ class _Worker:
         try:
             async with job.contender.publisher(job.place) as publisher:
                 with _journal(job.journal) as journal:
+                    filling(0, 0)  # its text is made now, and not when the first message is due
                     ready()
                     pace = _Pace(job, journal, await self.start, lambda: self.stopped)
                     if job.contender.way == "many":

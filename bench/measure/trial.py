@@ -221,7 +221,7 @@ def _longest(seconds: Iterable[float | None]) -> float | None:
 
 
 def gap(outcome: Outcome) -> float | None:
-    """The longest time without a message handled from the break on, in any group.
+    """The longest time from the break on in which messages were due and none was handled, in any group.
 
     None where nothing was broken, or where it has no end: messages were due or accepted later, and none came.
     """
@@ -230,13 +230,18 @@ def gap(outcome: Outcome) -> float | None:
     began = outcome.hurt[0] * 1e9
     if not (outcome.due > began).any():
         return 0.0
-    found = 0.0
+    found, due = 0.0, np.sort(outcome.due)
     for handled, done in zip(outcome.handled, outcome.done, strict=True):
         later = np.sort(done[done > began])
         never = np.maximum(outcome.due, outcome.accepted)[~np.isin(outcome.codes, handled)]
         if not len(later) or (never > later[-1]).any():
             return None
-        found = max(found, float(np.diff([began, *later]).max()))
+        since = np.array([began, *later[:-1]])
+        so_far = np.searchsorted(due, since, side="right")
+        first = np.sort(done[np.unique(handled, return_index=True)[1]])
+        idle = so_far == np.searchsorted(first, since, side="right")  # all that was due is handled
+        since[idle] = np.append(due, np.inf)[so_far[idle]]
+        found = max(found, float((later - since).max()))
     return found / 1e9
 
 

@@ -38,6 +38,8 @@ SAMPLES = 1_250
 """The number of messages of a run, if its time allows: a p99 needs 1,000, and the first tenth is left out."""
 SHORTEST_S, LONGEST_S = 3.0, 10.0
 """The bounds of a run whose seconds are not given."""
+MOST_S = 600
+"""The largest number of seconds of a run."""
 SPAN = ".."
 DAY = 86_400.0
 UNITS = {"s": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "day": DAY}
@@ -187,7 +189,9 @@ class Workload:
     )
     seconds: float = field(
         default=0,
-        metadata=_key(_number(0, 600), f"seconds of a run; 0: as long as a p99 needs, {SHORTEST_S:g} to {LONGEST_S:g}"),
+        metadata=_key(
+            _number(0, MOST_S), f"seconds of a run; 0: as long as a p99 needs, {SHORTEST_S:g} to {LONGEST_S:g}"
+        ),
     )
     groups: int = field(
         default=1,
@@ -254,6 +258,11 @@ class Workload:
     rounds: int = field(
         default=1, metadata=_key(_number(1, 50, whole=True), "repetitions of this load; `compare` needs four or more")
     )
+
+    def check(self) -> None:
+        """Raises `Misread` if a value is invalid. One from a file or a flag was checked when it was read."""
+        for one in fields(self):
+            checked(one.name.rstrip("_"), getattr(self, one.name), type(self).__name__)
 
     @property
     def guarantee(self) -> Guarantee:
@@ -533,8 +542,15 @@ def points(said: Said) -> list[Workload]:
         number = one.mean_rate * one.for_s
         if number > MOST:
             raise ValueError(f"{number:,.0f} messages in a run are more than {MOST:,}: lower the rate or the seconds")
-        if one.break_ and one.break_at >= one.for_s:
-            raise ValueError(f"break_at {one.break_at:g} is not within the run of {one.for_s:g} seconds")
+        if one.burst > number:
+            raise ValueError(
+                f"a run of {one.for_s:g} seconds has {number:,.0f} messages, and no burst of {one.burst:,}: "
+                "lower the burst, or raise the rate or the seconds"
+            )
+        if one.break_ and one.break_at * 1e9 >= one.due(one.for_s)[-1]:
+            raise ValueError(
+                f"break_at {one.break_at:g} is not before the last message of the run of {one.for_s:g} seconds"
+            )
         found.append(one)
     return found
 

@@ -82,7 +82,8 @@ def _arrived(rows: pd.DataFrame) -> list[str]:
     """What happened to the messages of rows without faults; of all rows, if something went wrong."""
     wrong, failed = stats.broken(rows).sum(), int(rows["error"].notna().sum())
     if wrong.any() or failed:
-        return [f"Not all went well: {_said(wrong) or 'nothing lost'}; {failed} of {len(rows)} repetitions failed."]
+        of_others = "" if failed == len(rows) else f"{_said(wrong) or 'nothing lost'}; "
+        return [f"Not all went well: {of_others}{failed} of {len(rows)} repetitions failed."]
     # messages that were published while nobody read are counted when they are read
     hurt = rows["question"].isin(["faults", "takeover"])
     own = rows[~hurt & rows["params.phase"].ne("publish") & tables.told_apart(rows)]
@@ -294,13 +295,15 @@ def _ground(about: Mapping[str, Any]) -> list[str]:
     versions += [f"{name} {found}" for name, found in about["clients"].items() if name in ("aio-pika", "aiokafka")]
     cores = f"{machine['usable']} cores, {machine['memory_gb']} GB"
     asked = ", ".join(name.replace("_", " ") for name in about["questions"])
-    how = f"loop {settings['loop']}, {settings['rounds']} rounds, seed {settings['seed']}"
-    minutes = sum(about["elapsed_s"].values()) / 60
+    rounds = f"{settings['rounds']} round{'s' * (settings['rounds'] != 1)}"
+    how = f"loop {settings['loop']}, {rounds}, seed {settings['seed']}"
+    minutes = round(sum(about["elapsed_s"].values()) / 60)
+    took = "less than a minute" if minutes < 1 else "1 minute" if minutes == 1 else f"{minutes} minutes"
     commit = f", commit {about['commit']}" if about.get("commit") else ""
     load = f"load {machine['load_average'][0]:.1f} as it began"
     part = "" if about.get("complete", True) else "; INCOMPLETE: it was interrupted or stopped by an error"
     return [
-        f"{asked}: {settings['profile']} profile, {minutes:.0f} minutes{commit}, {load}{part}",
+        f"{asked}: {settings['profile']} profile, {took}{commit}, {load}{part}",
         f"{machine['cpu']}, {cores}, {machine['os']}",
         f"{', '.join(versions)}; {how}",
     ]

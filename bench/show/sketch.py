@@ -6,6 +6,7 @@ to run, so that a test of the notebook can compare them.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -27,7 +28,11 @@ COLUMNS, PITCH = 50, 11
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG for a notebook, and the same in words."""
+    """An SVG for a notebook, and the same in words.
+
+    As an image of HTML it is also shown in a notebook that JupyterLab does not trust yet, and is never wider than the
+    page.
+    """
 
     svg: str = field(repr=False)
     words: str
@@ -37,6 +42,10 @@ class Picture:
 
     def _repr_svg_(self) -> str:
         return self.svg
+
+    def _repr_html_(self) -> str:
+        source = b64encode(self.svg.encode()).decode()
+        return f'<img src="data:image/svg+xml;base64,{source}" alt="{escape(self.words)}" style="max-width:100%"/>'
 
 
 def drawn(width: int, height: int, words: str, parts: Iterable[str], style: str = "") -> Picture:

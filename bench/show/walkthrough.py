@@ -58,8 +58,15 @@ def shown(*kinds: type[Exception], hide: str = "") -> Iterator[None]:
 
 async def take(names: greet.Subscription, count: int) -> list[str]:
     """The next `count` names; raises `TimeoutError` after half a minute."""
-    async with asyncio.timeout(SECONDS):
-        return [await anext(names) for _ in range(count)]
+    taken: list[str] = []
+    try:
+        async with asyncio.timeout(SECONDS):
+            while len(taken) < count:
+                taken.append(await anext(names))
+    except TimeoutError:
+        again = "if this cell was run before, first run the cells again that publish"
+        raise TimeoutError(f"{len(taken)} of {count} names came in {SECONDS} s: {again}") from None
+    return taken
 
 
 async def drain(line: greet.Line) -> list[str]:
@@ -101,7 +108,12 @@ async def traced(url: str, topic: str, names: Sequence[str]) -> list[Step]:
     """Send `names` to a group with two members; the first is cancelled with its third name in hand. What happened.
 
     A topic with partitions has two of them.
+
+    Raises:
+        ValueError: there are no names, or two are the same.
     """
+    if not names or len({*names}) < len(names):
+        raise ValueError("send one name or more, all different")
     if designs.of_url(url).partitioned:
         url = with_query(url, "partitions=2")
     steps: list[Step] = []
@@ -126,15 +138,15 @@ async def traced(url: str, topic: str, names: Sequence[str]) -> list[Step]:
                     done.set()
 
     async with greet.connect(url, topic) as line, asyncio.TaskGroup() as tasks, asyncio.timeout(SECONDS):
-        tasks.create_task(work(0, LAST))
-        second = tasks.create_task(work(1))
+        members = [tasks.create_task(work(0, LAST)), tasks.create_task(work(1))]
         await joined.wait()
         for name in names:
             steps.append(Step(clock(), name, "sent"))
             await line.publish(name)
             await asyncio.sleep(PACE_S)
         await done.wait()
-        second.cancel()
+        for member in members:
+            member.cancel()
     return [replace(step, at=step.at - steps[0].at) for step in steps]
 
 

@@ -14,7 +14,8 @@ from rich.table import Table
 from bench.judge import workload as judge
 from bench.judge.workload import RULE, Answer
 from bench.measure.surroundings import BUSY
-from bench.measure.workload import Workload
+from bench.measure.trial import SETTLING
+from bench.measure.workload import MOST_S, Workload
 from bench.stats import ENOUGH, short
 
 NONE = "–"
@@ -220,10 +221,12 @@ def notes(workload: Workload, found: Sequence[Answer]) -> list[str]:
     if not measured:
         return told_of
     fewest = min(one.samples for one in measured)
-    if few := [
-        f"{name.replace('_', '.')} needs {wanted:,} samples" for name, wanted in ENOUGH.items() if fewest < wanted
-    ]:
-        told_of.append(f"{' and '.join(few)}, but there were {fewest:,}: use a longer run (--seconds).")
+    few = {name.replace("_", "."): wanted for name, wanted in ENOUGH.items() if fewest < wanted}
+    if few:
+        longest = MOST_S * workload.mean_rate * workload.groups * (1 - SETTLING)
+        ways = "use a longer run (--seconds)" if min(few.values()) <= longest else "at this rate no run is long enough"
+        needed = " and ".join(f"{name} needs {wanted:,} samples" for name, wanted in few.items())
+        told_of.append(f"{needed}, but there were {fewest:,}: {ways}.")
     if any(one.cpu[0] is not None and one.cpu[1] is None for one in measured if not one.design.in_process):
         told_of.append("The CPU and memory of a broker are known only for a private one.")
     if len(measured) > 1:

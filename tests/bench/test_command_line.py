@@ -135,8 +135,8 @@ def test_list_names_every_question_and_contender() -> None:
     [
         (["run", "--designs", "pigeon"], "there is no 'pigeon': choose from asyncio, rabbitmq, kafka"),
         (["run", "--questions", "why"], "there is no 'why'"),
-        (["run", "--seconds", "0"], "'0' is not a positive number"),
-        (["run", "--seconds", "nan"], "'nan' is not a positive number"),
+        (["run", "--seconds", "0"], "'0' is not a number above 0"),
+        (["run", "--seconds", "nan"], "'nan' is not a number above 0"),
         (["run", "--guarantee", "eternal"], "there is no 'eternal'"),
         (["run", "--seed", "1000000000000000"], "'1000000000000000' is not a whole number of at most 15 digits"),
         (["run", "--designs", "asyncio", "--guarantee", "durable", "--questions", "throughput"], "nothing to measure"),

@@ -19,7 +19,7 @@ from bench.judge.claims import Figures
 from bench.measure import workload as asked
 from bench.measure.runner import told
 from bench.measure.surroundings import surroundings
-from bench.measure.workload import Workload
+from bench.measure.workload import Misread, Workload
 from bench.model import Settings
 from bench.results import RUN, Writer
 from bench.show.form import form
@@ -62,6 +62,21 @@ def test_the_work_limits_it_and_more_readers_help_as_far_as_there_are_partitions
     assert bound["kafka"].limit == "the work of 2 readers at a time"
     assert bound["kafka"].carried == few["kafka"].carried
     assert bound["rabbitmq"].carried == pytest.approx(80)
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"rate": 0}, "rate: 0: a rate is above 0"),
+        ({"members": 0}, "members: 0 is not a whole number from 1"),
+        ({"survive": "disk"}, "survive: 'disk' is not one of nothing, consumer, broker"),
+        ({"keep": "7 dayz"}, "keep: '7 dayz' is not a time"),
+        ({"publish": "lists"}, "publish: 'lists' is not one of each, many"),
+    ],
+)
+def test_a_value_that_is_none_is_not_estimated(run: Figures, keys: dict[str, Any], says: str) -> None:
+    with pytest.raises(Misread, match=f"Workload: {says}"):
+        found(run, **keys)
 
 
 def test_who_waits_behind_others_is_told_before_the_work_is_too_much(run: Figures) -> None:
@@ -141,7 +156,7 @@ def test_less_room_than_the_estimate_is_wrong_by_is_not_sure(run: Figures) -> No
     assert more.enough
     text = said(run, rate=30_000, size=18)
     assert "1.39 times by measured speeds, and less than 3 is not sure; measure it." in text
-    assert "An estimate: for other workloads it was up to 3 times too high." in text
+    assert "An estimate: what carries less than 3 times the load is not sure." in text
     busy = said(run, rate=50, members=12, work_ms=200, p99_ms=1000)
     assert "its readers have no time to spare; measure it, or have 13 members." in busy
 

@@ -181,7 +181,7 @@ def test_it_says_what_decides_the_figures_and_on_which_commit(tmp_path: Path) ->
     block, shown = report.markdown(rows, ABOUT, ABOUT), page.page(rows, ABOUT)
     table = "| contender | settings |\n|---|---|\n| kafka greet | a window |\n\n</details>"
     assert f"<details><summary>What decides each contender's figures</summary>\n\n{table}" in block
-    assert "quick profile, 1 minutes, commit 0123456789ab+" in block
+    assert "quick profile, 1 minute, commit 0123456789ab+" in block
     assert block.count(report.PAIRED) == shown.count(report.PAIRED) == 1
     assert "<details><summary>the settings</summary>" in shown
     assert "commit" not in "".join(report.ground({**ABOUT, "commit": None}))

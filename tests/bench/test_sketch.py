@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -72,6 +73,16 @@ class TestFilm:
         assert sorted(step.name for step in trace if step.what == "greeted") == names
         assert [step.member for step in trace if step.name == drop.name and step.what == "taken"] == [0, 1]
 
+    @pytest.mark.parametrize("count", [1, 2, 4])
+    async def test_a_run_of_few_names_ends(self, count: int) -> None:
+        trace = await walkthrough.traced("asyncio:", "film", few := [f"name {number}" for number in range(count)])
+        assert sorted(step.name for step in trace if step.what == "greeted") == few
+
+    @pytest.mark.parametrize("names", [[], ["Ada", "Ada"]])
+    async def test_names_that_cannot_be_told_apart_are_refused(self, names: list[str]) -> None:
+        with pytest.raises(ValueError, match="one name or more, all different"):
+            await walkthrough.traced("asyncio:", "film", names)
+
 
 class TestSketch:
     def test_who_handled_what_is_counted_and_has_a_mark(self) -> None:
@@ -79,6 +90,13 @@ class TestSketch:
         assert "2 members share 3 names: 2 and 1" in picture.svg
         assert repr(picture) == picture.words == "3 names; members at work: 2"
         assert picture.svg.count("h8") == 3 + 2  # and the legend's
+
+    def test_it_is_an_image_for_who_does_not_trust_the_notebook(self) -> None:
+        picture = sketch.dealt({"<a>": "first"})
+        image = ElementTree.fromstring(picture._repr_html_())
+        assert image.attrib["alt"] == picture.words
+        kind, _, source = image.attrib["src"].partition("base64,")
+        assert (kind, b64decode(source).decode()) == ("data:image/svg+xml;", picture.svg)
 
     def test_one_member_alone_is_told(self) -> None:
         assert sketch.dealt({"a": "second", "b": "second"}).words == "2 names; members at work: 1"
@@ -119,6 +137,14 @@ def test_what_does_not_hold_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "✓ all came\n"
     with pytest.raises(AssertionError, match="does not hold: none was lost"):
         walkthrough.check("none was lost", holds=False)
+
+
+async def test_who_waits_for_names_that_were_read_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walkthrough, "SECONDS", 0.1)
+    async with greet.connect("asyncio:", "read") as line, line.subscribe("hello") as names:
+        await line.publish("Ada")
+        with pytest.raises(TimeoutError, match=r"1 of 2 names came in 0\.1 s: if this cell was run before"):
+            await walkthrough.take(names, 2)
 
 
 async def test_a_name_that_comes_twice_fails() -> None:
@@ -168,6 +194,7 @@ class TestExcerpts:
         assert excerpts.uvloop_gain(both) == excerpts.uvloop_gain(rows)
         assert excerpts.beside_a_sleeper(both) == excerpts.beside_a_sleeper(rows)
         assert excerpts.lightly(both).equals(excerpts.lightly(rows))
+        assert excerpts.lightly(rows).equals(excerpts.lightly(rows[rows["guarantee"].eq("AT_LEAST_ONCE")]))
         usual = excerpts.usual_round(rows, 0.5)
         assert excerpts.usual_round(both, 0.5)["latency_ms.p99"].tolist() == usual["latency_ms.p99"].tolist()
         assert usual["design"].is_unique

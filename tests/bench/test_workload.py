@@ -35,8 +35,9 @@ from bench.faults.stage import Pool
 from bench.judge import compare
 from bench.judge import workload as judge
 from bench.judge.workload import Answer
+from bench.measure import account
 from bench.measure.account import SHIFT
-from bench.measure.carry import Crew, Nothing, Outcome, Publish, Run, _Pace
+from bench.measure.carry import Crew, Nothing, Outcome, Publish, Run, _Pace, _Worker, now
 from bench.measure.trial import Trial, enough, figures, gap, grows, pile
 from bench.measure.workload import Misread, Workload, example, from_file, from_flag, lines_of, meaning, points
 from bench.model import Figures, Place
@@ -160,7 +161,18 @@ def test_a_list_is_a_dimension(tmp_path: Path) -> None:
     ("said", "told"),
     [
         ({"rate": (1_000_000,), "seconds": (10,)}, "are more than 2,000,000"),
-        ({"break": ("broker",), "break_at": (5,), "seconds": (3,)}, "break_at 5 is not within the run of 3 seconds"),
+        (
+            {"break": ("broker",), "break_at": (5,), "seconds": (3,)},
+            "break_at 5 is not before the last message of the run",
+        ),
+        (
+            {"rate": ("100..0",), "break": ("broker",), "break_at": (2.95,), "seconds": (3,)},
+            "not before the last message",
+        ),
+        (
+            {"rate": (2,), "burst": (1000,)},
+            "a run of 10 seconds has 20 messages, and no burst of 1,000: lower the burst",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_told(said: dict[str, Any], told: str) -> None:
@@ -378,7 +390,31 @@ def test_a_service_that_handles_one_message_more_and_stops_has_not_come_back() -
     assert gap(replace(outcome([MS] * 200), hurt=broken)) == 0.0, "nothing was due any more"
 
 
+def test_a_gap_counts_from_when_a_message_was_due() -> None:
+    """At one message a second the way from one to the next is no time without service."""
+    seldom = outcome([MS] * 5, rate=1)
+    assert gap(replace(seldom, hurt=(1.5, 1.6))) == pytest.approx(0.001, abs=1e-6)
+    seldom.done[0][2] += 400 * MS
+    assert gap(replace(seldom, hurt=(1.5, 1.6))) == pytest.approx(0.401)
+    assert gap(replace(seldom, hurt=(2.1, 2.2))) == pytest.approx(0.301), "from the break on"
+
+
 # ------------------------------------------------------------------------------------------ the load itself
+
+
+async def test_what_fills_messages_is_made_before_the_first_one_is_due(tmp_path: Path) -> None:
+    said: list[tuple[object, int]] = []
+    account._text.cache_clear()
+    worker = _Worker(lambda what: said.append((what, account._text.cache_info().currsize)))
+    (journal := tmp_path / "journal").write_bytes(bytes(16))
+    nobody, place = Nothing("asyncio", "name", 0, "", window=1), Place("", "text", Guarantee.AT_LEAST_ONCE)
+    worker.begin([Publish(nobody, place, "ab1200", np.zeros(1, np.int64), [100], str(journal))])
+    async with asyncio.timeout(30):
+        while not said:
+            await asyncio.sleep(0)
+    worker.start.set_result(now())
+    await asyncio.gather(*worker.tasks)
+    assert said == [("ready", 1), ("published", 1)]
 
 
 @pytest.mark.parametrize("publish", ["each", "many"])
@@ -718,6 +754,61 @@ def test_where_all_meet_it_the_part_of_the_program_is_taken_and_the_runner_up_is
     assert "The runner-up is RabbitMQ" in found.sentences[2]
     assert "if messages must survive the program" in found.sentences[2]
     assert len(found.sentences) == 3
+
+
+def test_what_was_not_measured_is_not_said_to_fail() -> None:
+    missing = {"rabbitmq": "no RabbitMQ here", "kafka": "no Kafka here"}
+    one = Workload()
+    found = judge.advice(one, answered(one, row("asyncio"), missing=missing))
+    assert found.sentences[0] == "Take asyncio: it meets every need; RabbitMQ and Kafka were not measured."
+
+
+@pytest.mark.parametrize(
+    ("keys", "rows", "says"),
+    [
+        ({"p99_ms": 0.2}, {"in_time": False, "late": 1.0}, "The nearest is RabbitMQ: allow more than 0.2 ms."),
+        ({"work_ms": 1}, {"in_time": False, "late": 1.0}, "allow more than 100 ms, or have more members"),
+        ({"work_ms": 1}, {"in_time": False, "late": 1.0, "error": "ConnectFailed: it is gone"}, "which fails"),
+    ],
+)
+def test_no_way_is_named_that_does_not_help(keys: dict[str, Any], rows: dict[str, Any], says: str) -> None:
+    one = Workload(**keys)
+    told_of = {"workload": {"designs": ["rabbitmq"]}}
+    found = judge.answers(one, 0, pd.DataFrame([row("rabbitmq", **rows)]), told_of)
+    assert says in judge.advice(one, found).sentences[-1]
+
+
+def test_more_than_the_readers_can_handle_is_not_laid_at_the_machine() -> None:
+    late: dict[str, Any] = {"in_time": False, "late": 1.0, "backlog": 900, "made": False}
+    one = Workload(rate=3000, work_ms=1)
+    (missed,) = answered(one, row("asyncio", **late))[0].misses(one)
+    assert missed == "its readers handle at most 1.00k of 3.00k messages a second, so they pile up"
+
+
+@pytest.mark.parametrize("column", ["params.pile", "params.late", "duplicates"])
+@pytest.mark.parametrize("value", [None, "abc"])
+def test_a_row_without_its_numbers_is_damaged(column: str, value: Any) -> None:
+    with pytest.raises(BadRun, match=f"a row of a workload has no number as {column}"):
+        answered(Workload(), {**row("kafka"), column: value})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"designs": ["zz"]}, {"dimensions": ["zz"]}, {"points": [{"rate": 0}]}, {"points": [{"survive": "abc"}]}],
+)
+def test_a_workload_that_cannot_be_is_a_damaged_run(damage: dict[str, Any]) -> None:
+    good: dict[str, Any] = {"points": [{}], "designs": [*THREE], "dimensions": []}
+    assert judge.points({"workload": good}) == [Workload()]
+    with pytest.raises(BadRun, match="measure it again"):
+        judge.points({"workload": good | damage})
+    with pytest.raises(BadRun, match="measure it again"):
+        judge.points({"workload": good, "missing": [1]})
+
+
+@pytest.mark.parametrize(("rate", "says"), [(1, "at this rate no run is long enough"), (10, "use a longer run")])
+def test_a_longer_run_is_advised_only_where_it_helps(rate: float, says: str) -> None:
+    one = Workload(rate=rate)
+    assert any(says in said for said in show.notes(one, answered(one, row("asyncio", samples=9))))
 
 
 def test_where_one_meets_it_that_one_is_taken_and_the_others_are_ruled_out_with_their_reason() -> None:

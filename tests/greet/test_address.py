@@ -41,6 +41,8 @@ def test_the_password_is_in_no_text() -> None:
         ("", "no design has the scheme ''"),
         ("nonsense", "no design has the scheme 'nonsense': use one of asyncio, amqp"),
         ("http://localhost", "no design has the scheme 'http'"),
+        ("kafka", "the URL has only a scheme: write it as kafka://host"),
+        ("asyncio", "the URL has only a scheme: write it as asyncio:"),
         ("kafka://", "it has no host"),
         ("kafka://a:b", "is not a port"),
         ("kafka://h:99999", "cannot read"),
