@@ -13,7 +13,11 @@ from __future__ import annotations
 import signal
 import sys
 
-if sys.argv[:1] == ["-m"] and __name__ in sys.orig_argv and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+if (
+    sys.argv[:1] == ["-m"]
+    and __name__ in sys.orig_argv
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the rest is imported, Ctrl-C ends it without a traceback
 
 from bench.results import about, latest, live, load, reference, tried
