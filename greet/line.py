@@ -275,6 +275,8 @@ class Line(Entered, ABC):
     async def dead_letters(self) -> list[DeadLetter]:
         """The messages that the groups of the topic could not read as a name, the oldest first. They are kept.
 
+        One program at a time: over RabbitMQ, two that read them at the same time get a part each.
+
         Raises:
             ConnectFailed, ConnectionLost: they could not be read.
             PublishFailed: the line was left.
@@ -286,6 +288,8 @@ class Line(Entered, ABC):
 
     async def resend_dead_letters(self) -> int:
         """Publish the body of each dead letter again and remove the dead letter; return how many.
+
+        If it is interrupted, some that were sent may not be removed yet: the next call sends them again.
 
         With a queue it goes to the group that could not read it. With a log it goes to all groups, as
         they share the log.

@@ -27,6 +27,8 @@ What can be lost or duplicated:
 - The topic's retention (by default 7 days) deletes names, read or not. The offsets of a group without
   members are deleted too, after `offsets.retention.minutes` (by default 7 days). Such a group starts
   again at the end of the topic, and the logger "greet" warns how many names it skips.
+- If a topic is deleted and made again, a group notices it only while the new one is shorter than its
+  position. Later, it skips the names before its position.
 
 What else it takes is in files of its own: `kafka_producer` starts and replaces the producer and waits for
 acknowledgements; `kafka_group` writes where a new group starts, and notices a silent broker; `kafka_topic`

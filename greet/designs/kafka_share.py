@@ -321,7 +321,11 @@ class KafkaShareLine(Line):
     async def _bury(self, letter: DeadLetter, deadline: float) -> None:
         """Keep `letter` in the topic of dead letters, as `kafka://` does."""
         headers = {key: str(getattr(letter, key)).encode() for key in ("group", "origin", "reason")}
-        await self._publish(self._dead, [letter.body], deadline, headers)
+        try:
+            await self._publish(self._dead, [letter.body], deadline, headers)
+        except (PublishFailed, PublishUnknown) as error:  # for a reader, who publishes nothing: the message comes again
+            why = words(error.__cause__, self.address) if error.__cause__ else str(error)
+            raise PublishFailed(f"a message that is not a name could not be kept: {why}") from error
 
     async def _dead_letters(self) -> list[DeadLetter]:
         letters, _ = await self._letters()
@@ -442,7 +446,7 @@ class KafkaShareSubscription(Subscription):
         self._deliveries, self._lent = 5, 30.0
         self._resting = False  # names were given back, as nobody asked: do not poll until somebody does
         async with line._trouble(ConnectFailed, deadline):
-            await line._make(line.topic)
+            self._partitions = await line._make(line.topic)
             await self._found_group()
         loop = get_running_loop()
         self._entered = loop.time()  # when the consumer was made
@@ -672,7 +676,7 @@ class KafkaShareSubscription(Subscription):
             return await line._asked(self._id, self._offsets, WORD_SECONDS / 2)
 
     async def _offsets(self, wire: Wire) -> dict[int, int]:
-        return await wire.starts(self._id, self._line.topic, range(self._line._made[self._line.topic]))
+        return await wire.starts(self._id, self._line.topic, range(self._partitions))
 
     # ------------------------------------------------------------------------------------- settling
 

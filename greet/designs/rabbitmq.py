@@ -18,6 +18,7 @@ A message that is not a name is rejected, and the broker moves it to the queue o
 What can come twice, or out of order:
 - When a member loses its connection, the broker delivers what was not acknowledged again, to any member.
   A member recognizes what it has handled itself by the message id: never give two messages the same one.
+  If the broker delivers it to another member, it is handled twice, and nobody is told.
 - If a node of a cluster hangs, the names that its consumers held are delivered again when RabbitMQ gives
   the node up, after about a minute. Later names are delivered before them.
 

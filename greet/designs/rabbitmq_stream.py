@@ -26,6 +26,8 @@ What can be lost or duplicated:
   names of the last 0.1 s come again, and with `batches()` the list in hand. If it leaves, none come again.
 - The stream's retention deletes names, read or not; the logger "greet" warns of names that a group
   has missed. There is no retention unless a policy sets `max-age` or `max-length-bytes`.
+- If a stream is deleted and made again, a group notices it only while the new one is shorter than its place.
+  Later, it skips the names before its place.
 - Before RabbitMQ 4.3, a member that holds names for longer than the broker's `consumer_timeout` (30
   minutes) loses its channel, and perhaps the group's place: use a smaller `prefetch`.
 - If RabbitMQ 3.10 is killed within a second after a stream or quorum queue was created, it may not

@@ -12,7 +12,7 @@ from greet.designs.rabbitmq_link import DRIVER, within
 from greet.designs.rabbitmq_stream import MARK, Record, StreamLine, StreamSubscription
 from greet.designs.rabbitmq_topic import short
 from greet.fast.rabbitmq import FastLink, FastRabbitMQLine, Inbox, _taken_by_the_inbox
-from greet.line import Poison
+from greet.line import Poison, complaint
 
 OFFSET = b"\x0fx-stream-offsetl"  # in a header, the offset follows as eight bytes
 TYPE = bytes([len(MARK)]) + MARK.encode()  # the last property of a mark
@@ -63,7 +63,8 @@ class FastStreamSubscription(StreamSubscription):
             try:
                 async with within(deadline), await self._link.channel() as other:
                     found = await self._look_for(other, poison.origin, lambda _: True)
-                    poison = replace(poison, body=(await found).body)
+                    body = (await found).body
+                    poison = replace(poison, body=body, reason=complaint(body))
             except DRIVER:
                 self._lost(channel)
                 return

@@ -390,6 +390,38 @@ async def test_what_is_no_name_goes_to_the_dead_letters(url: str, topic: str) ->
         assert [one.body for one in await line.dead_letters()] == [b"\xff", b"a\nb"]
 
 
+async def test_a_dead_letter_that_is_not_answered_is_told_of_by_the_deadline(broker: Broker, topic: str) -> None:
+    """As over Kafka: who reads has published nothing, so nothing is unknown. The message comes again."""
+    producer = Producer({"bootstrap.servers": broker.url.partition("//")[2], "linger.ms": 50})
+    async with greet.connect(f"{SHARE.url(broker.url)}?timeout=4", topic) as line:
+        with suppress(greet.ConnectionLost):  # a broker that was stopped may not take its settlement in time
+            async with line.subscribe("hello") as names:
+                for body in (b"Ada", b"\xff", b"Zoe"):
+                    producer.produce(topic, body, partition=0)
+                assert producer.flush(10) == 0
+                assert await take(names, 1) == ["Ada"]
+                await broker.pause()
+                try:
+                    with pytest.raises(greet.PublishFailed, match="a message that is not a name could not be kept"):
+                        async with asyncio.timeout(15):
+                            await anext(names)
+                finally:
+                    await broker.resume()
+
+
+async def test_a_member_outlives_its_line(url: str, topic: str) -> None:
+    """As with the other designs."""
+    line = greet.connect(url, topic)
+    await line.__aenter__()
+    async with line.subscribe("hello") as names:
+        await line.publish("Ada")
+        assert await take(names, 1) == ["Ada"]
+        await line.__aexit__(None, None, None)
+        async with line, greet.connect(url, topic) as other:
+            await other.publish("Zoe")
+            assert await take(names, 1) == ["Zoe"]
+
+
 async def test_a_handler_that_is_too_slow_is_told(broker: Broker, topic: str, caplog: pytest.LogCaptureFixture) -> None:
     await lend_shortly(SHARE.url(broker.url), topic)
     async with greet.connect(SHARE.url(broker.url), topic) as line:

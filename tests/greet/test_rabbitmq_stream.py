@@ -25,6 +25,7 @@ from greet import Guarantee, Line, Subscription
 from greet.brokers import Broker, rabbitmq
 from greet.designs import named
 from greet.designs.rabbitmq_stream import HOLE, PLACES, WRITTEN, StreamSubscription
+from greet.line import complaint
 
 DESIGN = named("rabbitmq-stream")
 NAMES = [f"name-{number}" for number in range(3000)]
@@ -260,7 +261,8 @@ async def test_what_is_no_name_is_kept_in_the_dead_letters(rabbitmq_url: str, to
         for group in ("hello", "goodbye"):  # the oldest first
             assert [one.body for one in letters if one.group == group] == POISON
         assert len(letters) == 2 * len(POISON)
-        assert all(one.origin.startswith(f"stream {topic}.stream, offset ") and one.reason for one in letters)
+        assert all(one.origin.startswith(f"stream {topic}.stream, offset ") for one in letters)
+        assert [one.reason for one in letters] == [complaint(one.body) for one in letters]
         assert await line.resend_dead_letters() == len(POISON)
         assert await line.dead_letters() == []
         async with line.subscribe("hello") as names:
