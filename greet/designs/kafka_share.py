@@ -323,7 +323,7 @@ class KafkaShareLine(Line):
         headers = {key: str(getattr(letter, key)).encode() for key in ("group", "origin", "reason")}
         try:
             await self._publish(self._dead, [letter.body], deadline, headers)
-        except (PublishFailed, PublishUnknown) as error:  # for a reader, who publishes nothing: the message comes again
+        except (PublishFailed, PublishUnknown) as error:  # a reader has published nothing: it comes again
             why = words(error.__cause__, self.address) if error.__cause__ else str(error)
             raise PublishFailed(f"a message that is not a name could not be kept: {why}") from error
 

@@ -409,19 +409,6 @@ async def test_a_dead_letter_that_is_not_answered_is_told_of_by_the_deadline(bro
                     await broker.resume()
 
 
-async def test_a_member_outlives_its_line(url: str, topic: str) -> None:
-    """As with the other designs."""
-    line = greet.connect(url, topic)
-    await line.__aenter__()
-    async with line.subscribe("hello") as names:
-        await line.publish("Ada")
-        assert await take(names, 1) == ["Ada"]
-        await line.__aexit__(None, None, None)
-        async with line, greet.connect(url, topic) as other:
-            await other.publish("Zoe")
-            assert await take(names, 1) == ["Zoe"]
-
-
 async def test_a_handler_that_is_too_slow_is_told(broker: Broker, topic: str, caplog: pytest.LogCaptureFixture) -> None:
     await lend_shortly(SHARE.url(broker.url), topic)
     async with greet.connect(SHARE.url(broker.url), topic) as line:
