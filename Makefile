@@ -35,7 +35,7 @@ setup: $(STAMP) rabbitmq chromium
 bench: $(STAMP) rabbitmq
 	@$(BIN)/python -m bench $(ARGS)
 
-# Four at a time, as most tests wait for a broker. Each has brokers of its own, some 6 GB in all: ARGS="-n 2" needs less.
+# Four at a time, as most tests wait for a broker. They share one of each, and some start more: 4 GB in all.
 test: $(STAMP) rabbitmq
 	@$(BIN)/python -m pytest -m "not long" -n 4 --dist loadfile $(ARGS)
 

@@ -232,11 +232,13 @@ async def _photograph(page: Page, folder: Path, name: str) -> None:
             await page.wait_for_timeout(500)
             await page.screenshot(path=folder / f"{name}-{theme.split()[1].lower()}-{place}.png")
         if name == WALKTHROUGH[0]:
+            await page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
             await page.set_viewport_size({"width": 1100, "height": 760})
             await page.evaluate(SCROLL_TO, WALKTHROUGH[1])
             await page.wait_for_timeout(1000)
             await page.screenshot(path=folder / f"walkthrough{'-dark' if theme.endswith('Dark') else ''}.png")
             await page.set_viewport_size({"width": 1280, "height": 1600})
+            await page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
 
 
 # One cell after the other, each when the one before is done.
