@@ -301,10 +301,9 @@ class Answer:
     def _slow(self, workload: Workload) -> str:
         if self.refused:
             return f"{self.refused:,} messages were not accepted"
-        if not self.made and (piling := self._piling(workload)):
-            return piling
         if not self.made:
-            return "not known: this machine cannot create such a load in time, even without any design"
+            unknown = "not known: this machine cannot create such a load in time, even without any design"
+            return self._piling(workload) or unknown
         if self.late and self.late > LATE:
             said = f"{self.late:.0%} of the messages were later than {workload.p99_ms:g} ms"
             return said if not self.backlog else f"{said}, and {self.backlog:,} waited at the end of the load"
@@ -382,7 +381,7 @@ def _measured(workload: Workload, start: Answer, rows: pd.DataFrame) -> Answer:
             "more_made": pd.isna(made := one.get("params.made")) or bool(made),
         }
     if (part := by_rung.get("break")) is not None:
-        known |= _broken(part.iloc[-1])
+        known |= _broken(part[-1:])
     return Answer(start.design, start.unable, start.missing, remarks=start.remarks, **known)
 
 
@@ -421,14 +420,15 @@ def _asked(part: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _broken(one: pd.Series[Any]) -> dict[str, Any]:
+def _broken(last: pd.DataFrame) -> dict[str, Any]:
+    one = last.iloc[0]
     why, error = one.get("params.not_measured"), one.get("error")
     known = {"broken": str(one["params.broken"]), "not_broken": why if isinstance(why, str) else ""}
     if known["not_broken"]:
         return known
     if isinstance(error, str):
         return {**known, "break_error": error}
-    _has(one.to_frame().T.infer_objects(), "refused", "unknown")
+    _has(last, "refused", "unknown")
     return {
         **known,
         "break_lost": None if pd.isna(one["lost"]) else int(one["lost"]),
