@@ -86,7 +86,7 @@ reference: $(STAMP) rabbitmq
 
 $(MADE)/%: HOW = run --profile full --contenders all --questions $(notdir $@) $(ROUNDS)
 # Slow messages (p99) differ most from round to round.
-$(MADE)/latency: ROUNDS = --rounds 10
+$(MADE)/latency $(MADE)/connections: ROUNDS = --rounds 10
 $(MADE)/faults-streams: HOW = run --profile full --questions faults --designs rabbitmq-stream,kafka-share
 $(MADE)/workload-%: HOW = workload $(patsubst workload-%,workloads/%.toml,$(notdir $@)) $(ASKED)
 $(MADE)/workload-history: ASKED = --designs asyncio,rabbitmq,kafka,rabbitmq-stream,kafka-share

@@ -22,6 +22,11 @@ UNSTABLE = 0.2
 SURE = 0.95
 """How often an interval covers what it is of."""
 BREACHES = ("lost", "duplicates", "reordered")
+SPEED, P50, P99 = "messages_per_s", "latency_ms.p50", "latency_ms.p99"
+ALONE = "service_p50"
+"""The time of a message that comes alone: from its actual send. That a publisher woke late does not count."""
+FIGURES = {"latency": (P50, P99), "wake_up": (ALONE,)}
+"""The figures of a question for which the noise is told; of others messages a second."""
 
 
 def broken(rows: pd.DataFrame) -> pd.DataFrame:
@@ -89,6 +94,8 @@ class Ratio:
     low: float
     high: float
     rounds: int
+    noise: float = 0.0
+    """The smallest difference that counts: 0.05 is 5 %."""
 
     def __str__(self) -> str:
         value, low, high = (f"{one:.2f}" if one < 10 else short(one) for one in (self.value, self.low, self.high))
@@ -160,30 +167,55 @@ def _within(angle: float, freedom: int) -> float:
     return (angle + total) * 2 / math.pi if odd else total
 
 
-def widest(twice: Sequence[tuple[str, Ratio]]) -> float:
-    """The noise floor of a run, from its `same_twice`; infinite when nothing was measured twice."""
-    return max((floor(same) for _, same in twice), default=math.inf)
+@dataclass(frozen=True)
+class Same:
+    """A/A: a cell that was measured twice in one run, and how much of a figure it had beside itself."""
+
+    design: str
+    figure: str
+    """A column of the rows."""
+    what: str
+    """In words: "64 KiB, in lists"."""
+    times: Ratio
+
+    @property
+    def floor(self) -> float:
+        """The noise floor: 0.05 says that 5 % is no difference; infinite if there were too few rounds."""
+        return max(self.times.high, 1 / self.times.low if self.times.low else math.inf) - 1
 
 
-def floor(same: Ratio) -> float:
-    """The noise floor, from a ratio of a contender to itself: 0.05 says that 5 % is no difference."""
-    return max(same.high, 1 / same.low if same.low else math.inf) - 1
+def widest(twice: Sequence[Same], figure: str, least: float, *designs: str) -> float:
+    """The noise floor of a figure for `designs`, at least `least`; of all, where none of these was measured twice."""
+    found = [one for one in twice if one.figure == figure and math.isfinite(one.floor)]
+    return max([least, *(one.floor for one in [one for one in found if one.design in designs] or found)])
 
 
-def same_twice(rows: pd.DataFrame) -> list[tuple[str, Ratio]]:
-    """A/A: for each cell of a run that was measured twice its design, and how fast it was beside itself."""
+def same_twice(rows: pd.DataFrame) -> list[Same]:
+    """A/A: each figure of each cell of a run that was measured twice."""
     if rows.empty or "params.again" not in rows:
         return []
-    params = [name for name in rows if str(name).startswith("params.") and name != "params.again"]
-    good = rows[rows["messages_per_s"].notna() & rows["params.load"].isna() & is_sound(rows)]
-    found = []
-    for values, part in good.groupby(
-        ["question", "design", "contender", "guarantee", *params], sort=False, dropna=False
-    ):
+    params = [name for name in map(str, rows) if name.startswith("params.") and name != "params.again"]
+    keys = ["question", "design", "contender", "guarantee", *params]
+    found: list[Same] = []
+    for values, part in rows[is_sound(rows)].groupby(keys, sort=False, dropna=False):
         again = part["params.again"].eq(True)
-        if again.any() and (same := beside(part[again], part[~again])):
-            found.append((str(values[1]), same))
+        if again.any():
+            cell: dict[str, Any] = dict(zip(keys, values, strict=True))
+            timed = part.assign(**{ALONE: clock(part, "service")})
+            for figure in FIGURES.get(cell["question"], (SPEED,)):
+                times = beside(timed[again], timed[~again], figure)
+                found += [Same(cell["design"], figure, _what(cell), times)] if times else []
     return found
+
+
+def _what(cell: dict[str, Any]) -> str:
+    """The work of a cell that was measured twice, in words."""
+    if cell["question"] == "wake_up":
+        return f"{cell['params.rate']:g} a second"
+    if cell["question"] == "latency":
+        return f"load {cell['params.load']:g}"
+    how = "in lists" if cell.get("params.way") == "many" else "one by one"
+    return f"{cell['params.size'] / 1024:g} KiB, {how}" if cell["question"] == "payload" else how
 
 
 def rounds(rows: pd.DataFrame) -> list[pd.Series[Any]]:
@@ -191,7 +223,7 @@ def rounds(rows: pd.DataFrame) -> list[pd.Series[Any]]:
     return [rows[name] for name in ("run", "repetition") if name in rows]
 
 
-def beside(ours: pd.DataFrame, theirs: pd.DataFrame, figure: str = "messages_per_s") -> Ratio | None:
+def beside(ours: pd.DataFrame, theirs: pd.DataFrame, figure: str = SPEED) -> Ratio | None:
     """How many times as much `ours` has of a figure as `theirs`, paired by round; None where nothing can be paired."""
     sides = [
         part[figure].astype(float).groupby(rounds(part)).median().dropna() for part in (ours, theirs) if figure in part

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.judge import claims
 from bench.judge.claims import Figures, Missing, _large, _many
-from bench.stats import short
+from bench.stats import SPEED, short
 
 BUSY = 0.5
 """If the noise is larger than this, the machine had other work."""
@@ -99,11 +99,11 @@ def _sure(run: Figures, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     settled = int((judged["verdict"] != claims.UNKNOWN).sum())
     rounds = int(rows["repetition"].max())
     said = (
-        f"How certain: medians of up to {rounds} rounds, in which {_where(rows)}; a difference below "
-        f"{run.noise:.0%} does not count; {settled} of {len(judged)} claims have a verdict, "
+        f"How certain: medians of up to {rounds} rounds, in which {_where(rows)}; a difference in speed below "
+        f"{run.noise(SPEED):.0%} does not count; {settled} of {len(judged)} claims have a verdict, "
         f"{len(claims.SHOWN)} of them from a notebook."
     )
-    return said if run.noise < BUSY else f"{said} The machine was busy: run it again when it is idle."
+    return said if run.noise(SPEED) < BUSY else f"{said} The machine was busy: run it again when it is idle."
 
 
 def _where(rows: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -20,6 +20,7 @@ from bench import stats
 from bench.model import PERFTEST, title_of
 from bench.questions import ladder, scaling
 from bench.questions.payload import SIZES
+from bench.stats import ALONE, P99
 from greet.designs import DESIGNS, RABBITMQ, Design
 
 HOLDS, FAILS, DEPENDS, UNKNOWN = "holds", "does not hold", "depends", "not measurable here"
@@ -52,7 +53,7 @@ SPREADS = {
 """The same in words, with the client that publishes."""
 TWICE = 2.0
 """How many times as long a message may take over many connections."""
-P99, BROKERS_MEMORY = "latency_ms.p99", "rss_mb.broker"
+BROKERS_MEMORY = "rss_mb.broker"
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,11 @@ class Figures:
         self._cells = {(str(question), str(design), str(who)): part for (question, design, who), part in parts}
         self._none = rows[:0]
         self._known: dict[tuple[object, ...], pd.DataFrame | Missing] = {}
-        found = [stats.floor(same) for _, same in stats.same_twice(rows)]
-        self.noise = max([WIDE, *filter(math.isfinite, found)])
+        self._twice = stats.same_twice(rows)
+
+    def noise(self, column: str, *designs: str) -> float:
+        """The smallest difference of a column that counts in this run, between these designs or between any."""
+        return stats.widest(self._twice, column, WIDE, *designs)
 
     def rows(self, question: str, design: str, contender: str = "greet", **params: Any) -> pd.DataFrame:
         """The repetitions of a cell that went well; of faults also those that broke a promise, if they were counted."""
@@ -161,29 +165,29 @@ class Figures:
         return self.median("messages_per_s", *cell, **params)
 
     def times(self, column: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> stats.Ratio:
-        """The ratio of a column between two cells, paired by round.
+        """The ratio of a column between two cells, paired by round, and how much of it is noise.
 
         With fewer than four rounds there is no interval, so the figure is missing.
         """
         both = pd.concat([self.rounds(column, **one), self.rounds(column, **other)], axis=1).dropna()
         if len(both) < 4:
             raise Missing(f"fewer than four rounds are not enough: `--questions {one['question']}` has more")
-        return stats.ratio(*both.to_numpy().T.tolist())
+        noise = self.noise(column, one["design"], other["design"])
+        return replace(stats.ratio(*both.to_numpy().T.tolist()), noise=noise)
 
     def more(self, times: stats.Ratio) -> bool | None:
         """Whether it is more, by more than this run's noise (at least `WIDE`); None if the rounds do not agree.
 
         The noise makes no firm no: it is certainly not more if the whole interval is below a difference of `WIDE`.
         """
-        if stats.verdict(times, self.noise) == "more":
+        if stats.verdict(times, times.noise) == "more":
             return True
         return False if times.high <= 1 + WIDE else None
 
     def less(self, times: stats.Ratio) -> bool | None:
         """Whether it is less, in the same way."""
-        return self.more(
-            stats.Ratio(1 / times.value, 1 / times.high, 1 / times.low if times.low else math.inf, times.rounds)
-        )
+        high = 1 / times.low if times.low else math.inf
+        return self.more(replace(times, value=1 / times.value, low=1 / times.high, high=high))
 
     def best(self, **cell: Any) -> dict[str, Any]:
         """The cell of the client that carried the most messages a second: a verdict is about the design, not a client.
@@ -290,8 +294,6 @@ def _many(design: str, way: str = "many") -> dict[str, Any]:
 
 SOUND = "sound"
 """Whether a row's figures count."""
-ALONE = "service_p50"
-"""The clock for a message that comes alone: from its actual send. That a publisher woke late does not count."""
 
 
 def _lightly(design: str, rate: float = LIGHT) -> dict[str, Any]:

@@ -39,9 +39,9 @@ OUTCOMES = {
 """The results of a fault or a workload: they are params of a row, but not part of the cell."""
 CELL = ("question", "design", "contender", "guarantee")
 MEASURES = {
-    "messages/s": ("messages_per_s", True),
-    "p50 ms": ("latency_ms.p50", False),
-    "p99 ms": ("latency_ms.p99", False),
+    "messages/s": (stats.SPEED, True),
+    "p50 ms": (stats.P50, False),
+    "p99 ms": (stats.P99, False),
     "s": ("elapsed_s", False),
 }
 TIMED = ("start_up", "takeover")
@@ -105,13 +105,13 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> list[Difference]:
     return judged(list(pairs(before, after)))
 
 
-def floors(*runs: pd.DataFrame) -> dict[str, float]:
-    """For each design, how far it differed from itself in these runs, at least `NOISE`; for others, "", the largest."""
-    found = {"": NOISE}
-    for design, same in (pair for run in runs for pair in stats.same_twice(run)):
-        if math.isfinite(floor := stats.floor(same)):
-            found[design] = max(floor, found.get(design, NOISE))
-    return found | {"": max(found.values())}
+def floor(twice: Sequence[stats.Same], design: str, figure: str) -> float:
+    """The smallest difference of a figure that counts, at least `NOISE`: how far the design differed from itself.
+
+    Where that was not measured, how far all designs did; and of a figure for which none was, their speeds.
+    """
+    known = any(one.figure == figure and math.isfinite(one.floor) for one in twice)
+    return stats.widest(twice, figure if known else stats.SPEED, NOISE, design)
 
 
 def gaps(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
@@ -169,7 +169,7 @@ def _meaning(verdict: str, more_is_better: bool) -> str:
 def pairs(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[Pair]:
     """Every measure of every cell of which both runs have sound rows."""
     keys, groups = _cells(*(run[stats.is_sound(run)] if len(run) else run for run in (before, after)))
-    least = floors(before, after)
+    twice = [same for run in (before, after) for same in stats.same_twice(run)]
     for key in (key for key in groups[0] if key in groups[1]):
         cell = dict(zip(keys, key, strict=True))
         for measure, (column, _) in MEASURES.items():
@@ -177,8 +177,7 @@ def pairs(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[Pair]:
                 continue
             sides = [_logs(group[key], column) for group in groups]
             if all(map(len, sides)):
-                floor = least.get(cell["design"], least[""])
-                yield Pair(_told(cell), measure, cell["question"], floor, *sides)
+                yield Pair(_told(cell), measure, cell["question"], floor(twice, cell["design"], column), *sides)
 
 
 def _says_something(column: str, cell: Mapping[str, str], sides: Sequence[pd.DataFrame]) -> bool:
@@ -187,7 +186,7 @@ def _says_something(column: str, cell: Mapping[str, str], sides: Sequence[pd.Dat
         return False  # the load that was carried, or what broke, is another one in each run
     if column == "elapsed_s":
         return cell["question"] in TIMED
-    if column == "messages_per_s":
+    if column == stats.SPEED:
         return not _paced(cell)  # an open loop carries the rate that was set
     rates = [float(side["target_rate"].median()) for side in sides if "target_rate" in side]
     return not rates or not max(rates) > min(rates) * (1 + SAME_RATE)  # a load is a share of what a warm-up carried

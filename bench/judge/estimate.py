@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pandas as pd
 
-from bench.judge.claims import ALONE, SOUND, Figures, Missing, _lightly
+from bench.judge.claims import SOUND, Figures, Missing, _lightly
 from bench.judge.workload import (
     ROOMIER,
     Answer,
@@ -32,7 +32,7 @@ from bench.judge.workload import (
 from bench.measure.run import HELD_MS
 from bench.measure.workload import LATE, Workload
 from bench.questions.payload import SIZES
-from bench.stats import short
+from bench.stats import ALONE, short
 from greet import Guarantee
 from greet.designs import DESIGNS, Design
 

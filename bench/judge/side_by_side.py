@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from bench.judge.claims import ALONE, BROKERS_MEMORY, ONE_OF_THREE, Figures, Missing, _lightly, _many
+from bench.judge.claims import BROKERS_MEMORY, ONE_OF_THREE, Figures, Missing, _lightly, _many
 from bench.model import title_of
 from bench.questions.faults import outcome
 from bench.questions.takeover import KILLED
-from bench.stats import short
+from bench.stats import ALONE, short
 from greet.designs import DESIGNS, Design
 
 TITLE = "The designs side by side"

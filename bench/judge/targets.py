@@ -13,12 +13,11 @@ from typing import Any
 import pandas as pd
 
 from bench import stats
-from bench.judge.claims import ALONE
 from bench.model import JAVA, PERFTEST, rank
 from bench.questions.latency import OTHERS
+from bench.stats import ALONE, P50, SPEED
 
-SPEED, WAIT = "messages_per_s", "latency_ms.p50"
-FIGURES = {"throughput": SPEED, "payload": SPEED, "fan_out": SPEED, "latency": WAIT, "wake_up": ALONE}
+FIGURES = {"throughput": SPEED, "payload": SPEED, "fan_out": SPEED, "latency": P50, "wake_up": ALONE}
 """The questions that are measured with peers, and the figure that is compared. The others compare by themselves."""
 SAME = ("question", "design", "guarantee", "params.way", "params.phase", "params.size", "params.groups", "params.rate")
 """What both cells have in common."""

@@ -47,16 +47,17 @@ def cells(settings: Settings) -> list[Cell]:
         if one.name != "greet"
         for each in settings.guarantees(one, one.guarantees[-1])
     ]
-    by_name = [one for one in own if one.contender.way == "name" and named(one.contender.design).usual]
-    matched = [one for one in by_name if one.guarantee is Guarantee.AT_LEAST_ONCE] or by_name
+    usual_own = [one for one in own if named(one.contender.design).usual]
+    by_name = [one for one in usual_own if one.contender.way == "name"]
+    twice = [one for one in by_name if one.guarantee is Guarantee.AT_LEAST_ONCE] or by_name
     apart: list[Cell] = []
     if settings.full:  # the cells that show the noise are measured more often
         more: dict[str, Any] = {"rounds": 2 * settings.rounds}
         apart = apart_of(settings, [one for one in [*own, *peers] if one.guarantee is Guarantee.DURABLE])
-        own = [replace(one, **more) if one in matched else one for one in own]
-        matched = [replace(one, **more) for one in matched]
-    twice = [replace(one, again=True) for one in matched]
-    return own + peers + twice + apart
+        twice += [one for one in usual_own if one.contender.way == "many" and one.guarantee is Guarantee.DURABLE]
+        own = [replace(one, **more) if one in twice else one for one in own]
+        twice = [replace(one, **more) for one in twice]
+    return own + peers + [replace(one, again=True) for one in twice] + apart
 
 
 APART = ("greet", "aio-pika", "aiormq", PERFTEST, "aiokafka", "confluent-kafka", "confluent-kafka aio")

@@ -36,7 +36,7 @@ def first(settings: Settings) -> list[Cell]:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Message by message, idle and busy; busy also with the strongest guarantee of the usual brokers."""
+    """Message by message, idle and busy; busy also with the strongest guarantee of the usual brokers, and A/A."""
     found = [
         Cell(one.paced(), guarantee, rate=rate, names=names)
         for one in settings.of(way="name")
@@ -52,11 +52,16 @@ def cells(settings: Settings) -> list[Cell]:
             for guarantee in settings.guarantees(one, Guarantee.AT_LEAST_ONCE)
         ]
         busy = [one for one in found if one.rate == 100.0 and named(one.contender.design).usual] + tools
-        found += tools + [
-            replace(one, guarantee=Guarantee.DURABLE)
-            for one in busy
-            if Guarantee.DURABLE in one.contender.guarantees and one.guarantee is not Guarantee.DURABLE
-        ]
+        twice = [replace(one, again=True) for one in busy if one.contender.name == "greet"]
+        found += (
+            tools
+            + twice
+            + [
+                replace(one, guarantee=Guarantee.DURABLE)
+                for one in busy
+                if Guarantee.DURABLE in one.contender.guarantees and one.guarantee is not Guarantee.DURABLE
+            ]
+        )
     return found
 
 

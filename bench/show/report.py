@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bench import questions, stats, tables
 from bench.judge import answer, claims, side_by_side, targets
-from bench.model import BARE
+from bench.model import BARE, title_of
 from bench.show import workload
 from bench.stats import short
 
@@ -49,6 +49,13 @@ LEAST_FIRST = (
     "times",
 )
 """The columns of tables that are left out if there is no space, in this order. If that is not enough: the last one."""
+TWICE = {
+    stats.SPEED: "messages a second",
+    stats.P50: "the p50 of latency",
+    stats.P99: "its p99",
+    stats.ALONE: "the p50 of messages that come alone",
+}
+"""What is measured twice, in words."""
 NEXT = (
     (
         "python -m bench workload --init mine.toml",
@@ -65,17 +72,23 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
     if rows.empty:
         return ["Nothing was measured."]
     found = [*_arrived(rows), *_under_faults(rows), *_fastest(rows)]
+    return found + _noise(rows) + _instrument(rows)
+
+
+def _noise(rows: pd.DataFrame) -> list[str]:
+    """For each figure that was measured twice (A/A), how far the two differ."""
     twice = stats.same_twice(rows)
-    noise = stats.widest(twice)
-    if noise < math.inf:
-        said = ", ".join(f"{design} {same}" for design, same in twice)
-        found.append(
-            f"Noise floor (A/A, of short messages one by one): {noise:.1%}. In a verdict, a difference below "
-            f"{max(noise, claims.WIDE):.0%} does not count. The same measured twice: {said}."
-        )
-    elif twice:
-        found.append("Noise floor (A/A): needs four rounds or more.")
-    return found + _instrument(rows)
+    found = []
+    for figure, name in TWICE.items():
+        same = [one for one in twice if one.figure == figure and math.isfinite(one.floor)]
+        if same:
+            noise = stats.widest(same, figure, 0.0)
+            said = ", ".join(f"{title_of(one.design)} {one.what} {one.times}" for one in same)
+            found.append(
+                f"Noise floor (A/A) of {name}: {noise:.1%}; a verdict takes that of its designs, and at least "
+                f"{claims.WIDE:.0%}. The same measured twice: {said}."
+            )
+    return found or ["Noise floor (A/A): needs four rounds or more."] * bool(twice)
 
 
 def _arrived(rows: pd.DataFrame) -> list[str]:

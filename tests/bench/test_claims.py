@@ -375,6 +375,16 @@ def test_a_difference_within_the_noise_of_the_run_settles_nothing() -> None:
     assert word(frame(*faster(1.1, 1.1, 2), *noisy), "conclusion", "Kafka is faster") == FAILS
 
 
+def test_each_figure_has_its_own_noise() -> None:
+    """Speeds that differ from themselves say nothing against a time, nor the other way round."""
+    slow = [*SLOW, loaded("rabbitmq", 0.9, 4e4, 20), loaded("kafka", 0.5, 5e4, 32)]
+    speeds = [carried("asyncio", "name", speed, **{"params.again": again}) for speed, again in ((1, False), (2, True))]
+    times = [loaded("asyncio", 0.5, 1, p50) | {"params.again": again} for p50, again in ((1, False), (2, True))]
+    assert word(frame(*slow, *speeds), "kafka", "Low latency") == FAILS
+    assert word(frame(*slow, *times), "kafka", "Low latency") == UNKNOWN
+    assert word(frame(*faster(1.6, 1.6, 2), *times), "conclusion", "Kafka is faster") == DEPENDS
+
+
 def test_a_difference_that_the_rounds_do_not_agree_on_settles_nothing() -> None:
     rows = frame(*waiting(2e5, 5e4))
     seldom = rows["design"].eq("kafka") & rows["repetition"].isin([2, 3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import bench
 from bench import pictures, stats, tables
 from bench.judge import compare
 from bench.judge.claims import Figures
-from bench.stats import Ratio, floor, percentiles, ratio, tail, verdict
+from bench.stats import Ratio, percentiles, ratio, tail, verdict
 
 
 def test_percentiles_of_known_samples() -> None:
@@ -188,25 +189,49 @@ def test_of_no_figures_nothing_is_said_of_rounds() -> None:
     assert compare.could_have_seen([]) == "These runs have no figure in common that is compared."
 
 
-def test_each_design_has_the_noise_floor_of_its_own_and_others_the_widest() -> None:
-    def twice(design: str, by: float) -> list[dict[str, object]]:
-        same = {"question": "throughput", "design": design, "contender": "greet", "guarantee": "DURABLE"}
-        return [
-            {
-                **same,
-                "params.load": None,
-                "params.again": again,
-                "repetition": k,
-                "messages_per_s": speed,
-                "error": None,
-            }
-            for k in range(1, 6)
-            for again, speed in ((False, 100.0), (True, 100.0 * by))
-        ]
+def twice(question: str, design: str, figure: str, by: float) -> pd.DataFrame:
+    """A cell that was measured twice, and had `by` times as much of a figure the second time."""
+    cell: dict[str, Any] = {"question": question, "design": design, "contender": "greet", "guarantee": "DURABLE"}
+    cell |= {"error": None}
+    cell |= {"params.load": 0.5, "params.rate": 100.0, "params.size": 65_536, "params.way": "many"}
+    rows = [
+        cell | {"params.again": again, "repetition": k, figure: value}
+        for k in range(1, 6)
+        for again, value in ((False, 100.0), (True, 100.0 * by))
+    ]
+    return pd.DataFrame(rows)
 
-    run = pd.DataFrame(twice("asyncio", 1.01) + twice("kafka", 1.2))
-    assert compare.floors(run) == pytest.approx({"asyncio": compare.NOISE, "kafka": 0.2, "": 0.2})
-    assert compare.floors(run[:0]) == {"": compare.NOISE}
+
+def test_each_figure_has_the_noise_floor_of_its_design_and_else_the_widest() -> None:
+    runs = [twice("throughput", "asyncio", stats.SPEED, 1.01), twice("payload", "kafka", stats.SPEED, 1.2)]
+    runs.append(twice("latency", "kafka", stats.P99, 1 / 1.5))
+    found = [same for run in runs for same in stats.same_twice(run)]
+    assert [one.what for one in found] == ["in lists", "64 KiB, in lists", "load 0.5"]
+    assert compare.floor(found, "kafka", stats.SPEED) == pytest.approx(0.2)
+    assert compare.floor(found, "asyncio", stats.SPEED) == compare.NOISE
+    assert compare.floor(found, "rabbitmq", stats.SPEED) == pytest.approx(0.2)
+    assert compare.floor(found, "rabbitmq", stats.P99) == pytest.approx(0.5)
+    assert compare.floor(found, "rabbitmq", "elapsed_s") == pytest.approx(0.2)
+    assert compare.floor(found, "asyncio", "elapsed_s") == compare.NOISE
+    assert compare.floor([], "kafka", stats.SPEED) == compare.NOISE
+
+
+def test_the_noise_of_a_message_alone_is_of_its_actual_send() -> None:
+    rows = twice("wake_up", "kafka", "latency_ms.p50", 3.0)
+    clocks = [{"service": {"p50": 2.0 if again else 1.0}} for again in rows["params.again"]]
+    (same,) = stats.same_twice(rows.assign(latencies=pd.Series(clocks)))
+    assert (same.figure, same.what) == (stats.ALONE, "100 a second")
+    assert same.times.value == pytest.approx(2.0)
+
+
+def test_a_comparison_needs_more_than_the_noise_of_its_own_figure() -> None:
+    """A p99 that differs by half from itself hides a p99, and no speed."""
+    noisy = twice("latency", "kafka", stats.P99, 1.5).assign(target_rate=50.0)
+    noisy[stats.P50] = 1.0
+    slow = noisy.copy()
+    slow[[stats.P50, stats.P99]] *= 1.4
+    first = [one for one in compare.compare(noisy, slow) if "again" not in one.cell]
+    assert {one.measure: one.verdict for one in first} == {"p50 ms": "worse", "p99 ms": compare.SAME}
 
 
 @pytest.fixture(scope="module")
@@ -275,8 +300,9 @@ def test_few_rounds_have_no_interval(rounds: int) -> None:
 
 
 def test_the_floor_and_the_verdict() -> None:
-    assert floor(Ratio(1.0, 0.96, 1.02, 5)) == pytest.approx(1 / 0.96 - 1)
-    assert floor(Ratio(1.0, 0.0, math.inf, 1)) == math.inf
+    same = partial(stats.Same, "kafka", stats.SPEED, "in lists")
+    assert same(Ratio(1.0, 0.96, 1.02, 5)).floor == pytest.approx(1 / 0.96 - 1)
+    assert same(Ratio(1.0, 0.0, math.inf, 1)).floor == math.inf
     assert verdict(Ratio(1.2, 1.1, 1.3, 5), 0.05) == "more"
     assert verdict(Ratio(0.8, 0.7, 0.9, 5), 0.05) == "less"
     assert verdict(Ratio(1.2, 0.9, 1.5, 5), 0.05) == "no difference"
@@ -301,7 +327,7 @@ def test_a_repetition_that_failed_or_broke_a_promise_has_no_figures(wrong: dict[
     assert pictures.measured(rows)["value"].max() < 9e9
     assert Figures(rows).speed("throughput", "kafka") == one["messages_per_s"].median()
     again = pd.concat([rows, one.assign(**{"params.again": True}), fast.assign(**{"params.again": True})])
-    assert [same.rounds for _, same in stats.same_twice(again)] == [len(one)]
+    assert [same.times.rounds for same in stats.same_twice(again)] == [len(one)]
 
 
 def test_a_loss_that_a_guarantee_allows_leaves_the_figures() -> None:
