@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import greet
 from greet import designs
-from greet.names import MAX_BYTES, check, decode
+from greet.names import MAX_BYTES, check, counted, decode
 from greet.tasks import on_interrupt
 
 T = TypeVar("T")
@@ -383,7 +383,7 @@ async def _run(line: greet.Line, source: _Source, output: _Output) -> int:
         hurrying.cancel()
     for who, left in waiting.items():
         if left:
-            _tell(f"{left.total()} names did not reach {who}: does another consumer have them?")
+            _tell(f"{counted(left.total())} did not reach {who}: does another consumer have them?")
     return 1 if any(waiting.values()) else 0
 
 

@@ -124,6 +124,11 @@ def _size(name: str) -> int:
     return len(name.encode(errors="surrogatepass"))
 
 
+def counted(number: int) -> str:
+    """So many names in words: "1 name", "1,200 names"."""
+    return f"{number:,} name{'s' * (number != 1)}"
+
+
 def decode(body: bytes) -> str:
     """The name in a message's body; raises `BadName` if it is not a name."""
     try:

@@ -20,6 +20,7 @@ from greet.designs.kafka_settings import SilentCoordinator
 from greet.designs.kafka_topic import committed, start
 from greet.errors import ConnectionLost, GreetError
 from greet.line import Subscription
+from greet.names import counted
 from greet.tasks import Lasting
 
 log = logging.getLogger("greet")
@@ -72,11 +73,11 @@ class GroupMember(Subscription):
             await self._line._stop(consumer, 0)
         if new and (passed := sum(starts[one] - oldest[one] for one in partitions)):
             log.warning(
-                "group %s is new to topic %s, or Kafka has deleted its offsets: it starts at the end and skips %s names"
+                "group %s is new to topic %s, or Kafka has deleted its offsets: it starts at the end and skips %s"
                 " that are kept; to read them, subscribe as a new group with replay=True",
                 self._group,
                 self._line.topic,
-                f"{passed:,}",
+                counted(passed),
             )
 
     async def _is_new(self) -> bool:

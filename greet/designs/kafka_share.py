@@ -72,6 +72,7 @@ from greet.errors import (
     one_line,
 )
 from greet.line import CLOSED, DEAD, Batch, DeadLetter, Guarantee, Line, Poison, Subscription, runs
+from greet.names import counted
 from greet.tasks import Lasting, left, looked_at, to_the_end
 
 try:
@@ -473,11 +474,11 @@ class KafkaShareSubscription(Subscription):
         self._lent = int(config.get("share.record.lock.duration.ms", self._lent * 1000)) / 1000
         if new and (passed := sum(begin[number] - oldest for number, (oldest, _) in bounds.items())):
             log.warning(
-                "group %s is new to topic %s: it starts at the end and skips %s names that are kept;"
+                "group %s is new to topic %s: it starts at the end and skips %s that are kept;"
                 " to read them, subscribe as a new group with replay=True",
                 self._group,
                 line.topic,
-                f"{passed:,}",
+                counted(passed),
             )
 
     async def _begin_at(self, wire: Wire, begin: Mapping[int, int]) -> None:
@@ -757,7 +758,7 @@ class KafkaShareSubscription(Subscription):
             starts = await self._starts(deadline)  # another member may have settled it
             if late := [offset for partition, offset in lost if offset >= starts.get(partition, -1)]:
                 why = self._why or f"{self._line.address} has not answered for {self._line.timeout:g} s"
-                raise ConnectionLost(f"{len(late):,} handled names could not be settled, and come again: {why}")
+                raise ConnectionLost(f"{counted(len(late))} handled but not settled, so to come again: {why}")
 
     async def _sign_off(self, deadline: float) -> None:
         """Leave the group, if the consumer has not: librdkafka 2.16 may forget it on a busy machine."""

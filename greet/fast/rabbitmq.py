@@ -56,7 +56,7 @@ from greet.designs.rabbitmq_link import MAYBE, REFUSED, Link, nowhere, refused, 
 from greet.designs.rabbitmq_topic import short
 from greet.errors import GreetError, PublishFailed, PublishUnknown
 from greet.line import Batch, Poison, runs
-from greet.names import MAX_BYTES
+from greet.names import MAX_BYTES, counted
 from greet.tasks import LAST
 
 WINDOW = 500
@@ -747,7 +747,7 @@ class Outbox:
                 self.mute = not self._refusing and self._confirmed < parcel.deadline - self._timeout < self._wire.heard
                 reason = f": {self._refusing}" if self._refusing else ""
                 parcel.fail(PublishUnknown(f"no confirm within {self._timeout:g} s{reason}; {MAYBE}"))
-        reason = self._refusing or f"{len(self._pending)} names wait for the broker"
+        reason = self._refusing or f"{counted(len(self._pending))} waiting for the broker"
         for parcel in self._waiting:
             if parcel.deadline <= now:
                 parcel.fail(PublishFailed(f"not sent within {self._timeout:g} s: {reason}; publish it later"))
@@ -775,7 +775,7 @@ class Outbox:
         """Raise if names came back of which their publisher, without confirms, was not told."""
         count, self.returned = self.returned, 0
         if count:
-            raise PublishFailed(f"{count} names published before were dropped: {nowhere(self._exchange)}")
+            raise PublishFailed(f"RabbitMQ dropped {counted(count)} published before: {nowhere(self._exchange)}")
 
     def close(self, reason: str, reply: BaseException | None = None, *, certain: bool = False) -> None:
         """Use it no more. Names that were written may be accepted; all others are certainly not.

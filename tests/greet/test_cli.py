@@ -301,7 +301,7 @@ async def test_run_when_interrupted_does_not_wait_for_what_others_took(rabbitmq_
         rest, complained = await process.communicate()
     assert sorted(got)[1:] == [b"hello Ada\n", "hello Zoë\n".encode()]
     assert (process.returncode, rest) == (1, b"")
-    assert b"1 names did not reach goodbye" in complained
+    assert b"1 name did not reach goodbye" in complained
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "kafka"])
