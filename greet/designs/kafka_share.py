@@ -708,10 +708,10 @@ class KafkaShareSubscription(Subscription):
         self._why = why
         if not self._early:
             log.warning(
-                "group %s of topic %s: %s handled names may come again, because they could not be settled: %s",
+                "group %s of topic %s: %s handled here could not be settled, and may come again: %s",
                 self._group,
                 self._line.topic,
-                f"{len(places):,}",
+                counted(len(places)),
                 why,
             )
 
@@ -758,7 +758,9 @@ class KafkaShareSubscription(Subscription):
             starts = await self._starts(deadline)  # another member may have settled it
             if late := [offset for partition, offset in lost if offset >= starts.get(partition, -1)]:
                 why = self._why or f"{self._line.address} has not answered for {self._line.timeout:g} s"
-                raise ConnectionLost(f"{counted(len(late))} handled but not settled, so to come again: {why}")
+                raise ConnectionLost(
+                    f"{counted(len(late))} handled here could not be settled, and will come again: {why}"
+                )
 
     async def _sign_off(self, deadline: float) -> None:
         """Leave the group, if the consumer has not: librdkafka 2.16 may forget it on a busy machine."""

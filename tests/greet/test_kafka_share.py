@@ -412,7 +412,7 @@ async def test_a_dead_letter_that_is_not_answered_is_told_of_by_the_deadline(bro
 async def test_a_handler_that_is_too_slow_is_told(broker: Broker, topic: str, caplog: pytest.LogCaptureFixture) -> None:
     await lend_shortly(SHARE.url(broker.url), topic)
     async with greet.connect(SHARE.url(broker.url), topic) as line:
-        with pytest.raises(greet.ConnectionLost, match=r"1 handled names .*settled.* longer than the acquisition lock"):
+        with pytest.raises(greet.ConnectionLost, match=r"1 name handled .*settled.* longer than the acquisition lock"):
             async with line.subscribe("hello") as names:
                 await line.publish("Ada")
                 assert await take(names, 1) == ["Ada"]
@@ -631,7 +631,7 @@ async def test_what_the_driver_has_given_up_is_told_as_that(
 
     monkeypatch.setattr(kafka_share, "ShareConsumer", GivesUp)
     async with greet.connect(url, topic) as line:
-        with pytest.raises(greet.ConnectionLost, match=r"1 handled names .*given them up"):
+        with pytest.raises(greet.ConnectionLost, match=r"1 name handled .*given them up"):
             async with line.subscribe("hello") as names:
                 await line.publish("Ada")
                 assert await take(names, 1) == ["Ada"]
