@@ -14,7 +14,7 @@ import pandas as pd
 
 from bench import stats, tables
 from bench.model import DESIGNS, USUAL, rank, title_of
-from bench.stats import ratio, short
+from bench.stats import Ratio, beside, short
 from greet import Guarantee
 from greet.designs import named
 
@@ -108,12 +108,13 @@ def of_best(rows: pd.DataFrame, *by: str, least: bool = False) -> pd.DataFrame:
 def relative(rows: pd.DataFrame, base: pd.DataFrame, *by: str) -> pd.Series[float]:
     """Each "value" beside that of `base` with the same `by`: of the same round, or where it is missing their median."""
 
-    def beside(*keys: str) -> pd.Series[float]:
+    def of_base(*keys: str) -> pd.Series[float]:
         of = {key: float(value) for key, value in base.groupby(list(keys))["value"].median().items()}
         found = [of.get(key if len(key) > 1 else key[0]) for key in zip(*(rows[one] for one in keys), strict=True)]
         return pd.Series(found, rows.index, dtype=float)
 
-    return rows["value"] / beside(*by, "repetition").fillna(beside(*by))
+    rounds = [one for one in ("run", "repetition") if one in base]
+    return rows["value"] / of_base(*by, *rounds).fillna(of_base(*by))
 
 
 def headline(said: str, doc: str | None) -> str:
@@ -180,18 +181,19 @@ def carried(rows: pd.DataFrame) -> str:
     """How many times as many small messages the one broker carries as the other, each by its fastest client."""
     rows, cell = of_best(rows, "params.way"), ["design", "params.way"]
     best: Any = rows.groupby(cell)["value"].median().unstack().reindex(columns=["many", "name"]).dropna()
-    beside = brokers(map(str, best.index))
-    if len(beside) > 1:
-        slow, *_, fast = sorted(beside, key=lambda one: float(best.loc[one, "many"]))
-        rounds: Any = rows.groupby([*cell, "repetition"])["value"].median()
+    both = brokers(map(str, best.index))
+    if len(both) > 1:
+        slow, *_, fast = sorted(both, key=lambda one: float(best.loc[one, "many"]))
 
-        def times(way: str) -> str:
+        def times(way: str) -> Ratio | None:
             """Paired by round, as the verdicts are."""
-            pairs = pd.concat([rounds[fast, way], rounds[slow, way]], axis=1).dropna()
-            return number(ratio(*pairs.to_numpy().T.tolist()).value)
+            of = rows[rows["params.way"].eq(way)]
+            return beside(of[of["design"].eq(fast)], of[of["design"].eq(slow)], "value")
 
-        more = f"{title_of(fast)} carries {times('many')} times as many small messages as {title_of(slow)}"
-        return f"{more} in batches; one by one, {times('name')}"
+        lists, alone = times("many"), times("name")
+        if lists and alone:
+            more = f"{title_of(fast)} carries {number(lists.value)} times as many small messages as {title_of(slow)}"
+            return f"{more} in batches; one by one, {number(alone.value)}"
     for design in told(map(str, best.index))[:1]:
         many, name = (short(best.loc[design, way]) for way in ("many", "name"))
         return f"{title_of(design)} carries {many} small messages a second in batches; one by one, {name}"

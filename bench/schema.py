@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -40,6 +41,17 @@ def _is_figure(value: Any) -> bool:
     return value is None or isinstance(value, str | bool) or _is_number(value)
 
 
+def _is_latencies(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(one, dict)
+        and all(
+            _is_curve(of) if key == "tail" else of is None or (_is_number(of) and (of > 0 or what not in TIMES))
+            for key, of in one.items()
+        )
+        for what, one in value.items()
+    )
+
+
 def _is_curve(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(point, list) and len(point) == 2 and all(map(_is_number, point)) for point in value
@@ -65,6 +77,8 @@ def _one_of(*known: str) -> Kind:
     return Kind(f"one of {', '.join(known)}", lambda value: isinstance(value, str) and value in known)
 
 
+TIMES = ("intended", "service")
+"""The clocks of a message; how late it was sent may be nothing, too."""
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 COUNT = Kind("a whole number from 0 on", lambda value: _is_number(value) and isinstance(value, int) and value >= 0)
@@ -75,20 +89,8 @@ SCALAR = Kind(
     "a text, a number, true, false or null", lambda value: not isinstance(value, list | dict) and _is_figure(value)
 )
 CURVE = Kind("a list of pairs of numbers", _is_curve)
-LATENCIES = Kind(
-    "an object of percentiles",
-    lambda value: (
-        isinstance(value, dict)
-        and all(
-            isinstance(one, dict)
-            and all(
-                _is_curve(of) if key == "tail" else _is_figure(of) and not isinstance(of, str)
-                for key, of in one.items()
-            )
-            for one in value.values()
-        )
-    ),
-)
+LATENCIES = Kind("an object of percentiles, which are positive numbers or null", _is_latencies)
+NUMBERED = Kind("a number and its unit", lambda value: isinstance(value, str) and bool(re.match(r"\d+ \S", value)))
 RENAMED = {"names_per_s": "messages_per_s"}
 """Fields of a row in the runs of before, and what they are called now."""
 REWORDED = {
@@ -159,7 +161,7 @@ MACHINE = {
     "usable": COUNT,
     "memory_gb": FROM_0,
     "os": TEXT,
-    "load_average": _listed(FROM_0),
+    "load_average": Kind("a list of numbers from 0 on", lambda value: _listed(FROM_0).holds(value) and bool(value)),
     "busy": _optional(FROM_0),
 }
 SETTINGS = {"profile": TEXT, "rounds": COUNT, "loop": TEXT, "seed": NUMBER, "defaults": _each(TEXT)}
@@ -177,6 +179,8 @@ def rows(file: Path) -> list[dict[str, Any]]:
             **row["params"],
             **{key: one for key, one in usual.items() if key not in row["params"]},
         }
+        if row["question"] in ("scaling", "work"):
+            _check(where, params, {"rung": NUMBERED}, "params.")
         needed = ("way", "phase", "again")
         _check(where, params, {key: kind for key, kind in PARAMS.items() if key in params or key in needed}, "params.")
         params["rung"] = REWORDED.get(params["rung"], params["rung"])
@@ -202,6 +206,8 @@ def details(file: Path) -> list[dict[str, Any]]:
     found = []
     for where, line in lines(file):
         _check(where, line, {key: kind for key, kind in DETAILS.items() if key in line})
+        if dotted := [key for key in line if "." in key]:
+            raise BadRun(f"{where}: has a field with a dot: {_short(dotted[0])}")
         found.append({key: value for key, value in line.items() if key not in ROW})
     return found
 

@@ -25,8 +25,10 @@ BREACHES = ("lost", "duplicates", "reordered")
 SPEED, P50, P99 = "messages_per_s", "latency_ms.p50", "latency_ms.p99"
 ALONE = "service_p50"
 """The time of a message that comes alone: from its actual send. That a publisher woke late does not count."""
-FIGURES = {"latency": (P50, P99), "wake_up": (ALONE,)}
+FIGURES = {"latency": (P50, P99), "wake_up": (ALONE, P50)}
 """The figures of a question for which the noise is told; of others messages a second."""
+OUTCOMES = ("params.again", "params.clock")
+"""Params of a row that do not tell its cell from others: a remark about the clocks is another one in each round."""
 
 
 def broken(rows: pd.DataFrame) -> pd.DataFrame:
@@ -73,6 +75,8 @@ def pace(progress: Sequence[tuple[float, float]], steps: int = 20) -> list[tuple
     if len(progress) < 2:
         return []
     times, names = np.asarray(progress, float).T
+    if not times[-1] > times[0]:
+        return []
     edges = np.linspace(times[0], times[-1], min(steps, len(progress) - 1) + 1)
     speeds = np.diff(np.interp(edges, times, names)) / np.diff(edges)
     return [(float(time), float(speed)) for time, speed in zip(edges[1:], speeds, strict=True)]
@@ -171,6 +175,7 @@ def _within(angle: float, freedom: int) -> float:
 class Same:
     """A/A: a cell that was measured twice in one run, and how much of a figure it had beside itself."""
 
+    question: str
     design: str
     figure: str
     """A column of the rows."""
@@ -184,17 +189,24 @@ class Same:
         return max(self.times.high, 1 / self.times.low if self.times.low else math.inf) - 1
 
 
-def widest(twice: Sequence[Same], figure: str, least: float, *designs: str) -> float:
-    """The noise floor of a figure for `designs`, at least `least`; of all, where none of these was measured twice."""
-    found = [one for one in twice if one.figure == figure and math.isfinite(one.floor)]
-    return max([least, *(one.floor for one in [one for one in found if one.design in designs] or found)])
+def widest(twice: Sequence[Same], figure: str, least: float, question: str = "", *designs: str) -> float:
+    """The noise floor of a figure of a question for each of `designs`, at least `least`.
+
+    What was not measured twice of that question, or of that design, is taken from the others. It is infinite if a
+    design was measured twice in too few rounds.
+    """
+    known = [one for one in twice if one.figure == figure]
+    known = [one for one in known if one.question == question] or known
+    all_of_them = [one.floor for one in known if math.isfinite(one.floor)]
+    floors = [[one.floor for one in known if one.design == design] or all_of_them for design in designs or ("",)]
+    return max([least, *(floor for of in floors for floor in of)])
 
 
 def same_twice(rows: pd.DataFrame) -> list[Same]:
     """A/A: each figure of each cell of a run that was measured twice."""
     if rows.empty or "params.again" not in rows:
         return []
-    params = [name for name in map(str, rows) if name.startswith("params.") and name != "params.again"]
+    params = [name for name in map(str, rows) if name.startswith("params.") and name not in OUTCOMES]
     keys = ["question", "design", "contender", "guarantee", *params]
     found: list[Same] = []
     for values, part in rows[is_sound(rows)].groupby(keys, sort=False, dropna=False):
@@ -204,7 +216,7 @@ def same_twice(rows: pd.DataFrame) -> list[Same]:
             timed = part.assign(**{ALONE: clock(part, "service")})
             for figure in FIGURES.get(cell["question"], (SPEED,)):
                 times = beside(timed[again], timed[~again], figure)
-                found += [Same(cell["design"], figure, _what(cell), times)] if times else []
+                found += [Same(cell["question"], cell["design"], figure, _what(cell), times)] if times else []
     return found
 
 

@@ -33,9 +33,21 @@ def in_order(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
 
 
 def labelled(rows: pd.DataFrame) -> pd.Series[Any]:
-    """What a line of a table is called: "kafka greet, many"."""
+    """What a line of a table is called: "kafka greet, many". It tells of a contender that keeps less than asked."""
     label = rows["design"] + " " + rows["contender"] + ", " + rows["params.way"]
-    return label + rows["params.phase"].map(lambda phase: "" if phase == "together" else f", {phase}")
+    label += rows["params.phase"].map(lambda phase: "" if phase == "together" else f", {phase}")
+    if "survives" not in rows:
+        return label
+    promised = rows["guarantee"].map({one.name: one.value for one in Guarantee})
+    survives = kept_by(rows)
+    return label.mask(survives.ne(promised), label + " (survives " + survives + ")")
+
+
+def kept_by(rows: pd.DataFrame) -> pd.Series[Any]:
+    """What a message survives with each row's contender: a repetition that failed does not tell it, so others do."""
+    promised = rows["guarantee"].map({one.name: one.value for one in Guarantee})
+    cell = [rows[name] for name in ("question", "design", "contender", "guarantee")]
+    return rows["survives"].groupby(cell).transform("first").fillna(promised)
 
 
 def summary(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
@@ -86,6 +98,8 @@ def latencies(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
 def growth(rows: pd.DataFrame, key: str, derived: str, *more: str) -> pd.DataFrame:
     """Messages a second as `key` grows, and what follows from it: "greetings/s", "MB/s" or "speed-up"."""
     found = summary(rows, f"params.{key}", *(f"params.{one}" for one in more))
+    if found.empty:  # of a run that was interrupted
+        return found
     place, values = list(found.columns).index("messages/s") + 1, []
     base, of = float("nan"), None
     for line, part in lines(rows, f"params.{key}", *(f"params.{one}" for one in more)):
@@ -164,8 +178,9 @@ def counted(part: pd.DataFrame) -> str:
 
 
 def is_unstable(part: pd.DataFrame) -> bool:
-    """Whether the speeds of its repetitions are (`stats.unstable`)."""
-    return stats.unstable([*figures(part, "messages_per_s").dropna()])
+    """Whether the speeds of its repetitions are (`stats.unstable`); at a set rate, their p50."""
+    paced = part["params.load"].notna() | part["params.rate"].notna()
+    return stats.unstable([*figures(part, stats.P50 if paced.any() else stats.SPEED).dropna()])
 
 
 def told_apart(rows: pd.DataFrame) -> pd.Series[bool]:

@@ -73,7 +73,7 @@ async def cut_off(scene: Scene) -> None:
     """The leader, by SIGSTOP, until the others have taken over; then it goes on, and catches up.
 
     RabbitMQ's others take its silence of more than a minute for a network that is parted. When it is back, it
-    starts anew, as `autoheal` in their configuration says.
+    starts anew: up to RabbitMQ 4.2, as `autoheal` in their configuration says.
     """
     assert scene.broker
     leader = await _in_step(scene)

@@ -99,11 +99,17 @@ def _sure(run: Figures, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     settled = int((judged["verdict"] != claims.UNKNOWN).sum())
     rounds = int(rows["repetition"].max())
     said = (
-        f"How certain: medians of up to {rounds} rounds, in which {_where(rows)}; a difference in speed below "
-        f"{run.noise(SPEED):.0%} does not count; {settled} of {len(judged)} claims have a verdict, "
+        f"How certain: medians of up to {rounds} rounds, in which {_where(rows)}; a difference below "
+        f"{claims.WIDE:.0%} does not count{_noisy(run)}; {settled} of {len(judged)} claims have a verdict, "
         f"{len(claims.SHOWN)} of them from a notebook."
     )
     return said if run.noise(SPEED) < BUSY else f"{said} The machine was busy: run it again when it is idle."
+
+
+def _noisy(run: Figures) -> str:
+    """What else does not count, if a design differs from itself by more."""
+    noise = run.noise(SPEED)
+    return f", nor one in speed below a design's own noise, up to {noise:.0%}" if noise > claims.WIDE else ""
 
 
 def _where(rows: pd.DataFrame) -> str:

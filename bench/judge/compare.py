@@ -105,13 +105,14 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> list[Difference]:
     return judged(list(pairs(before, after)))
 
 
-def floor(twice: Sequence[stats.Same], design: str, figure: str) -> float:
+def floor(twice: Sequence[stats.Same], question: str, design: str, figure: str) -> float:
     """The smallest difference of a figure that counts, at least `NOISE`: how far the design differed from itself.
 
-    Where that was not measured, how far all designs did; and of a figure for which none was, their speeds.
+    Of a figure that was not measured twice, it is that of the speeds.
     """
-    known = any(one.figure == figure and math.isfinite(one.floor) for one in twice)
-    return stats.widest(twice, figure if known else stats.SPEED, NOISE, design)
+    twice = [one for one in twice if math.isfinite(one.floor)]
+    known = any(one.figure == figure for one in twice)
+    return stats.widest(twice, figure if known else stats.SPEED, NOISE, question, design)
 
 
 def gaps(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
@@ -168,7 +169,7 @@ def _meaning(verdict: str, more_is_better: bool) -> str:
 
 def pairs(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[Pair]:
     """Every measure of every cell of which both runs have sound rows."""
-    keys, groups = _cells(*(run[stats.is_sound(run)] if len(run) else run for run in (before, after)))
+    keys, groups = _cells(*(run[_once(run)] if len(run) else run for run in (before, after)))
     twice = [same for run in (before, after) for same in stats.same_twice(run)]
     for key in (key for key in groups[0] if key in groups[1]):
         cell = dict(zip(keys, key, strict=True))
@@ -177,7 +178,14 @@ def pairs(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[Pair]:
                 continue
             sides = [_logs(group[key], column) for group in groups]
             if all(map(len, sides)):
-                yield Pair(_told(cell), measure, cell["question"], floor(twice, cell["design"], column), *sides)
+                least = floor(twice, cell["question"], cell["design"], column)
+                yield Pair(_told(cell), measure, cell["question"], least, *sides)
+
+
+def _once(run: pd.DataFrame) -> pd.Series[bool]:
+    """The sound rows; but not those that were measured again, which only tell the noise."""
+    sound = stats.is_sound(run)
+    return sound & run["params.again"].ne(True) if "params.again" in run else sound
 
 
 def _says_something(column: str, cell: Mapping[str, str], sides: Sequence[pd.DataFrame]) -> bool:

@@ -100,8 +100,9 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _what(cell: dict[str, Any]) -> str:
     """The work in words: "publishing, 1 KiB"."""
+    durable = ["DURABLE"] if cell["guarantee"] == "DURABLE" else []
     if cell["question"] == "wake_up":
-        return f"p50 from the send, at {cell['params.rate']:g} a second"
+        return ", ".join([f"p50 from the send, at {cell['params.rate']:g} a second", *durable])
     if cell["question"] == "latency":
         return f"p50 at {cell['params.rate']:g} a second"
     size, groups = cell.get("params.size", 18), cell.get("params.groups", 1)
@@ -110,7 +111,7 @@ def _what(cell: dict[str, Any]) -> str:
         f"{size / 1024:g} KiB" if size >= 1024 else f"{size:g} B",
     ]
     said += [f"{groups:g} groups"] if groups > 1 else []
-    return ", ".join(said + (["DURABLE"] if cell["guarantee"] == "DURABLE" else []))
+    return ", ".join(said + durable)
 
 
 def beyond(found: pd.DataFrame) -> pd.DataFrame:

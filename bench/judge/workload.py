@@ -39,8 +39,8 @@ MORE = f"and {RESERVE - 1:.0%} more, so that a late reader still finds them"
 RULE = (
     "How the design is chosen among those that meet every need: the first of these in which they differ decides. "
     f"No broker to run. A capacity that is {ROOMIER:g} times as large; more than {ENOUGH:g} times the load does not "
-    f"count. An outage that is {ALIKE_S:g} s shorter. A wait that is {ALIKE:g} times as short, if the longer one is "
-    f"over {COMFORT:.0%} of the limit. {ALIKE:g} times less CPU."
+    f"count. An outage that is {ALIKE_S:g} s shorter. A wait that is at most {1 / ALIKE:.0%} as long, if the longer "
+    f"one is over {COMFORT:.0%} of the limit. At most {1 / ALIKE:.0%} of the CPU."
 )
 
 
@@ -158,8 +158,8 @@ def remarks(workload: Workload, design: Design) -> list[str]:
         )
     if workload.break_ == "broker" and design.quorum:
         found.append(
-            f"what breaks is the only broker, and it comes back; in a cluster `{design.quorum}` lets a topic survive "
-            "the loss of a broker"
+            "what breaks is the only broker, and it comes back; to survive the loss of a broker, it needs a cluster "
+            f"and `{design.quorum}`"
         )
     return found
 
@@ -561,7 +561,7 @@ def _figures(workload: Workload, best: Answer) -> str:
         )
     else:
         said.append(f"{best.received or 0:,} receipts counted, {best.lost:,} lost, {best.duplicates:,} twice")
-    return f"Its figures: {'; '.join(said)}."
+    return f"{best.title}: {'; '.join(said)}."
 
 
 def _otherwise(workload: Workload, best: Answer, others: Sequence[Answer], found: Sequence[Answer]) -> str:
@@ -571,7 +571,8 @@ def _otherwise(workload: Workload, best: Answer, others: Sequence[Answer], found
         changes = [f"if {one}" for one in _changes(workload, best, second)]
         said = " or ".join(changes) or "if you run it already"
         behind = [_behind(workload, best, one) for one in others[1:]]
-        return f"The runner-up is {second.title} ({second.wait}): take it {said}.{''.join(behind)}"
+        place = f"The runner-up is {second.title}" if told_apart(best, second, workload.p99_ms) else second.title
+        return f"{place} ({second.wait}): take it {said}.{''.join(behind)}"
     unmet = [f"{one.title}: {'; '.join(one.misses(workload))}" for one in found if one is not best]
     if not unmet:
         return "To compare it with the others, leave out --designs."

@@ -789,6 +789,13 @@ def _interleaved(cells: list[Cell], shuffle: Callable[[list[Any]], None]) -> lis
     return cells
 
 
+def _varying(cell: Cell, figures: Figures) -> float:
+    """What shows whether a cell is stable: its speed, or the p50 where the rate is set."""
+    paced = cell.load or cell.rate
+    found = (figures.fields.get("latency_ms") or {}).get("p50") if paced else figures.fields.get("messages_per_s")
+    return found or 0.0
+
+
 Row = tuple[Measurement, Mapping[str, Any]]
 
 
@@ -797,8 +804,8 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
 
     The order of a round depends on the seed and the question; what is compared stands close together. In the full
     profile, a broker that is slow at first is warmed up once, a repetition that was too short is repeated with more
-    messages, a cell whose repetitions turn out to differ much has as many once more, and before the first round, after
-    each of them and after many bytes the brokers are cleared of what was carried.
+    messages, a cell whose speeds (or p50, at a set rate) turn out to differ much has as many once more, and before the
+    first round, after each of them and after many bytes the brokers are cleared of what was carried.
     A cell that fails a second time is left out from then on, as is what needs a broker that is lost.
     """
 
@@ -842,7 +849,7 @@ async def rounds(session: OpenSession, question: str, cells: Sequence[Cell], run
             for figures in found:
                 yield row(cell, repetition, figures)
                 if not figures.fields["error"]:
-                    speeds[cell][figures.params.get("phase")].append(figures.fields.get("messages_per_s") or 0)
+                    speeds[cell][figures.params.get("phase")].append(_varying(cell, figures))
             failures[cell] += any(figures.fields["error"] for figures in found)
             if failures[cell] == PATIENCE:
                 del names[cell]

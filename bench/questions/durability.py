@@ -37,7 +37,11 @@ def _option(said: str) -> tuple[str, str]:
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Messages a second, and what a message survives: the median of the repetitions."""
-    found = tables.summary(rows, "survives", *(["params.queue_type"] if "params.queue_type" in rows else []))
+    found = tables.summary(
+        rows.assign(survives=tables.kept_by(rows)),
+        "survives",
+        *(["params.queue_type"] if "params.queue_type" in rows else []),
+    )
     return found.drop(columns=["CPU s/M, client + broker"]).astype(object).fillna("")
 
 

@@ -108,7 +108,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     "times the step that it changes": a step changes one thing of an earlier one, mostly of the one above it; this is
     its speed divided by that of the earlier one, paired by round, with the 95 % interval.
     """
-    places = _place(rows)
+    places, sound = _place(rows), stats.is_sound(rows)
     parts = {place: rows[places == place] for place in sorted(set(places))}
     found = pd.concat([tables.summary(part, "params.rung") for part in parts.values()], ignore_index=True)
     ratios = []
@@ -116,7 +116,10 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         known = place < len(RUNGS)
         changed = place - RUNGS[place].above if known else -1
         same = changed >= 0 and RUNGS[changed].design == RUNGS[place].design
-        ratio = stats.beside(part, parts[changed]) if same and changed in parts else None
+        ratio = None
+        if same and changed in parts:
+            ours, theirs = (one[sound.loc[one.index]] for one in (part, parts[changed]))
+            ratio = stats.beside(ours, theirs)
         ratios.append(str(ratio or ""))
     found.insert(4, "times the step that it changes", ratios)
     return found.drop(columns=["MB, client + broker"])

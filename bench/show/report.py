@@ -51,9 +51,9 @@ LEAST_FIRST = (
 """The columns of tables that are left out if there is no space, in this order. If that is not enough: the last one."""
 TWICE = {
     stats.SPEED: "messages a second",
-    stats.P50: "the p50 of latency",
-    stats.P99: "its p99",
-    stats.ALONE: "the p50 of messages that come alone",
+    stats.P50: "the p50 at a set rate",
+    stats.P99: "the p99 at a set rate",
+    stats.ALONE: "the p50 from the send of messages that come alone",
 }
 """What is measured twice, in words."""
 NEXT = (
@@ -76,28 +76,34 @@ def conclusion(rows: pd.DataFrame) -> list[str]:
 
 
 def _noise(rows: pd.DataFrame) -> list[str]:
-    """For each figure that was measured twice (A/A), how far the two differ."""
+    """For each figure that was measured twice (A/A), how far the two differ; and which figures were not."""
     twice = stats.same_twice(rows)
     found = []
     for figure, name in TWICE.items():
-        same = [one for one in twice if one.figure == figure and math.isfinite(one.floor)]
+        same = [one for one in twice if one.figure == figure]
         if same:
-            noise = stats.widest(same, figure, 0.0)
             said = ", ".join(f"{title_of(one.design)} {one.what} {one.times}" for one in same)
+            noise = max(one.floor for one in same)
+            how = f"{noise:.1%}" if noise < math.inf else "not known of all, as that needs four rounds"
             found.append(
-                f"Noise floor (A/A) of {name}: {noise:.1%}; a verdict takes that of its designs, and at least "
+                f"Noise floor (A/A) of {name}: {how}; a verdict takes that of its designs, and at least "
                 f"{claims.WIDE:.0%}. The same measured twice: {said}."
             )
-    return found or ["Noise floor (A/A): needs four rounds or more."] * bool(twice)
+    timed = {figure for question in set(rows["question"]) for figure in stats.FIGURES.get(question, ())}
+    missing = [name for figure, name in TWICE.items() if figure in timed - {one.figure for one in twice}]
+    if missing:
+        found.append(f"Not measured twice: {', '.join(missing)}. Verdicts take {claims.WIDE:.0%} as their noise.")
+    return found
 
 
 def _arrived(rows: pd.DataFrame) -> list[str]:
     """What happened to the messages of rows without faults; of all rows, if something went wrong."""
-    wrong, failed = stats.broken(rows).sum(), int(rows["error"].notna().sum())
+    # messages that were published while nobody read are counted when they are read
+    published = rows["params.phase"].eq("publish") & rows["received"].notna()
+    wrong, failed = stats.broken(rows[~published]).sum(), int(rows["error"].notna().sum())
     if wrong.any() or failed:
         of_others = "" if failed == len(rows) else f"{_said(wrong) or 'nothing lost'}; "
         return [f"Not all went well: {of_others}{failed} of {len(rows)} repetitions failed."]
-    # messages that were published while nobody read are counted when they are read
     hurt = rows["question"].isin(["faults", "takeover"])
     own = rows[~hurt & rows["params.phase"].ne("publish") & tables.told_apart(rows)]
     how = "once and in order" if own["reordered"].notna().all() else "once, and in order where that is promised"
@@ -125,7 +131,7 @@ def _said(counts: pd.Series[Any]) -> str:
 def _instrument(rows: pd.DataFrame) -> list[str]:
     """What the bench's own code costs, from the ladder."""
     ladder = questions.question("ladder")
-    own = rows[rows["question"] == "ladder"]
+    own = rows[rows["question"].eq("ladder") & stats.is_sound(rows)]
     measured, bare = (own[own["params.rung"].eq(rung)] for rung in (ladder.LISTS, BARE))
     if measured.empty or bare.empty:
         return []

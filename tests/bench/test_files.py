@@ -57,6 +57,11 @@ def row(number: int, **fields: Any) -> Callable[[list[str]], None]:
     return change
 
 
+def idle(text: list[str]) -> str:
+    about = json.loads("\n".join(text))
+    return json.dumps(about | {"machine": about["machine"] | {"load_average": []}})
+
+
 @pytest.mark.parametrize(("name", "change", "said"), [
     (RUN, lambda text: text.__setitem__(slice(None), ["{}"]), "run.json: has no run"),
     (RUN, lambda text: text.__setitem__(slice(None), ["[]"]), "run.json: is not an object, but []"),
@@ -70,7 +75,12 @@ def row(number: int, **fields: Any) -> Callable[[list[str]], None]:
     (MEASUREMENTS, row(7, params={"way": "name"}), "line 7: has no params.phase"),
     (MEASUREMENTS, row(7, params=[]), "line 7: params must be an object"),
     (DETAILS, row(2, progress_s=[[1]]), "details.jsonl, line 2: progress_s must be a list, each a list of pairs"),
-    (DETAILS, row(2, latencies=3), "details.jsonl, line 2: latencies must be an object of percentiles, but is 3"),
+    (DETAILS, row(2, latencies=3), "details.jsonl, line 2: latencies must be an object of percentiles, which are"),
+    (DETAILS, row(2, latencies={"service": {"p50": -0.1}}), "line 2: latencies must be an object of percentiles"),
+    (DETAILS, row(2, latencies={"late": {"p50": [1]}}), "line 2: latencies must be an object of percentiles"),
+    (DETAILS, row(2, **{"cpu_s.client": 1}), "details.jsonl, line 2: has a field with a dot: \"cpu_s.client\""),
+    (MEASUREMENTS, row(7, question="work"), "line 7: params.rung must be a number and its unit, but is \"\""),
+    (RUN, lambda text: text.__setitem__(slice(None), [idle(text)]), "machine.load_average must be a list of numbers"),
 ], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
 def test_a_damaged_file_is_named_with_the_line(
     damaged: Path, capsys: pytest.CaptureFixture[str], name: str, change: Callable[[list[str]], object], said: str

@@ -215,6 +215,15 @@ def test_a_figure_is_set_beside_that_of_its_own_round() -> None:
     assert pictures.relative(rows, base[:0], "design").isna().all()
 
 
+def test_rounds_of_two_runs_are_not_paired_in_a_title(reference: pd.DataFrame) -> None:
+    """Each run has one design: nothing was measured side by side, and the title is of one design."""
+    rows = reference[reference["question"].eq("throughput")]
+    assert "times as many small messages" in pictures.carried(pictures.measured(rows))
+    said = pictures.carried(pictures.measured(rows.assign(run=rows["design"])))
+    assert "times as many" not in said
+    assert "a second in batches; one by one," in said
+
+
 def test_the_words_of_titles() -> None:
     assert [pictures.listed(list(one)) for one in ("", "a", "abc")] == ["", "a", "a, b and c"]
     assert [pictures.number(one) for one in (12345.6, 59.3, 8.34, 1, 0.844)] == ["12,346", "59", "8.3", "1.0", "0.84"]

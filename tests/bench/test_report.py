@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from html import escape
 from io import StringIO
 from pathlib import Path
@@ -117,6 +119,46 @@ def test_the_steps_of_an_older_ladder_come_last_in_its_table(tmp_path: Path) -> 
     steps = ("an old step", "await each answer, commits each 0.1 s: what came since comes twice", "another old step")
     rows = loaded(tmp_path, *(row("ladder", "aiokafka", params={"rung": one, "window": 1}) for one in steps))
     assert [*questions.question("ladder").table(rows)["rung"]] == [steps[1], steps[0], steps[2]]
+
+
+def test_a_run_that_ended_after_a_cell_that_shows_the_noise_has_an_empty_table(tmp_path: Path) -> None:
+    rows = loaded(tmp_path, row("payload", params={"again": True}))
+    assert report.answers(rows)["payload"].empty
+
+
+def test_a_repetition_that_failed_is_counted_in_the_line_of_its_cell(tmp_path: Path) -> None:
+    """It does not say what a message survives, so others do."""
+    less = partial(row, contender="bare queue", design="asyncio")
+    failed: dict[str, Any] = dict.fromkeys(COUNTED) | {"error": "it failed"}
+    rows = loaded(tmp_path, *(less(repetition=k) for k in range(1, 5)), less(repetition=5, **failed))
+    (line,) = tables.summary(rows).to_dict("records")
+    assert line["contender"] == "asyncio bare queue, name (survives nothing)"
+    assert line["count"] == "5 × not all, 1 failed"
+
+
+def test_what_was_lost_while_nobody_read_is_counted_once(tmp_path: Path) -> None:
+    rows = loaded(tmp_path, *(row(params={"phase": phase}, lost=3) for phase in ("publish", "consume")))
+    assert report.conclusion(rows)[0] == "Not all went well: 3 lost; 0 of 2 repetitions failed."
+
+
+def test_what_failed_is_in_no_ratio(tmp_path: Path) -> None:
+    """Neither of the ladder nor of what the bench's own code costs."""
+    of = {rung: {"rung": rung, "window": 1} for rung in (questions.question("ladder").LISTS, BARE)}
+    good = [
+        row("ladder", params=params, repetition=k, messages_per_s=speed)
+        for k in range(1, 5)
+        for params, speed in zip(of.values(), (90.0, 100.0), strict=True)
+    ]
+    bad = [row("ladder", params=params, repetition=5, error="it failed") for params in of.values()]
+    bad[0] = replace(bad[0], messages_per_s=1.0)
+    assert "The fastest loop is 0.90 (0.90 to 0.90) times as fast" in " ".join(
+        report.conclusion(loaded(tmp_path, *good, *bad))
+    )
+
+
+def test_what_was_not_measured_twice_is_said(tmp_path: Path) -> None:
+    said = " ".join(report.conclusion(loaded(tmp_path, row("latency", params={"load": 0.5}))))
+    assert "Not measured twice: the p50 at a set rate, the p99 at a set rate. Verdicts take 25%" in said
 
 
 def test_order_is_not_said_to_be_kept_where_nobody_looked(tmp_path: Path) -> None:
