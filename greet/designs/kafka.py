@@ -29,6 +29,7 @@ What can be lost or duplicated:
   again at the end of the topic, and the logger "greet" warns how many names it skips.
 - If a topic is deleted and made again, a group notices it only while the new one is shorter than its
   position. Later, it skips the names before its position.
+- aiokafka cannot read a message with a header whose key is not UTF-8. A group stops there with an error.
 
 What else it takes is in files of its own: `kafka_producer` starts and replaces the producer and waits for
 acknowledgements; `kafka_group` writes where a new group starts, and notices a silent broker; `kafka_topic`
@@ -79,7 +80,8 @@ class KafkaLine(ProducingLine):
     those of the URL again. `partitions` and `replication` are used when the topic is created: at the
     first publish or subscribe. The other keys are `compression=gzip`, snappy, lz4 or zstd; `sasl=PLAIN`,
     `SCRAM-SHA-256` or `SCRAM-SHA-512` for the user and password; `token_file=` for OAUTHBEARER; and
-    `ca=`, `cert=` and `key=`, files for TLS.
+    `ca=`, `cert=` and `key=`, files for TLS. Clients also log in at the hosts that the brokers advertise:
+    without TLS, only the hosts of the URL are checked to be this machine's.
     """
 
     names_at_once = 10_000  # so many short names fill a batch

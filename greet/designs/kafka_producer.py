@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     BrokerResponseError,
     KafkaError,
@@ -184,6 +184,7 @@ class ProducingLine(Line):
     async def _try_producer(self) -> None:
         await self._make_topic()
         producer = self._new_producer()
+        _count_as_kafka_does(producer)
         try:
             await start(producer)
             await producer.partitions_for(self.topic)
@@ -223,6 +224,16 @@ class ProducingLine(Line):
                     one.cancel()
 
         await asyncio.wait([beside(stop(), stopping)], timeout=left(deadline))
+
+
+def _count_as_kafka_does(producer: AIOKafkaProducer) -> None:
+    """After sequence number 2**31 - 1 comes 0. aiokafka 0.14 goes on at -2**31, and the broker refuses the message."""
+    if numbers := producer._txn_manager:
+
+        def count(partition: TopicPartition, names: int) -> None:
+            numbers._sequence_numbers[partition] = (numbers._sequence_numbers[partition] + names) % 2**31
+
+        numbers.increment_sequence_number = count
 
 
 def _open_ended(error: Exception) -> bool:

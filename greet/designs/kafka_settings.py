@@ -51,8 +51,8 @@ SLOW = (TimeoutError, kafka.KafkaTimeoutError, kafka.RequestTimedOutError)
 """Raised when the broker that was asked has not answered in the time of a request."""
 NOBODY = (kafka.NodeNotReadyError, kafka.StaleMetadata)
 """Raised when a broker's answer lists no brokers: it was silent, and has not rejoined the cluster yet."""
-UNREADABLE = (kafka.UnsupportedCodecError, kafka.CorruptRecordException, *UNPACKING)
-"""Raised for messages that came and cannot be decompressed."""
+UNREADABLE = (kafka.UnsupportedCodecError, kafka.CorruptRecordException, UnicodeDecodeError, *UNPACKING)
+"""Raised for messages that came and cannot be decompressed, or have a header whose key is not UTF-8."""
 CLIENT = "greet-"
 """The prefix of the `client_id` of each client."""
 RETRY_SECONDS = 0.1
@@ -254,7 +254,7 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ),
     (
         (InvalidRecord,),
-        "topic {topic} is compacted, so it refuses messages without a key: use one with cleanup.policy=delete",
+        "topic {topic} refuses the message: if compacted, it needs a key, so use one with cleanup.policy=delete",
     ),
     ((kafka.InvalidTimestampError,), "topic {topic} refuses the time of this machine: set its clock"),
     ((UnsupportedCompression,), "topic {topic} refuses this codec: correct compression="),
@@ -276,6 +276,10 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     (
         (kafka.UnsupportedCodecError,),
         "messages of topic {topic} have a codec that cannot be read here: pip install cramjam",
+    ),
+    (
+        (UnicodeDecodeError,),
+        "topic {topic} has a header that is not UTF-8: kafka-consumer-groups.sh --reset-offsets moves {group} past it",
     ),
     (
         (kafka.CorruptRecordException, *UNPACKING),

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from zlib import crc32
 
+import google_crc32c
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka
@@ -867,6 +868,43 @@ async def test_connecting_leaves_nothing(kafka_url: str, topic: str, path: str) 
         await line.publish("Ada")
         assert topic in await admin.list_topics()
     await admin.close()
+
+
+@WAYS
+async def test_sequence_numbers_begin_again_after_the_last_one(kafka_url: str, topic: str, path: str) -> None:
+    """As with each 2,147,483,648th name of a producer in one partition."""
+    wanted = [f"name-{number}" for number in range(30)]
+    async with greet.connect(f"{kafka_url}?path={path}", topic) as line, line.subscribe("hello") as names:
+        producer = await cast(KafkaLine, line)._started()
+        producer._txn_manager._sequence_numbers[TopicPartition(topic, 0)] = 2**31 - 3
+        for start in range(0, 30, 10):
+            assert await line.publish_many(wanted[start : start + 10]) == 10
+        assert await take(names, 30) == wanted
+        assert cast(KafkaLine, line)._producer is producer
+
+
+@WAYS
+async def test_a_header_that_is_not_utf_8_is_told_of_and_costs_no_name(kafka_url: str, topic: str, path: str) -> None:
+    """Nor those of another partition, which aiokafka had taken before it found it."""
+    async with greet.connect(f"{kafka_url}?path={path}&partitions=2", topic) as line:
+        said = rf"topic {topic} has a header that is not UTF-8: .* moves group hello past it"
+        with pytest.raises(greet.Unsupported, match=said):
+            async with line.subscribe("hello") as names:
+                async with AIOKafkaProducer(bootstrap_servers=servers(kafka_url)) as producer:
+                    await producer.send_and_wait(topic, b"Ada", partition=0)
+                    batch = producer.create_batch()
+                    batch.append(key=None, value=b"Bob", timestamp=None, headers=[("AAAA", b"1")])
+                    whole = bytes(batch._build()).replace(b"AAAA", b"\xe9t\xe9s")
+                    batch._buffer = whole[:17] + google_crc32c.value(whole[21:]).to_bytes(4, "big") + whole[21:]
+                    await (await producer.send_batch(batch, topic, partition=1))
+                await take(names, 2)
+        got = []
+        with suppress(greet.Unsupported):
+            async with line.subscribe("hello") as names:
+                got = await take(names, 1)
+        assert got in ([], ["Ada"])  # it may have come before
+        if not got:
+            assert await positions(kafka_url, topic, "hello", 2) == [1, 0]
 
 
 @WAYS
