@@ -36,6 +36,8 @@ faster, and can tell two things more: under AT_MOST_ONCE, that no queue got a na
 noticed here; and after a lost connection, that a name was never sent, which raises `PublishUnknown`
 here, as for a name that may have arrived. The fast path also closes the connection to a broker that
 sends larger frames, or more names, than were agreed on; here they are read, and may fill the memory.
+And it reads a message with a property that pamqp cannot read, such as a time in microseconds; here the
+connection is lost each time that it comes, and after `timeout` that is raised.
 """
 
 from __future__ import annotations
@@ -266,6 +268,7 @@ class RabbitMQSubscription(QueueMember):
                 come.append(self._come.get_nowait())
             messages = [one for one in come if one]
             if messages and channel and channel is self._channel:  # else the broker delivers them again
+                self._came()
                 return runs([one.body for one in messages], messages, channel)
 
     async def _settle(self, batch: Batch, count: int) -> None:
@@ -283,6 +286,7 @@ class RabbitMQSubscription(QueueMember):
                 self._behind_broker = True
                 self._lost(channel)
         if not self._behind_broker:  # else they are not handed out now, and come again
+            self._told_broker = False  # what it was told has arrived
             self._note(batch, len(batch.names))
         return not self._behind_broker
 

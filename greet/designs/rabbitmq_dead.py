@@ -9,8 +9,8 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 
-from greet.designs.rabbitmq_link import DRIVER, MAYBE, Link, failed, within
-from greet.errors import ConnectFailed, GreetError, PublishFailed, PublishUnknown, one_line
+from greet.designs.rabbitmq_link import DRIVER, MAYBE, NOT_AMQP, Link, failed, within
+from greet.errors import ConnectFailed, ConnectionLost, GreetError, PublishFailed, PublishUnknown, one_line
 from greet.line import DEAD, DeadLetter, complaint
 
 if TYPE_CHECKING:
@@ -89,7 +89,10 @@ async def visit(
             return  # no group has ever read the topic
         for _ in range(queue.declaration_result.message_count or 0):
             async with within(line._deadline()):
-                message = await queue.get(fail=False)
+                try:
+                    message = await queue.get(fail=False)
+                except NOT_AMQP as error:  # pamqp cannot read a property that another publisher has set
+                    raise ConnectionLost(f"a dead letter of {line.topic} cannot be read: {one_line(error)}") from error
             if message:
                 await what(channel, message)
     except DeliveryError as error:

@@ -34,6 +34,8 @@ from greet.tasks import beside, left, patiently
 
 # What aio-pika raises when a connection fails: it does not wrap all of these in errors of its own.
 DRIVER = (*CONNECTION_EXCEPTIONS, TimeoutError, EOFError)
+NOT_AMQP = (ProtocolSyntaxError, PAMQPException)
+"""What came cannot be read."""
 HOPELESS = (ChannelAccessRefused, ChannelPreconditionFailed)
 """Errors that trying again does not fix."""
 CLOSING = 5.0
@@ -267,7 +269,7 @@ def why(address: Address, error: BaseException) -> str:  # noqa: PLR0911 - a tab
             return "it refuses this user and password: check them"
         case InvalidFrameError() if "Connection.Close" in str(error):  # the answer to Connection.Open
             return f"this user may not use the virtual host {address.path or '/'}: check both"
-        case ProtocolSyntaxError() | PAMQPException():
+        case _ if isinstance(error, NOT_AMQP):
             return "what answers there does not speak AMQP 0-9-1 as RabbitMQ does: check host and port"
         case AMQPConnectionError() if "Connect call failed" in str(error) or "Multiple exceptions" in str(error):
             return "nothing listens there: start the broker, or check host and port"

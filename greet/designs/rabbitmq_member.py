@@ -41,6 +41,8 @@ class QueueMember(Subscription):
         super()._forget()
         self._channel = None  # the consumer's channel; None while the connection is lost
         self._lost_before = False
+        self._lost_at = self._back_at = 0.0  # when the connection was lost first, and restored last,
+        self._restored = 0  # and how often it was restored since then, without a message or a connection that lasted
         self._again = Lasting()  # joins again after the connection was lost
         self._looking: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
@@ -83,6 +85,13 @@ class QueueMember(Subscription):
                     self._lost(channel)
 
     async def _rejoin(self) -> None:
+        """Join again. Raises `ConnectionLost` also if the line was restored and lost, again and again, for too long."""
+        if self._restored > 2 and self._now() - self._lost_at > self._line.timeout:
+            self._restored = 0
+            raise ConnectionLost(
+                f"the line to {self._line.address} is lost again each time that it is back, for"
+                f" {self._line.timeout:g} s: perhaps a message of queue {self._queue} cannot be read"
+            )
         await self._again.run(self._join_again)
 
     async def _join_again(self) -> None:
@@ -93,6 +102,8 @@ class QueueMember(Subscription):
         await asyncio.sleep(REST)
         try:
             await keep_trying(self._begin_to_consume, deadline)
+            self._back_at = self._now()
+            self._restored += 1
         except BaseException as error:
             if self._channel:
                 self._lost(self._channel)  # the consumer has not started: nobody may wait for its messages
@@ -113,11 +124,20 @@ class QueueMember(Subscription):
         """Forget the names that were not handed out: the broker delivers them again, to any member."""
         if channel is self._channel:
             self._channel = None
+            if not self._restored or self._now() - self._back_at > self._line.timeout:
+                self._lost_at, self._restored = self._now(), 0
             self._wake()
             if self._early:  # the current batch is settled already, so it stays
                 self._runs.clear()
             else:
                 self._drop()
+
+    def _came(self) -> None:
+        """Messages have come: the line works."""
+        self._restored = 0
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     def _marks(self, messages: Sequence[Any]) -> Iterable[Any]:
         """What to remember of messages that were handled."""

@@ -386,6 +386,7 @@ class StreamSubscription(RabbitMQSubscription):
                 got, self._first = self._first or await self._take(), []
                 fresh = [one for one in got if self._is_new(one)]
                 if fresh and channel is self._channel:
+                    self._came()
                     return runs([one.body for one in fresh], [one.offset for one in fresh])
             elif self._held:
                 await self._starting.run(self._read_on)  # cancelling a call of aio-pika breaks the connection

@@ -35,6 +35,7 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from random import getrandbits
 from struct import Struct
 from typing import Any, SupportsIndex
@@ -224,6 +225,7 @@ class FastRabbitMQSubscription(RabbitMQSubscription):
                 await self._rejoin()
             bodies, origins = await self._inbox.take()
             if bodies:
+                self._came()
                 return runs(bodies, origins, self._channel)
 
     def _marks(self, messages: Sequence[Any]) -> Iterable[Any]:
@@ -791,8 +793,8 @@ class Outbox:
                 parcel.fail(refused(reply, certain=certain), reply)
             else:
                 parcel.fail(PublishUnknown(f"{reason} before the confirm came; {MAYBE}"))
-        for parcel in self._waiting:
-            parcel.fail(NotSent(f"{reason} before it was sent: publish it again"))
+        for parcel in self._waiting:  # one of which a name came back is not sent again: nobody knows which it was
+            parcel.fail(parcel.failure or NotSent(f"{reason} before it was sent: publish it again"))
         self._pending.clear()
         self._waiting.clear()
         for handle in (self._timer, self._flushing):
@@ -801,10 +803,15 @@ class Outbox:
 
 
 def message_id(header: bytes) -> str | None:
-    """The id of the message that has this content header."""
+    """The id of the message that has this content header; None if it has none, or pamqp cannot read the header.
+
+    RabbitMQ delivers what others publish as it is: a time in microseconds, or a text that is not UTF-8.
+    """
     content = ContentHeader()
-    content.unmarshal(header)
-    return content.properties.message_id
+    with suppress(Exception):
+        content.unmarshal(header)
+        return content.properties.message_id
+    return None
 
 
 async def _taken_by_the_inbox(_: object) -> None:

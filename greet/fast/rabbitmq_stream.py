@@ -72,9 +72,9 @@ class FastStreamSubscription(StreamSubscription):
 
 
 def _offset(header: bytes) -> int:
-    start = header.find(OFFSET) + len(OFFSET)
-    if start < len(OFFSET):  # in another type than RabbitMQ writes
+    if header.count(OFFSET) != 1:  # in another type than RabbitMQ writes, or in a header of the publisher too
         content = ContentHeader()
         content.unmarshal(header)
         return int(str((content.properties.headers or {})["x-stream-offset"]))
+    start = header.index(OFFSET) + len(OFFSET)
     return int.from_bytes(header[start : start + 8], "big")

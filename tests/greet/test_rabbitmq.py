@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import aio_pika
 import aiormq
@@ -31,6 +32,7 @@ import trustme
 from aio_pika.abc import AbstractChannel, AbstractExchange
 from aio_pika.exceptions import AMQPConnectionError, ChannelClosed
 from common import all_wait_for, carried, take
+from pamqp import encode
 from pamqp.base import Frame
 from pamqp.body import ContentBody
 from pamqp.commands import Basic, Channel, Connection
@@ -47,7 +49,17 @@ from greet.designs import rabbitmq as designs_rabbitmq
 from greet.designs import rabbitmq_member
 from greet.designs.rabbitmq import RabbitMQLine, RabbitMQSubscription
 from greet.designs.rabbitmq_link import keep_trying, why
-from greet.fast.rabbitmq import METHOD, FastRabbitMQLine, FastRabbitMQSubscription, Inbox, Outbox, Parcel, Wire, _Tap
+from greet.fast.rabbitmq import (
+    HEADER,
+    METHOD,
+    FastRabbitMQLine,
+    FastRabbitMQSubscription,
+    Inbox,
+    Outbox,
+    Parcel,
+    Wire,
+    _Tap,
+)
 from greet.line import Batch
 
 AMO, ALO, DURABLE = Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE
@@ -142,6 +154,68 @@ async def test_messages_of_other_clients(rabbitmq_url: str, topic: str) -> None:
             await exchange.publish(rich, "some.key")
             await put(channel, topic, "李小龙".encode())
         assert await take(names, 2) == ["Ada", "李小龙"]
+
+
+async def put_with_a_strange_time(url: str, exchange: str, key: str, *bodies: bytes) -> None:
+    """As from a client that sends microseconds, where AMQP 0-9-1 has seconds: pamqp cannot read the year 53 million."""
+    odd = Basic.Properties(message_id="one of another client")
+    odd.timestamp = 1_700_000_000_000_000  # type: ignore[assignment]
+    microseconds = {"timestamp": lambda value: struct.pack(">Q", value)}
+    async with plain_channel(url) as channel:
+        with patch.dict(encode.METHODS, microseconds):
+            for body in bodies:
+                await (await channel.get_underlay_channel()).basic_publish(
+                    body, exchange=exchange, routing_key=key, properties=odd
+                )
+
+
+async def test_a_message_whose_properties_cannot_be_read_is_a_name(rabbitmq_url: str, topic: str) -> None:
+    """Also after a lost connection, when a member looks for the ids of what it has handled; at worst it comes twice."""
+    async with line_to(rabbitmq_url, topic) as line, line.subscribe("hello") as names:
+        await put_with_a_strange_time(rabbitmq_url, topic, "", b"Ada", b"Zo\xc3\xab")
+        assert await take(names, 1) == ["Ada"]
+        cut(names)
+        await line.publish("Bob")
+        got = await take(names, 2)
+        if "Ada" in got:  # nothing tells that it comes again
+            got += await take(names, 1)
+        assert {"Zoë", "Bob"} <= set(got) <= {"Ada", "Zoë", "Bob"}
+
+
+async def test_a_dead_letter_that_cannot_be_read_is_told_as_that(rabbitmq_url: str, topic: str) -> None:
+    async with line_to(rabbitmq_url, topic) as line:
+        async with line.subscribe("hello"):
+            pass
+        await put_with_a_strange_time(rabbitmq_url, "", f"{topic}.dead", b"\xff")
+        with pytest.raises(greet.ConnectionLost, match=f"a dead letter of {topic} cannot be read: .*out of range"):
+            await line.dead_letters()
+
+
+async def test_a_line_that_is_lost_each_time_that_it_is_back_is_told_of(rabbitmq_url: str, topic: str) -> None:
+    """The plain way cannot read such a message at all, and loses its connection each time that it comes."""
+    async with line_to(rabbitmq_url, topic, path="plain", timeout=2) as line:
+        with pytest.raises(greet.ConnectionLost):
+            async with line.subscribe("hello") as names:
+                await put_with_a_strange_time(rabbitmq_url, topic, "", b"Ada")
+                with pytest.raises(greet.ConnectionLost, match="lost again each time that it is back, for 2 s"):
+                    async with asyncio.timeout(15):
+                        await anext(names)
+                raise greet.ConnectionLost
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+async def test_at_most_once_a_connection_that_is_lost_while_idle_costs_nothing(
+    rabbitmq_url: str, topic: str, path: str
+) -> None:
+    """All that was handed out was settled before: a clean end has nothing to complain of."""
+    async with through_proxy(rabbitmq_url) as (between, url), line_to(rabbitmq_url, topic, AMO) as line:
+        async with line_to(url, topic, AMO, path=path) as other, other.subscribe("hello") as names:
+            await line.publish_many(["Ada", "Zoë"])
+            assert await take(names, 2) == ["Ada", "Zoë"]
+            between.drop()
+        async with line.subscribe("hello") as names:
+            await line.publish("Bob")
+            assert await take(names, 1) == ["Bob"]
 
 
 async def test_who_publishes_first_finds_the_exchange_for_all(
@@ -478,6 +552,23 @@ async def outbox_with(*counts: int) -> tuple[Outbox, list[asyncio.Future[int]]]:
     futures = [outbox.send([b"x"] * count, deadline) for count in counts]
     await asyncio.sleep(0)
     return outbox, futures
+
+
+async def test_a_list_of_which_a_name_came_back_is_not_sent_again() -> None:
+    """Its queue was deleted, and is there again for the next name: how many were accepted does not tell which."""
+    outbox, _ = await outbox_with()
+    future = outbox.send([b"one", b"two", b"z" * 9000], asyncio.get_running_loop().time() + 5)  # the long one waits
+    await asyncio.sleep(0)
+    mine = Basic.Properties(message_id=f"{outbox._base + 2:032x}")
+    outbox._take_frame(METHOD, marshal(Basic.Return(312, "NO_ROUTE", "names", ""), 1)[7:-1])
+    outbox._take_frame(HEADER, marshal(ContentHeader(body_size=3, properties=mine), 1)[7:-1])
+    outbox._confirm(2, multiple=False)
+    outbox._refusing = "the broker takes nothing now"  # so the long one goes on waiting
+    outbox._confirm(3, multiple=False)
+    outbox.close("the connection was lost")
+    with pytest.raises(greet.PublishFailed, match="no group reads names now") as caught:
+        await future
+    assert caught.value.accepted == 1
 
 
 @pytest.mark.parametrize(
