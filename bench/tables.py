@@ -179,8 +179,8 @@ def counted(part: pd.DataFrame) -> str:
 
 def is_unstable(part: pd.DataFrame) -> bool:
     """Whether the speeds of its repetitions are (`stats.unstable`); at a set rate, their p50."""
-    paced = part["params.load"].notna() | part["params.rate"].notna()
-    return stats.unstable([*figures(part, stats.P50 if paced.any() else stats.SPEED).dropna()])
+    paced = any(part[one].notna().any() for one in ("params.load", "params.rate") if one in part)
+    return stats.unstable([*figures(part, stats.P50 if paced else stats.SPEED).dropna()])
 
 
 def told_apart(rows: pd.DataFrame) -> pd.Series[bool]:

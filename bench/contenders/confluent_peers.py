@@ -85,6 +85,12 @@ class _ErrorsOnly(Publisher):
             raise RuntimeError(str(self._failed[0]) if self._failed else f"{left} unanswered after {FLUSH_S:g} s")
 
 
+async def _know(producer: Any, place: Place) -> None:
+    """Let it connect, and ask for the partitions of the topic: greet does so before its first message too."""
+    await asyncio.to_thread(producer.list_topics, place.topic, 10)
+    await asyncio.sleep(CONNECT_S)
+
+
 class _Reported(Publisher):
     """`produce` with a report for each message, a thread polls for them; it wakes the loop once a poll."""
 
@@ -226,12 +232,13 @@ class Confluent(Contender):
             failed: list[Any] = []
             reports = {"delivery.report.only.error": True, "on_delivery": lambda error, _: failed.append(error)}
             producer = Producer(_producing(place, **reports))
-            await asyncio.sleep(CONNECT_S)
+            await _know(producer, place)
             yield _ErrorsOnly(producer, place.topic, failed)
         else:
-            publisher = _Reported(Producer(_producing(place, **dict(self.alone))), place, keyed=self.keyed)
+            producer = Producer(_producing(place, **dict(self.alone)))
+            publisher = _Reported(producer, place, keyed=self.keyed)
             with publisher.polled():
-                await asyncio.sleep(CONNECT_S)
+                await _know(producer, place)
                 yield publisher
 
     @asynccontextmanager
@@ -327,6 +334,7 @@ class ConfluentAio(Contender):
         await make_topic(place)
         if self.way == "many":
             async with AIOProducer(_producing(place)) as producer:
+                await producer.list_topics(place.topic)
                 await asyncio.sleep(CONNECT_S)
                 yield _Futures(producer, place.topic)
             return
@@ -339,10 +347,12 @@ class ConfluentAio(Contender):
 
             async def poll() -> None:
                 while True:
-                    await producer.poll(LOOK_S)
+                    if not await producer.poll(LOOK_S):
+                        await producer.flush(0)  # else the last ones wait up to 0.2 s for others of their batch
 
             polling = asyncio.create_task(poll())
             try:
+                await producer.list_topics(place.topic)
                 await asyncio.sleep(CONNECT_S)
                 yield Publisher(publish, place.window)
             finally:

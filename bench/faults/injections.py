@@ -223,6 +223,10 @@ async def _flood(scene: Scene, close: Callable[[], Awaitable[None]], again: Call
     await scene.each(over)
 
 
+CONTROL_S = 60.0
+"""How long rabbitmqctl may take."""
+
+
 async def control(node: Node, *words: str) -> str:
     """What `rabbitmqctl` says of a node; raises `ChildProcessError` when it fails."""
     tool = Path(node.command[0]).with_name("rabbitmqctl")
@@ -235,7 +239,10 @@ async def control(node: Node, *words: str) -> str:
         stderr=subprocess.DEVNULL,
     )
     try:
-        said, _ = await process.communicate()
+        async with asyncio.timeout(CONTROL_S):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        raise ChildProcessError(f"rabbitmqctl {words[0]} has not answered for {CONTROL_S:g} s") from None
     finally:
         if process.returncode is None:  # nobody waits for its answer any more
             process.kill()

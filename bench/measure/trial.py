@@ -110,7 +110,7 @@ def figures(outcome: Outcome, workload: Workload, guarantee: Guarantee, lanes: i
     waits = np.concatenate([(came - outcome.due)[settled & (came >= 0)] for came in outcome.came])
     never = sum(int((settled & (came < 0)).sum()) for came in outcome.came)
     late = (int((waits > workload.p99_ms * 1e6).sum()) + never) / max(1, len(waits) + never)
-    ends = max((int(done[-1]) for done in outcome.done if len(done)), default=0)
+    ends = max((int(done.max()) for done in outcome.done if len(done)), default=0)
     elapsed = (ends - int(outcome.due.min())) / 1e9
     backlog = max(_backlog(outcome.due, came, outcome.seconds * 1e9) for came in outcome.came)
     rate = len(outcome.due) / outcome.seconds

@@ -344,7 +344,7 @@ async def test_faststream_publishes_lists_and_counts_what_is_acknowledged(kafka_
 
 async def test_a_list_that_fails_is_not_counted(kafka_url: str, topic: str) -> None:
     pytest.importorskip("faststream")
-    names = [*["short"] * 2_001, "x" * kafka_peers.BATCH_BYTES]
+    names = [*["short"] * 2_001, "x" * kafka_peers.FULL_BATCH]
     async with BATCHES.publisher(place(kafka_url, topic, BATCHES.window)) as publisher:
         with pytest.raises(Exception, match=r"(?i)batch"):
             await publisher.publish_all(names)

@@ -671,7 +671,7 @@ def test_remarks_say_what_no_figure_does() -> None:
     (key,) = judge.remarks(Workload(order="key", members=2), named("kafka"))
     assert "greet's key is the whole message" in key
     for design, said in (("kafka", "replication=3"), ("rabbitmq", "queue_type=quorum")):
-        assert f"in a cluster `{said}`" in judge.remarks(Workload(break_="broker"), named(design))[-1]
+        assert f"needs a cluster and `{said}`" in judge.remarks(Workload(break_="broker"), named(design))[-1]
     assert "never deletes them" in judge.remarks(Workload(keep="3 days"), named("rabbitmq-stream"))[1]
     assert judge.remarks(Workload(partitions=2), named("asyncio")) == [
         "the end of the program loses waiting messages",
