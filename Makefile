@@ -78,7 +78,7 @@ READY := $(patsubst workloads/%.toml,workload-%,$(wildcard workloads/*.toml))
 PARTS := $(FULL) faults faults-streams $(READY)
 
 reference: $(STAMP) rabbitmq
-	@echo "reference: $(words $(FULL)) questions (2 h 40 min), faults (26 and 30 minutes), $(words $(READY)) workloads (10 minutes), notebooks (8 minutes)"
+	@echo "reference: $(words $(FULL)) questions (about 3 hours), faults (26 and 30 minutes), $(words $(READY)) workloads (10 minutes), notebooks (8 minutes)"
 	@echo "reference: let the machine do nothing else meanwhile"
 	@$(MAKE) --no-print-directory $(PARTS:%=$(MADE)/%)
 	@rm -rf bench/reference

@@ -89,7 +89,7 @@ SCALAR = Kind(
     "a text, a number, true, false or null", lambda value: not isinstance(value, list | dict) and _is_figure(value)
 )
 CURVE = Kind("a list of pairs of numbers", _is_curve)
-LATENCIES = Kind("an object of percentiles, which are positive numbers or null", _is_latencies)
+LATENCIES = Kind("an object of percentiles", _is_latencies)
 NUMBERED = Kind("a number and its unit", lambda value: isinstance(value, str) and bool(re.match(r"\d+ \S", value)))
 RENAMED = {"names_per_s": "messages_per_s"}
 """Fields of a row in the runs of before, and what they are called now."""

@@ -27,8 +27,17 @@ ALONE = "service_p50"
 """The time of a message that comes alone: from its actual send. That a publisher woke late does not count."""
 FIGURES = {"latency": (P50, P99), "wake_up": (ALONE, P50)}
 """The figures of a question for which the noise is told; of others messages a second."""
-OUTCOMES = ("params.again", "params.clock")
-"""Params of a row that do not tell its cell from others: a remark about the clocks is another one in each round."""
+OUTCOMES = {
+    f"params.{name}"
+    for name in (
+        *("gap_s", "gap_median_s", "publish_gap_s", "refused", "unknown", "unexpected", "came_though_refused"),
+        *("recovered", "raised", "seed"),
+        *("in_time", "late", "samples", "due", "backlog", "pile", "catch_up_s", "stopped", "unread", "seconds"),
+        *("room", "too_much", "capped", "steps", "made"),
+        "clock",
+    )
+}
+"""The results of a fault or a workload: they are params of a row, but not part of the cell."""
 
 
 def broken(rows: pd.DataFrame) -> pd.DataFrame:
@@ -206,10 +215,13 @@ def same_twice(rows: pd.DataFrame) -> list[Same]:
     """A/A: each figure of each cell of a run that was measured twice."""
     if rows.empty or "params.again" not in rows:
         return []
-    params = [name for name in map(str, rows) if name.startswith("params.") and name not in OUTCOMES]
+    outcomes = OUTCOMES | {"params.again"}
+    params = [name for name in map(str, rows) if name.startswith("params.") and name not in outcomes]
     keys = ["question", "design", "contender", "guarantee", *params]
     found: list[Same] = []
-    for values, part in rows[is_sound(rows)].groupby(keys, sort=False, dropna=False):
+    kinds = [rows[key] for key in keys[:4]]
+    twice = rows["params.again"].eq(True).groupby(kinds).transform("any")  # few are: the rest need not be grouped
+    for values, part in rows[twice & is_sound(rows)].groupby(keys, sort=False, dropna=False):
         again = part["params.again"].eq(True)
         if again.any():
             cell: dict[str, Any] = dict(zip(keys, values, strict=True))

@@ -397,6 +397,7 @@ async def _send(line: greet.Line, source: _Source) -> int:
         accepted += error.accepted
         raise
     finally:
+        # Not `counted`: scripts read this number, so it has no commas.
         _tell(f"{accepted} name{'s' * (accepted != 1)} accepted ({line.guarantee.name})")
     return 0
 

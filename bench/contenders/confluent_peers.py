@@ -12,7 +12,7 @@ import asyncio
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +30,7 @@ LOOK_S = 0.05
 """How long a `poll` waits, before the event loop has a turn."""
 FLUSH_S = 60.0
 CONNECT_S = 0.3
+KNOW_S = 10.0
 """A producer connects in the background, and nothing tells when it has."""
 
 
@@ -85,9 +86,9 @@ class _ErrorsOnly(Publisher):
             raise RuntimeError(str(self._failed[0]) if self._failed else f"{left} unanswered after {FLUSH_S:g} s")
 
 
-async def _know(producer: Any, place: Place) -> None:
-    """Let it connect, and ask for the partitions of the topic: greet does so before its first message too."""
-    await asyncio.to_thread(producer.list_topics, place.topic, 10)
+async def _know(asking: Awaitable[object]) -> None:
+    """Ask for the partitions of the topic, and let it connect: greet does so before its first message too."""
+    await asking
     await asyncio.sleep(CONNECT_S)
 
 
@@ -232,13 +233,13 @@ class Confluent(Contender):
             failed: list[Any] = []
             reports = {"delivery.report.only.error": True, "on_delivery": lambda error, _: failed.append(error)}
             producer = Producer(_producing(place, **reports))
-            await _know(producer, place)
+            await _know(asyncio.to_thread(producer.list_topics, place.topic, KNOW_S))
             yield _ErrorsOnly(producer, place.topic, failed)
         else:
             producer = Producer(_producing(place, **dict(self.alone)))
             publisher = _Reported(producer, place, keyed=self.keyed)
             with publisher.polled():
-                await _know(producer, place)
+                await _know(asyncio.to_thread(producer.list_topics, place.topic, KNOW_S))
                 yield publisher
 
     @asynccontextmanager
@@ -334,8 +335,7 @@ class ConfluentAio(Contender):
         await make_topic(place)
         if self.way == "many":
             async with AIOProducer(_producing(place)) as producer:
-                await producer.list_topics(place.topic)
-                await asyncio.sleep(CONNECT_S)
+                await _know(producer.list_topics(place.topic, KNOW_S))
                 yield _Futures(producer, place.topic)
             return
         async with AIOProducer(
@@ -352,8 +352,7 @@ class ConfluentAio(Contender):
 
             polling = asyncio.create_task(poll())
             try:
-                await producer.list_topics(place.topic)
-                await asyncio.sleep(CONNECT_S)
+                await _know(producer.list_topics(place.topic, KNOW_S))
                 yield Publisher(publish, place.window)
             finally:
                 polling.cancel()

@@ -26,17 +26,6 @@ NOISE = 0.1
 member of a Kafka group handled 174 or 192 messages a second in the repetitions of one run."""
 HALF = 0.5
 SAME = "no difference"
-OUTCOMES = {
-    f"params.{name}"
-    for name in (
-        *("gap_s", "gap_median_s", "publish_gap_s", "refused", "unknown", "unexpected", "came_though_refused"),
-        *("recovered", "raised", "seed"),
-        *("in_time", "late", "samples", "due", "backlog", "pile", "catch_up_s", "stopped", "unread", "seconds"),
-        *("room", "too_much", "capped", "steps", "made"),
-        "clock",
-    )
-}
-"""The results of a fault or a workload: they are params of a row, but not part of the cell."""
 CELL = ("question", "design", "contender", "guarantee")
 MEASURES = {
     "messages/s": (stats.SPEED, True),
@@ -210,7 +199,7 @@ def _logs(rows: pd.DataFrame, column: str) -> Logs:
 
 def _cells(*runs: pd.DataFrame) -> tuple[list[str], list[dict[tuple[str, ...], pd.DataFrame]]]:
     """The keys of a cell, and for each run the rows of each cell."""
-    params = sorted({str(name) for run in runs for name in run if str(name).startswith("params.")} - OUTCOMES)
+    params = sorted({str(name) for run in runs for name in run if str(name).startswith("params.")} - stats.OUTCOMES)
     keys = [*CELL, *params]
     groups = [list(_whole(run, keys).groupby(keys, sort=False)) if len(run) else [] for run in runs]
     return keys, [{tuple(map(str, key)): rows for key, rows in group} for group in groups]

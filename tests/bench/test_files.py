@@ -75,7 +75,7 @@ def idle(text: list[str]) -> str:
     (MEASUREMENTS, row(7, params={"way": "name"}), "line 7: has no params.phase"),
     (MEASUREMENTS, row(7, params=[]), "line 7: params must be an object"),
     (DETAILS, row(2, progress_s=[[1]]), "details.jsonl, line 2: progress_s must be a list, each a list of pairs"),
-    (DETAILS, row(2, latencies=3), "details.jsonl, line 2: latencies must be an object of percentiles, which are"),
+    (DETAILS, row(2, latencies=3), "details.jsonl, line 2: latencies must be an object of percentiles, but is 3"),
     (DETAILS, row(2, latencies={"service": {"p50": -0.1}}), "line 2: latencies must be an object of percentiles"),
     (DETAILS, row(2, latencies={"late": {"p50": [1]}}), "line 2: latencies must be an object of percentiles"),
     (DETAILS, row(2, **{"cpu_s.client": 1}), "details.jsonl, line 2: has a field with a dot: \"cpu_s.client\""),
