@@ -90,7 +90,7 @@ class QueueMember(Subscription):
             self._restored = 0
             raise ConnectionLost(
                 f"the line to {self._line.address} is lost again each time that it is back, for"
-                f" {self._line.timeout:g} s: perhaps a message of queue {self._queue} cannot be read"
+                f" {self._line.timeout:g} s: perhaps a message of topic {self._line.topic} cannot be read"
             )
         await self._again.run(self._join_again)
 
